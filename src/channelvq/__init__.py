@@ -1,0 +1,26 @@
+"""Channel-wise vector quantization (CVQ) and channel-wise autoregressive generation (CAR).
+
+Importing this package is cheap: torch is loaded when the first name below is used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from channelvq.quantize import ChannelVQ, Quantized
+    from channelvq.tokenizer import CVQTokenizer
+
+__version__ = "0.1.0"
+__all__ = ["CVQTokenizer", "ChannelVQ", "Quantized", "__version__"]
+
+_HOMES = {"CVQTokenizer": "channelvq.tokenizer", "ChannelVQ": "channelvq.quantize", "Quantized": "channelvq.quantize"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'channelvq' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

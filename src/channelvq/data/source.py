@@ -1,0 +1,35 @@
+"""What every data set looks like to the rest of the library: numbered samples, drawn with an explicit generator.
+
+A source never keeps state between calls: `sample(i, generator)` depends on its two arguments alone, so a training run
+can resume at any position and two workers never disagree.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image with what is known of it.
+
+    image: uint8 RGB in [0, 255]. text: its caption ("" when there is none). key: where it came from, stable between runs
+    (the label of an emoji, the name of a photo, the path of a file): splits and reports use it.
+    """
+
+    image: UInt8[Tensor, "3 h w"]
+    text: str
+    key: str
+
+
+class Source(Protocol):
+    """A numbered collection of samples of one size."""
+
+    def __len__(self) -> int: ...
+
+    def sample(self, index: int, generator: torch.Generator) -> Sample:
+        """Sample number `index`; everything random about it (crop, background, flip) is drawn from `generator`."""
+        ...
