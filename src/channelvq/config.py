@@ -1,0 +1,104 @@
+"""Configuration: frozen dataclasses in, frozen dataclasses out, and every mistake named at once.
+
+Each class of the library has its config right above it, declared with `@dataclass(frozen=True, config=STRICT)` from
+pydantic. YAML and dotted overrides are read by OmegaConf; pydantic checks types, ranges and unknown keys.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from yaml import YAMLError
+
+from channelvq.errors import InputError
+
+T = TypeVar("T")
+STRICT = ConfigDict(extra="forbid")
+
+
+def from_dict(cls: type[T], data: dict[str, Any], *, where: str = "config") -> T:
+    """Build config class `cls` from plain data; raises one InputError that lists every unknown key and bad value."""
+    try:
+        return TypeAdapter(cls).validate_python(data)
+    except ValidationError as error:
+        lines = [_explain(detail) for detail in error.errors(include_url=False)]
+        raise InputError(f"{where}: {len(lines)} setting(s) cannot be used:\n  " + "\n  ".join(lines)) from None
+
+
+def _explain(detail: Any) -> str:
+    key = ".".join(str(part) for part in detail["loc"]) or "(top level)"
+    if detail["type"] == "unexpected_keyword_argument":
+        return f"{key}: there is no such setting"
+    given = detail["input"]
+    shown = "" if isinstance(given, dict) else f" (given {given!r})"
+    return f"{key}: {detail['msg']}{shown}"
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The config as plain data, defaults included, ready for YAML or JSON."""
+    return TypeAdapter(type(config)).dump_python(config, mode="json")
+
+
+def digest(config: Any) -> str:
+    """The first 16 hex digits of the SHA-256 of the resolved config: equal settings, equal digest."""
+    return hashlib.sha256(json.dumps(to_dict(config), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that ship with the library, such as "small/smoke"."""
+    root = resources.files("channelvq") / "recipes"
+    with resources.as_file(root) as folder:
+        return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+
+
+def read_recipe(name_or_path: str | Path) -> dict[str, Any]:
+    """The plain data of a recipe, by name ("small/smoke") or by the path of a YAML file.
+
+    A recipe may name another one under `base`: the other's settings are read first and then overridden.
+    """
+    path = Path(name_or_path)
+    if path.suffix in {".yaml", ".yml"}:
+        if not path.is_file():
+            raise InputError(f"recipe {str(name_or_path)!r}: there is no such file")
+        text = path.read_text()
+    else:
+        entry = resources.files("channelvq") / "recipes" / f"{name_or_path}.yaml"
+        if not entry.is_file():
+            known = ", ".join(recipe_names())
+            raise InputError(f"recipe {str(name_or_path)!r}: no such recipe; known: {known}; or give the path of a .yaml file")
+        text = entry.read_text()
+    try:
+        data = OmegaConf.to_container(OmegaConf.create(text), resolve=True)
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise InputError(f"recipe {str(name_or_path)!r} is not valid YAML: {error}") from None
+    if not isinstance(data, dict):
+        raise InputError(f"recipe {str(name_or_path)!r}: expected a mapping of settings, got {type(data).__name__}")
+    base = data.pop("base", None)
+    return _merge(read_recipe(base), data) if base else {str(key): value for key, value in data.items()}
+
+
+def _merge(*layers: Any) -> dict[str, Any]:
+    merged = OmegaConf.to_container(OmegaConf.merge(*layers), resolve=True)
+    return {str(key): value for key, value in merged.items()} if isinstance(merged, dict) else {}
+
+
+def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Settings of `data` replaced by dotted overrides such as "model.quantizer.codebook_size=4096"."""
+    for override in overrides:
+        if "=" not in override or override.startswith("="):
+            raise InputError(f"override {override!r}: expected key=value, for example train.steps=100")
+    try:
+        return _merge(data, OmegaConf.from_dotlist(list(overrides)))
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise InputError(f"overrides {list(overrides)}: {error}") from None
+
+
+def save(config: Any, path: str | Path) -> None:
+    """Write the resolved config as YAML."""
+    Path(path).write_text(OmegaConf.to_yaml(OmegaConf.create(to_dict(config))))

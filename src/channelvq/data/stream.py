@@ -1,0 +1,99 @@
+"""Mixtures of sources as one endless, resumable sequence of images.
+
+Position p of the stream decides everything about its image: the source, the index in it and the generator of its
+augmentation. A run therefore resumes at its step without any state, whatever the number of workers or ranks.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from channelvq.data.source import Sample, Source
+from channelvq.errors import InputError
+
+PATTERN_LENGTH = 100  # positions after which the order of the sources in a mixture repeats
+
+
+def position_generator(seed: int, position: int) -> torch.Generator:
+    """The generator of one position: independent of all others, the same on every machine."""
+    digest = hashlib.sha256(f"{seed}/{position}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+class Mixture(Dataset[Sample]):
+    """Several sources in proportion to their weights; within each, every sample once before any comes again."""
+
+    def __init__(self, sources: Mapping[str, Source], weights: Mapping[str, float], seed: int) -> None:
+        self.names = [name for name in sources if weights[name] > 0]
+        if not self.names:
+            raise InputError("data: no source has a weight above 0")
+        for name in self.names:
+            if len(sources[name]) == 0:
+                raise InputError(f"data source {name!r} is empty: it has no image in this split")
+        self.sources = [sources[name] for name in self.names]
+        self.seed = seed
+        self.pattern = _pattern([weights[name] for name in self.names], seed)
+
+    def locate(self, position: int) -> tuple[int, int]:
+        """(source, index in the source) of a position."""
+        period, place = divmod(position, len(self.pattern))
+        source = self.pattern[place]
+        count = period * self.pattern.count(source) + self.pattern[:place].count(source)
+        epoch, place = divmod(count, len(self.sources[source]))
+        return source, int(_permutation(len(self.sources[source]), self.seed + 1_000_003 * epoch + source)[place])
+
+    def __getitem__(self, position: int) -> Sample:
+        source, index = self.locate(position)
+        return self.sources[source].sample(index, position_generator(self.seed, position))
+
+
+def _pattern(weights: Sequence[float], seed: int) -> list[int]:
+    """Which source each of PATTERN_LENGTH positions takes: counts by largest remainder, at least one, in random order."""
+    if len(weights) == 1:
+        return [0]
+    exact = [weight / sum(weights) * PATTERN_LENGTH for weight in weights]
+    counts = [max(1, int(value)) for value in exact]
+    by_remainder = sorted(range(len(weights)), key=lambda i: int(exact[i]) - exact[i])
+    for i in range(max(0, PATTERN_LENGTH - sum(counts))):
+        counts[by_remainder[i % len(counts)]] += 1
+    flat = [source for source, count in enumerate(counts) for _ in range(count)]
+    return [flat[i] for i in torch.randperm(len(flat), generator=position_generator(seed, -1)).tolist()]
+
+
+@lru_cache(maxsize=64)
+def _permutation(length: int, seed: int) -> Tensor:
+    return torch.randperm(length, generator=torch.Generator().manual_seed(seed))
+
+
+def stack_images(samples: Sequence[Sample]) -> UInt8[Tensor, "B 3 H W"]:
+    """The images of some samples as one batch."""
+    return torch.stack([sample.image for sample in samples])
+
+
+def training_batches(
+    mixture: Mixture, batch_size: int, start_step: int, steps: int, *, rank: int = 0, world: int = 1, workers: int = 0
+) -> Iterator[UInt8[Tensor, "b 3 H W"]]:
+    """Batches of steps start_step..steps-1: this rank's share of each global batch of `batch_size` positions."""
+    if batch_size % world:
+        raise InputError(f"train.batch_size {batch_size} is the global batch: it must be a multiple of the {world} ranks")
+    share = batch_size // world
+    batches = [range(step * batch_size + rank * share, step * batch_size + (rank + 1) * share)
+               for step in range(start_step, steps)]  # fmt: skip
+    yield from DataLoader(
+        mixture,
+        batch_sampler=batches,  # type: ignore[arg-type]
+        num_workers=workers,
+        collate_fn=stack_images,
+        # The workers' base seed: without it DataLoader would draw from the global generator.
+        generator=torch.Generator().manual_seed(mixture.seed),
+    )
+
+
+def fixed_images(mixture: Mixture, count: int) -> UInt8[Tensor, "n 3 H W"]:
+    """The first `count` images of a mixture, for validation and tests: always the same ones."""
+    return stack_images([mixture[position] for position in range(count)])

@@ -1,0 +1,100 @@
+"""The convolutional encoder and decoder of the VQGAN family (Esser et al. 2021, arXiv 2012.09841), with a pixel stem.
+
+    image (B, 3, H, W) -> unshuffle by `stem` -> conv -> [blocks, halve]* -> blocks, attention -> conv -> (B, c, H/f, W/f)
+    f = stem * 2^(number of halvings)
+"""
+
+from typing import Literal
+
+from jaxtyping import Float
+from pydantic import PositiveInt
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from channelvq.config import STRICT
+from channelvq.nn.layers import AttentionBlock, Downsample, ResBlock, Upsample, group_norm
+
+
+@dataclass(frozen=True, config=STRICT)
+class ConvConfig:
+    """Widths are base_channels times each multiplier; every multiplier after the first halves the resolution.
+
+    stem: side of the pixel blocks folded into channels before the first convolution (1: none, the paper's VQGAN;
+    4 trains on two cores). attention: at the lowest resolution.
+    """
+
+    kind: Literal["conv"] = "conv"
+    base_channels: PositiveInt = 128
+    multipliers: tuple[PositiveInt, ...] = (1, 1, 2, 2, 4)
+    num_blocks: PositiveInt = 2
+    attention: bool = True
+    stem: PositiveInt = 1
+
+    @property
+    def downsampling(self) -> int:
+        """f, the ratio of the image's side to the latent map's."""
+        return self.stem * 2 ** (len(self.multipliers) - 1)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels at each resolution, highest first."""
+        return tuple(self.base_channels * m for m in self.multipliers)
+
+
+def _lowest(width: int, attention: bool) -> list[nn.Module]:
+    middle: list[nn.Module] = [AttentionBlock(width)] if attention else []
+    return [ResBlock(width, width), *middle, ResBlock(width, width)]
+
+
+class ConvEncoder(nn.Module):
+    """(B, 3, H, W) in [-1, 1] -> (B, c, H/f, W/f)."""
+
+    def __init__(self, config: ConvConfig, latent_channels: int) -> None:
+        super().__init__()
+        widths = config.widths
+        layers: list[nn.Module] = [
+            nn.PixelUnshuffle(config.stem),
+            nn.Conv2d(3 * config.stem**2, widths[0], 3, padding=1),
+        ]
+        previous = widths[0]
+        for level, width in enumerate(widths):
+            if level:
+                layers.append(Downsample(previous))
+            for _ in range(config.num_blocks):
+                layers.append(ResBlock(previous, width))
+                previous = width
+        layers += _lowest(previous, config.attention)
+        layers += [group_norm(previous), nn.SiLU(), nn.Conv2d(previous, latent_channels, 3, padding=1)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
+        """Images in [-1, 1] -> feature maps."""
+        return self.layers(x)
+
+
+class ConvDecoder(nn.Module):
+    """(B, c, h, w) -> (B, 3, h*f, w*f); the mirror of the encoder with one more block a level, as in VQGAN."""
+
+    def __init__(self, config: ConvConfig, latent_channels: int) -> None:
+        super().__init__()
+        widths = config.widths[::-1]
+        previous = widths[0]
+        layers: list[nn.Module] = [nn.Conv2d(latent_channels, previous, 3, padding=1)]
+        layers += _lowest(previous, config.attention)
+        for level, width in enumerate(widths):
+            if level:
+                layers.append(Upsample(previous))
+            for _ in range(config.num_blocks + 1):
+                layers.append(ResBlock(previous, width))
+                previous = width
+        layers += [
+            group_norm(previous),
+            nn.SiLU(),
+            nn.Conv2d(previous, 3 * config.stem**2, 3, padding=1),
+            nn.PixelShuffle(config.stem),
+        ]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, z: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
+        """Feature maps -> images, not clamped."""
+        return self.layers(z)

@@ -1,0 +1,85 @@
+"""ChannelVQ: a quantizer on a chosen axis of a feature map, as one module for any model."""
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from channelvq.errors import InputError
+from channelvq.quantize.axis import Axis, from_vectors, to_vectors
+from channelvq.quantize.codebook import PlainCodebook, PlainConfig
+from channelvq.quantize.quantized import Quantized
+
+QuantizerConfig = PlainConfig
+
+
+def build_quantizer(config: QuantizerConfig, dim: int) -> PlainCodebook:
+    """The quantizer of a config, for tokens of `dim` numbers."""
+    match config:
+        case PlainConfig():
+            return PlainCodebook(config, dim)
+
+
+class ChannelVQ(nn.Module):
+    """Vector quantization of a feature map along its channels (CVQ) or its positions (classic VQ).
+
+    Usage: `z_q, indices, loss = ChannelVQ(codebook_size=4096, codebook_dim=16 * 16)(z)` for z of shape (B, C, 16, 16).
+
+    codebook_size: N. codebook_dim: D = h*w on the channel axis, D = C on the patch axis. Further keywords are those of
+    `PlainConfig` (beta, start, ...); or give a whole `config` instead of them.
+    """
+
+    def __init__(
+        self,
+        codebook_size: int | None = None,
+        codebook_dim: int | None = None,
+        *,
+        axis: Axis = "channel",
+        config: QuantizerConfig | None = None,
+        **settings: object,
+    ) -> None:
+        super().__init__()
+        if codebook_dim is None or (config is None) == (codebook_size is None) or (config is not None and settings):
+            raise InputError(
+                "ChannelVQ: give codebook_dim, and either codebook_size (with settings such as beta=0.25) or config"
+            )
+        if axis not in ("channel", "patch"):
+            raise InputError(f"ChannelVQ: axis is 'channel' or 'patch', got {axis!r}")
+        if config is None:
+            config = PlainConfig(codebook_size=codebook_size, **settings)  # type: ignore[arg-type]
+        self.axis: Axis = axis
+        self.codebook_dim = codebook_dim
+        self.quantizer = build_quantizer(config, codebook_dim)
+
+    @property
+    def codebook_size(self) -> int:
+        """N."""
+        return self.quantizer.codebook_size
+
+    def codes(self) -> Float[Tensor, "N D"]:
+        """The table that indices refer to."""
+        return self.quantizer.codes()
+
+    def forward(self, z: Float[Tensor, "B C h w"], keep: Bool[Tensor, "B K"] | None = None) -> Quantized:
+        """(B, C, h, w) -> `Quantized` with z_q (B, C, h, w) and indices (B, C) on the channel axis, (B, h*w) else.
+
+        keep: tokens that stay, (B, K); the others are set to zero in z_q and do not count in the loss.
+        """
+        if z.ndim != 4:
+            raise InputError(f"ChannelVQ: expected a feature map (B, C, h, w), got shape {tuple(z.shape)}")
+        vectors = to_vectors(z, self.axis)
+        if vectors.shape[2] != self.codebook_dim:
+            raise InputError(
+                f"ChannelVQ: a token on the {self.axis} axis of {tuple(z.shape)} has {vectors.shape[2]} numbers, "
+                f"the codewords have {self.codebook_dim}"
+            )
+        out = self.quantizer(vectors, keep)
+        z_q = out.z_q if keep is None else out.z_q.masked_fill(~keep[:, :, None], 0.0)
+        return Quantized(from_vectors(z_q, self.axis, (z.shape[2], z.shape[3])), out.indices, out.losses)
+
+    def indices_to_codes(self, indices: Int64[Tensor, "B k"]) -> Float[Tensor, "B k D"]:
+        """Codewords of a token sequence or of any prefix of it."""
+        return self.quantizer.indices_to_codes(indices)
+
+    def start_from(self, z: Float[Tensor, "B C h w"], generator: torch.Generator) -> None:
+        """Start the codebook from feature maps (k-means)."""
+        self.quantizer.start_from(to_vectors(z, self.axis).flatten(0, 1), generator)

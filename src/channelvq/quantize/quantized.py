@@ -1,0 +1,57 @@
+"""What every quantizer returns, and the straight-through estimator that all of them share."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+
+@dataclass
+class Quantized:
+    """Result of a quantizer; unpacks as `z_q, indices, loss`.
+
+    z_q: codewords in the shape of the input, gradients pass straight through to it. indices: int64 (B, K).
+    losses: the named, weighted terms; `loss` is their sum.
+    """
+
+    z_q: Float[Tensor, "B ..."]
+    indices: Int64[Tensor, "B K"]
+    losses: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def loss(self) -> Tensor:
+        """Sum of the terms, a scalar."""
+        return sum(self.losses.values(), start=self.z_q.new_zeros(()))
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter((self.z_q, self.indices, self.loss))
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, codes: Tensor) -> Tensor:
+        return codes.detach().clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0], None
+
+
+def straight_through(z: Float[Tensor, "*S"], codes: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+    """The codewords themselves, to the bit, with the gradient passed on to z unchanged.
+
+    The usual z + (codes - z).detach() is not codes in float32: about a third of the elements are rounded elsewhere.
+    """
+    return _StraightThrough.apply(z, codes)  # type: ignore[return-value]
+
+
+def mean_over_kept(error: Float[Tensor, "B K"], keep: Bool[Tensor, "B K"] | None) -> Float[Tensor, ""]:
+    """Sum of the kept tokens' errors over the number of all tokens.
+
+    Paper, nested channel dropout: the quantization loss counts the kept channels only. The denominator does not depend
+    on what was dropped, so that the mean over ranks is the mean over the global batch.
+    """
+    return (error if keep is None else error * keep).mean()

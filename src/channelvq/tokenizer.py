@@ -1,0 +1,253 @@
+"""CVQTokenizer: image <-> sequence of channel tokens.
+
+    image (B, 3, H, W) in [-1, 1]
+      -> encoder            z    (B, C, h, w)      h = H / f
+      -> axis reshape            (B, K, D)         channel: K = C, D = h*w;  patch: K = h*w, D = C
+      -> nearest codeword   ids  (B, K)
+      -> [nested dropout: channels after c_keep are zero]
+      -> decoder            image (B, 3, H, W)
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import torch
+from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from jaxtyping import Bool, Float, Int64
+from PIL import Image
+from pydantic import PositiveInt
+from pydantic.dataclasses import dataclass
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from channelvq.config import STRICT, from_dict, to_dict
+from channelvq.errors import InputError
+from channelvq.images import ImageInput, images_to_batch, to_pil
+from channelvq.nn.conv import ConvConfig, ConvDecoder, ConvEncoder
+from channelvq.quantize.axis import Axis, from_vectors
+from channelvq.quantize.channel_vq import ChannelVQ, QuantizerConfig
+from channelvq.quantize.codebook import PlainConfig
+from channelvq.quantize.quantized import Quantized
+
+# CPU kernels change with the shape: a row gets other bits in another batch size. So ids are computed in chunks of a
+# fixed number of rows, and do not depend on an image's neighbours.
+CHUNK_ROWS = 8
+
+
+@dataclass(frozen=True, config=STRICT)
+class CVQConfig:
+    """image_size: side of the square images, in pixels. latent_channels: C, the number of tokens on the channel axis."""
+
+    image_size: PositiveInt = 64
+    latent_channels: PositiveInt = 64
+    axis: Axis = "channel"
+    network: ConvConfig = field(default_factory=ConvConfig)
+    quantizer: QuantizerConfig = field(default_factory=PlainConfig)
+
+    def __post_init__(self) -> None:
+        if self.image_size % self.network.downsampling:
+            raise ValueError(
+                f"image_size {self.image_size} must be a multiple of the network's downsampling "
+                f"{self.network.downsampling} (stem {self.network.stem}, multipliers {self.network.multipliers})"
+            )
+
+    @property
+    def latent_size(self) -> int:
+        """h = w."""
+        return self.image_size // self.network.downsampling
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens an image: C, or h*w on the patch axis."""
+        return self.latent_channels if self.axis == "channel" else self.latent_size**2
+
+    @property
+    def codebook_dim(self) -> int:
+        """Numbers in a codeword: h*w, or C on the patch axis."""
+        return self.latent_size**2 if self.axis == "channel" else self.latent_channels
+
+
+class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", license="apache-2.0"):
+    """Image tokenizer with one token for each latent channel (arXiv 2605.26089), or for each patch for comparison."""
+
+    def __init__(self, config: CVQConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or CVQConfig()
+        self.encoder = ConvEncoder(config.network, config.latent_channels)
+        self.quantizer = ChannelVQ(codebook_dim=config.codebook_dim, axis=config.axis, config=config.quantizer)
+        self.decoder = ConvDecoder(config.network, config.latent_channels)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens an image, K (= C on the channel axis)."""
+        return self.config.num_tokens
+
+    @property
+    def codebook_size(self) -> int:
+        """Number of codewords, N."""
+        return self.quantizer.codebook_size
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images, in pixels."""
+        return self.config.image_size
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    # Tensors
+
+    def encode(self, x: Float[Tensor, "B 3 H W"], keep: Bool[Tensor, "B K"] | None = None) -> Quantized:
+        """Images in [-1, 1] -> `Quantized` with z_q (B, C, h, w) and indices (B, K); keep: see `ChannelVQ.forward`."""
+        size = self.image_size
+        if x.ndim != 4 or x.shape[1:] != (3, size, size):
+            raise InputError(f"encode: expected images (B, 3, {size}, {size}) in [-1, 1], got shape {tuple(x.shape)}")
+        return self.quantizer(self.encoder(x), keep)
+
+    def decode(self, z_q: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
+        """Quantized feature maps -> images, about [-1, 1], not clamped."""
+        return self.decoder(z_q)
+
+    def forward(
+        self, x: Float[Tensor, "B 3 H W"], keep: Bool[Tensor, "B K"] | None = None, *, quantize: bool = True
+    ) -> tuple[Float[Tensor, "B 3 H W"], Quantized | None]:
+        """Reconstruction and what the quantizer returned, for training; quantize=False skips the codebook."""
+        if not quantize:
+            z = self.encoder(x)
+            return self.decode(z if keep is None else z.masked_fill(~keep[:, :, None, None], 0.0)), None
+        quantized = self.encode(x, keep)
+        return self.decode(quantized.z_q), quantized
+
+    # Images and ids
+
+    @torch.no_grad()
+    def tokenize(self, images: ImageInput | Sequence[ImageInput], *, exact: bool = True) -> Int64[Tensor, "B K"]:
+        """Images -> ids in 0..N-1.
+
+        images: anything `channelvq.images` reads, or a (B, 3, H, W) tensor in [-1, 1]. Other sizes are cropped to a
+        centred square and resized with antialiasing. exact: ids do not depend on the other images of the call;
+        False drops the padding that this costs.
+        """
+        batch = images_to_batch(images, size=self.image_size).to(self.device, next(self.parameters()).dtype)
+        with self._evaluating():
+            return _in_chunks(lambda x: self.encode(x).indices, batch, exact)
+
+    @overload
+    def detokenize(self, ids: Tensor, output: Literal["pil"] = "pil", *, exact: bool = True) -> list[Image.Image]: ...
+    @overload
+    def detokenize(self, ids: Tensor, output: Literal["tensor"], *, exact: bool = True) -> Tensor: ...
+    @torch.no_grad()
+    def detokenize(
+        self, ids: Int64[Tensor, "B k"], output: Literal["pil", "tensor"] = "pil", *, exact: bool = True
+    ) -> list[Image.Image] | Float[Tensor, "B 3 H W"]:
+        """Ids of any length k, 1 <= k <= K -> images: a list of PIL images, or a tensor in [-1, 1].
+
+        A prefix is decoded with the missing tokens at zero, as nested channel dropout trained it. A single sequence (k,)
+        counts as a batch of one. Raises InputError on an id out of range or a length out of range.
+        """
+        if output not in ("pil", "tensor"):
+            raise InputError(f"detokenize: output is 'pil' or 'tensor', got {output!r}")
+        ids = self._check_ids(ids)
+        with self._evaluating():
+            images = _in_chunks(lambda i: self.decode(self.ids_to_latents(i)), ids, exact).clamp(-1.0, 1.0)
+        return to_pil(images) if output == "pil" else images
+
+    def ids_to_latents(self, ids: Int64[Tensor, "B k"]) -> Float[Tensor, "B C h w"]:
+        """Codewords of the ids laid out as feature maps, zeros for the tokens that are missing."""
+        codes = self.quantizer.indices_to_codes(ids).to(next(self.parameters()).dtype)
+        missing = codes.new_zeros(len(ids), self.num_tokens - ids.shape[1], self.config.codebook_dim)
+        side = self.config.latent_size
+        return from_vectors(torch.cat([codes, missing], dim=1), self.config.axis, (side, side))
+
+    def _check_ids(self, ids: Any) -> Tensor:
+        ids = torch.as_tensor(ids, device=self.device)
+        if ids.dtype.is_floating_point or ids.dtype in (torch.bool, torch.complex64, torch.complex128):
+            raise InputError(f"ids: expected whole numbers, got {ids.dtype}")
+        ids = ids[None] if ids.ndim == 1 else ids
+        if ids.ndim != 2 or not 1 <= ids.shape[1] <= self.num_tokens:
+            raise InputError(f"ids: expected (B, k) with k in 1..{self.num_tokens}, got shape {tuple(ids.shape)}")
+        outside = (ids < 0) | (ids >= self.codebook_size)
+        if outside.any():
+            row, column = outside.nonzero()[0].tolist()
+            raise InputError(
+                f"ids: {ids[row, column].item()} at image {row}, token {column} is outside 0..{self.codebook_size - 1}"
+            )
+        return ids.long()
+
+    def _evaluating(self) -> "_Evaluating":
+        return _Evaluating(self)
+
+    # Files
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        state = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+        save_file(state, save_directory / "model.safetensors", metadata={"format": "pt"})
+        (save_directory / "config.json").write_text(json.dumps(to_dict(self.config), indent=2) + "\n")
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> "CVQTokenizer":
+        """Load a tokenizer: "bundled" for the one inside this package, a folder, or the id of a hub repository.
+
+        Keywords are those of huggingface_hub's mixin (revision, cache_dir, token, ...).
+        """
+        source = str(pretrained_model_name_or_path)
+        if source == "bundled":
+            with resources.as_file(resources.files("channelvq") / "bundled" / "tokenizer") as folder:
+                return super().from_pretrained(str(folder), **kwargs)
+        return super().from_pretrained(source, **kwargs)
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, **kwargs: Any) -> "CVQTokenizer":
+        files = {name: _pretrained_file(model_id, name, kwargs) for name in ("config.json", "model.safetensors")}
+        config = from_dict(CVQConfig, json.loads(files["config.json"].read_text()), where=str(files["config.json"]))
+        model = cls(config)
+        state = load_file(files["model.safetensors"])
+        own = model.state_dict()
+        wrong = sorted(n for n in own.keys() | state.keys() if n not in own or n not in state or own[n].shape != state[n].shape)
+        if wrong:
+            raise InputError(f"{files['model.safetensors']}: does not fit its config.json in {len(wrong)} tensor(s): {wrong[:5]}")
+        model.load_state_dict(state)
+        return model.eval().to(kwargs.get("map_location") or "cpu")
+
+
+class _Evaluating:
+    """Evaluation mode for the length of a with-block."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module, self.was_training = module, module.training
+
+    def __enter__(self) -> None:
+        self.module.eval()
+
+    def __exit__(self, *_: object) -> None:
+        self.module.train(self.was_training)
+
+
+def _in_chunks(function: Callable[[Tensor], Tensor], batch: Tensor, exact: bool) -> Tensor:
+    """The function over chunks of CHUNK_ROWS rows, the last one filled with copies of its first row when exact."""
+    parts = []
+    for chunk in batch.split(CHUNK_ROWS):
+        missing = CHUNK_ROWS - len(chunk) if exact else 0
+        parts.append(function(torch.cat([chunk, chunk[:1].expand(missing, *chunk.shape[1:])]))[: len(chunk)])
+    return torch.cat(parts)
+
+
+def _pretrained_file(model_id: str, name: str, options: dict[str, Any]) -> Path:
+    if (folder := Path(model_id)).is_dir():
+        if not (folder / name).is_file():
+            raise InputError(f"{model_id}: the folder holds no {name}; expected what save_pretrained writes")
+        return folder / name
+    keys = ("revision", "cache_dir", "force_download", "token", "local_files_only")
+    try:
+        return Path(hf_hub_download(model_id, name, **{key: options[key] for key in keys if key in options}))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise InputError(
+            f"tokenizer {model_id!r}: neither 'bundled', a folder, nor a hub repository that can be read ({error})"
+        ) from None

@@ -1,0 +1,39 @@
+"""Settings that every training run has, whatever its task."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic.dataclasses import dataclass
+
+from channelvq.config import STRICT
+
+
+@dataclass(frozen=True, config=STRICT)
+class TrainConfig:
+    """How long, how fast, where to.
+
+    batch_size: images a step over all ranks. learning_rate: peak, after `warmup_steps`, then a cosine down to
+    `final_lr_ratio` of it. ema: decay of the moving average of the weights that is evaluated and saved (0: none).
+    precision: of the networks; quantizers always work in float32. resume: go on from the newest checkpoint.
+    """
+
+    steps: PositiveInt = 1000
+    batch_size: PositiveInt = 32
+    seed: int = 0
+    output_dir: str = "runs/run"
+    resume: bool = False
+    device: Literal["auto", "cpu"] = "auto"
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    learning_rate: PositiveFloat = 1e-4
+    betas: tuple[float, float] = (0.5, 0.9)
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    warmup_steps: NonNegativeInt = 100
+    final_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
+    clip_norm: PositiveFloat | None = 1.0
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    log_every: PositiveInt = 20
+    evaluate_every: PositiveInt = 500
+    checkpoint_every: PositiveInt = 500
+    keep_checkpoints: PositiveInt = 2
+    threads: NonNegativeInt = 0
+    data_workers: NonNegativeInt = 0

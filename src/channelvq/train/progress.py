@@ -1,0 +1,71 @@
+"""What a run shows while it goes: a live line on a terminal, plain lines elsewhere, and metrics.jsonl always."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+
+class Progress:
+    """Writes each record to metrics.jsonl and shows it; on other ranks than the main one it does nothing.
+
+    A resumed run drops the records after its checkpoint, so that no step is in the file twice.
+    """
+
+    def __init__(self, steps: int, start_step: int, run_dir: Path, active: bool) -> None:
+        self.active = active
+        self.path = run_dir / "metrics.jsonl"
+        self.console = Console()
+        columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(20), TimeElapsedColumn(), TextColumn("left"),
+                   TimeRemainingColumn(), TextColumn("{task.fields[line]}"))  # fmt: skip
+        self.bar = Bar(*columns, console=self.console, disable=not (active and self.console.is_terminal))
+        self.row = self.bar.add_task("train", total=steps, completed=start_step, line="")
+        if active:
+            self._drop_after(start_step)
+
+    def _drop_after(self, step: int) -> None:
+        if not self.path.exists():
+            return
+        kept = []
+        for line in self.path.read_text().splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line)
+            except ValueError:  # the line that was being written when the run was killed
+                continue
+        self.path.write_text("".join(line + "\n" for line in kept))
+
+    def __enter__(self) -> "Progress":
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def log(self, step: int, figures: dict[str, float], images_per_second: float) -> None:
+        """One record of training figures."""
+        self._record("train", step, figures | {"images_per_second": images_per_second})
+
+    def log_evaluation(self, step: int, figures: dict[str, float]) -> None:
+        """One record of held-out figures."""
+        self._record("evaluate", step, figures)
+
+    def say(self, text: str) -> None:
+        """A line for people only."""
+        if self.active:
+            self.console.print(text, highlight=False)
+
+    def _record(self, kind: str, step: int, figures: dict[str, float]) -> None:
+        if not self.active:
+            return
+        record: dict[str, Any] = {"kind": kind, "step": step} | {k: float(f"{v:.6g}") for k, v in figures.items()}
+        with self.path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        line = "  ".join(f"{key} {value:.4g}" for key, value in figures.items())
+        if self.console.is_terminal and kind == "train":
+            self.bar.update(self.row, completed=step, line=line)
+        else:
+            self.say(f"{kind} step {step}: {line}")

@@ -1,0 +1,163 @@
+"""Training a CVQTokenizer: pixel loss + quantization loss + nested channel dropout."""
+
+from collections.abc import Iterator
+from dataclasses import field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+from channelvq.config import STRICT
+from channelvq.data.build import DataConfig, build_mixture
+from channelvq.data.stream import fixed_images, position_generator, training_batches
+from channelvq.evaluate.metrics import psnr
+from channelvq.images import grid, normalize, save_image, to_pil, to_uint8
+from channelvq.losses.reconstruction import PixelLoss, pixel_loss
+from channelvq.nested import NestedConfig, draw_keep, keep_mask
+from channelvq.quantize.usage import CodebookUsage
+from channelvq.tokenizer import CVQConfig, CVQTokenizer
+from channelvq.train.config import TrainConfig
+
+
+@dataclass(frozen=True, config=STRICT)
+class ObjectiveConfig:
+    """Weights of the terms, and the plain codebook's care.
+
+    start_step: the codebook enters at this step; before it the network trains without quantization. start_images: how
+    many images' tokens its start is drawn from. codebook_lr_ratio: the codebook's learning rate over the network's.
+    """
+
+    pixel: PixelLoss = "l2"
+    pixel_weight: Annotated[float, Field(gt=0)] = 1.0
+    quantizer_weight: Annotated[float, Field(ge=0)] = 1.0
+    codebook_lr_ratio: Annotated[float, Field(gt=0)] = 1.0
+    start_step: NonNegativeInt = 0
+    start_images: PositiveInt = 512
+
+
+@dataclass(frozen=True, config=STRICT)
+class TokenizerRecipe:
+    """Everything that decides a tokenizer's training."""
+
+    task: Literal["tokenizer"] = "tokenizer"
+    model: CVQConfig = field(default_factory=CVQConfig)
+    nested: NestedConfig = field(default_factory=NestedConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+class TokenizerTask:
+    """Implements `channelvq.train.engine.Task`."""
+
+    def __init__(self, recipe: TokenizerRecipe) -> None:
+        self.recipe = recipe
+        torch.manual_seed(recipe.train.seed)
+        self.tokenizer = CVQTokenizer(recipe.model)
+        self.models: dict[str, nn.Module] = {"tokenizer": self.tokenizer}
+        self.optimizers: dict[str, Optimizer] = {"tokenizer": self._optimizer()}
+        self.data = build_mixture(recipe.data, recipe.model.image_size, "train", recipe.train.seed)
+        self._held_out: Tensor | None = None
+
+    def _optimizer(self) -> Optimizer:
+        train, ratio = self.recipe.train, self.recipe.objective.codebook_lr_ratio
+        codebook = list(self.tokenizer.quantizer.parameters())
+        network = [*self.tokenizer.encoder.parameters(), *self.tokenizer.decoder.parameters()]
+        groups = [
+            {"params": network, "weight_decay": train.weight_decay},
+            # Decay would pull unused codewords to zero, where the first winner takes all.
+            {"params": codebook, "weight_decay": 0.0, "lr": train.learning_rate * ratio},
+        ]
+        return AdamW(groups, lr=train.learning_rate, betas=train.betas)
+
+    @property
+    def held_out(self) -> Tensor:
+        """The validation images, uint8 (n, 3, H, W)."""
+        if self._held_out is None:
+            data = self.recipe.data
+            mixture = build_mixture(data, self.recipe.model.image_size, "validation", seed=0)
+            self._held_out = fixed_images(mixture, data.validation_images)
+        return self._held_out
+
+    def start(self) -> None:
+        """Start the codebook from data at once, unless the network trains without it first."""
+        if self.recipe.objective.start_step == 0:
+            self._start_codebook()
+
+    def _start_codebook(self) -> None:
+        if bool(self.tokenizer.quantizer.quantizer.started):
+            return
+        count, size = self.recipe.objective.start_images, 32
+        maps = []
+        with torch.no_grad():
+            # Negative seeds are never a run's own: the start does not eat into the training sequence.
+            for position in range(0, count, size):
+                images = torch.stack([self.data[p].image for p in range(position, min(position + size, count))])
+                maps.append(self.tokenizer.encoder(normalize(images).to(self.tokenizer.device)).float())
+        generator = torch.Generator().manual_seed(self.recipe.train.seed)
+        self.tokenizer.quantizer.start_from(torch.cat(maps), generator)
+
+    def batches(self, start_step: int, rank: int, world: int) -> Iterator[Tensor]:
+        """uint8 images."""
+        train = self.recipe.train
+        return training_batches(
+            self.data, train.batch_size, start_step, train.steps, rank=rank, world=world, workers=train.data_workers
+        )
+
+    def losses(
+        self, name: str, models: dict[str, nn.Module], batch: Tensor, step: int, rank: int
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Pixel loss on the decoded prefix, quantization loss on the kept channels."""
+        objective, x = self.recipe.objective, normalize(batch)
+        quantize = step >= objective.start_step
+        if step == objective.start_step and step > 0:
+            self._start_codebook()
+        keep = self._keep(len(batch), step, rank)
+        x_hat, quantized = models[name](x, keep.to(x.device) if keep is not None else None, quantize=quantize)
+        pixel = pixel_loss(x_hat.float(), x, objective.pixel)
+        terms = {"pixel": objective.pixel_weight * pixel}
+        figures = {"psnr": 10 * float(torch.log10(4 / (x_hat.detach().float() - x).square().mean()))}
+        if quantized is not None:
+            terms |= {key: objective.quantizer_weight * value for key, value in quantized.losses.items()}
+            figures["batch_use"] = len(quantized.indices.unique()) / self.tokenizer.codebook_size
+        return terms, figures
+
+    def _keep(self, batch: int, step: int, rank: int) -> Tensor | None:
+        config = self.recipe.nested
+        if config.alpha == 0:
+            return None
+        tokens = self.tokenizer.num_tokens
+        # The draw of an image depends on the step and its place in the global batch, not on the number of ranks.
+        generator = position_generator(self.recipe.train.seed + 1, step)
+        everyone = draw_keep(config, self.recipe.train.batch_size, tokens, generator)
+        return keep_mask(everyone[rank * batch : (rank + 1) * batch], tokens)
+
+    @torch.no_grad()
+    def evaluate(self, models: dict[str, nn.Module], run_dir: Path, step: int) -> dict[str, float]:
+        """Held-out PSNR by prefix and codebook use; a grid of originals over reconstructions in samples/."""
+        tokenizer, images = models["tokenizer"], self.held_out
+        assert isinstance(tokenizer, CVQTokenizer)  # noqa: S101 - narrows the type for the checker
+        if step <= self.recipe.objective.start_step:
+            return {}
+        ids = tokenizer.tokenize(normalize(images), exact=False)
+        usage = CodebookUsage(tokenizer.codebook_size)
+        usage.update(ids.cpu())
+        result = usage.result()
+        figures = {"use": result.use, "perplexity": result.perplexity, "use_if_uniform": result.use_if_uniform}
+        nested = self.recipe.nested.alpha > 0
+        for k in sorted({tokenizer.num_tokens, *((tokenizer.num_tokens // 16, tokenizer.num_tokens // 4) if nested else ())}):
+            restored = to_uint8(tokenizer.detokenize(ids[:, : max(1, k)], "tensor", exact=False)).cpu()
+            figures[f"psnr_{max(1, k)}"] = float(psnr(restored, images).mean())
+        shown = torch.cat([images[:16], restored[:16]])
+        save_image(grid(to_pil(normalize(shown)), columns=16, scale=2), run_dir / "samples" / f"step-{step:08d}.png")
+        return figures
+
+    def save(self, models: dict[str, nn.Module], folder: Path) -> None:
+        """config.json, model.safetensors and README.md."""
+        tokenizer = models["tokenizer"]
+        assert isinstance(tokenizer, CVQTokenizer)  # noqa: S101
+        tokenizer.save_pretrained(folder)
