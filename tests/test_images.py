@@ -1,0 +1,573 @@
+import os
+import threading
+from io import BytesIO
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
+from channelvq.errors import InputError
+from channelvq.images import (
+    FirstFrameWarning,
+    Skipped,
+    find_images,
+    grid,
+    image_size,
+    images_to_batch,
+    load_image,
+    normalize,
+    pad_to_multiple,
+    random_crop,
+    read_folder,
+    resize_crop,
+    save_image,
+    strip,
+    to_pil,
+    to_tensor,
+    to_uint8,
+    unpad,
+)
+
+RED, GREEN, BLUE, BLACK, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (0, 0, 0), (255, 255, 255)
+
+
+def u8(values):
+    return np.array(values, dtype=np.uint8)
+
+
+def noise(height=37, width=53, seed=0):
+    return torch.randint(0, 256, (3, height, width), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+
+
+def picture(height=37, width=53, seed=0):
+    return Image.fromarray(noise(height, width, seed).permute(1, 2, 0).numpy())
+
+
+def encoded(image, format_name, **options):
+    buffer = BytesIO()
+    image.save(buffer, format_name, **options)
+    return buffer.getvalue()
+
+
+def pixels(image):
+    return np.asarray(image).tolist()
+
+
+# Reading files
+
+
+@pytest.mark.parametrize("format_name", ["PNG", "BMP", "TIFF", "PPM", "TGA"])
+def test_lossless_formats_give_every_pixel_back(format_name):
+    assert pixels(load_image(encoded(picture(), format_name))) == pixels(picture())
+
+
+def test_path_string_bytes_and_pil_image_agree(tmp_path):
+    path = tmp_path / "a.png"
+    picture().save(path)
+    with Image.open(path) as opened:
+        sources = [path, str(path), path.read_bytes(), opened]
+        assert all(pixels(load_image(source)) == pixels(picture()) for source in sources)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("as_pil", [False, True])
+def test_exif_rotation_is_applied(orientation, as_pil):
+    undo = {
+        1: lambda im: im,
+        2: ImageOps.mirror,
+        3: lambda im: im.rotate(180),
+        4: ImageOps.flip,
+        5: lambda im: im.transpose(Image.Transpose.TRANSPOSE),
+        6: lambda im: im.transpose(Image.Transpose.ROTATE_90),  # stored turned left, to be turned right
+        7: lambda im: im.transpose(Image.Transpose.TRANSVERSE),
+        8: lambda im: im.transpose(Image.Transpose.ROTATE_270),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(undo(picture()), "PNG", exif=exif)
+    source = Image.open(BytesIO(data)) if as_pil else data
+    assert pixels(load_image(source)) == pixels(picture())
+
+
+def test_gray_and_one_bit():
+    assert pixels(load_image(encoded(Image.fromarray(u8([[0, 77, 255]])), "PNG"))) == [[[v] * 3 for v in (0, 77, 255)]]
+    assert pixels(load_image(encoded(Image.fromarray(np.array([[True, False]])), "PNG"))) == [[[255] * 3, [0] * 3]]
+
+
+@pytest.mark.parametrize("background", [WHITE, (10, 200, 30)])
+def test_transparency_is_composited_on_the_background(background):
+    half = [round((a * 128 + b * 127) / 255) for a, b in zip(RED, background, strict=True)]
+    rgba = Image.fromarray(u8([[(*RED, 255), (*RED, 0), (*RED, 128)]]))
+    got = pixels(load_image(encoded(rgba, "PNG"), background=background))[0]
+    assert got[0] == list(RED)
+    assert got[1] == list(background)
+    assert np.abs(np.subtract(got[2], half)).max() <= 1
+    gray = Image.merge("LA", [Image.new("L", (1, 1), 9), Image.new("L", (1, 1), 0)])
+    assert pixels(load_image(gray, background=background)) == [[list(background)]]
+
+
+def test_palette_with_and_without_transparency():
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([*RED, *BLUE])
+    palette.putpixel((1, 0), 1)
+    assert pixels(load_image(encoded(palette, "PNG"))) == [[list(RED), list(BLUE)]]
+    for transparency in (1, b"\xff\x00"):
+        data = encoded(palette, "PNG", transparency=transparency)
+        assert pixels(load_image(data, background=GREEN)) == [[list(RED), list(GREEN)]]
+    assert pixels(load_image(encoded(palette, "GIF", transparency=0), background=GREEN)) == [[list(GREEN), list(BLUE)]]
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "I;16"])
+def test_one_transparent_colour(mode):
+    key = {"L": 7, "RGB": (7, 8, 9), "I;16": 1799}[mode]
+    image = Image.new(mode, (2, 1))
+    image.putpixel((1, 0), key)
+    data = encoded(image, "PNG", transparency=key)
+    assert pixels(load_image(data, background=GREEN)) == [[list(BLACK), list(GREEN)]]
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16B", "I"])
+def test_sixteen_bit_gray_is_scaled_by_rounding(mode):
+    values = [0, 128, 129, 257, 32768, 65406, 65407, 65535]
+    image = Image.fromarray(np.array([values], dtype={"I;16": np.uint16, "I;16B": ">u2", "I": np.int32}[mode]))
+    assert image.mode == mode
+    expected = [round(v / 257) for v in values]
+    assert [p[0] for p in pixels(load_image(image))[0]] == expected == [0, 0, 1, 1, 128, 254, 255, 255]
+    assert [p[0] for p in pixels(load_image(encoded(image, "TIFF")))[0]] == expected
+
+
+def test_sixteen_bit_png_file():
+    image = Image.fromarray(np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16))
+    assert np.asarray(load_image(encoded(image, "PNG")))[..., 1].ravel().tolist() == list(range(256))
+
+
+def test_float_gray_is_in_zero_to_one():
+    image = Image.fromarray(np.array([[0, 0.5, 1]], dtype=np.float32))
+    assert [p[2] for p in pixels(load_image(image))[0]] == [0, 128, 255]
+    with pytest.raises(InputError, match=r"values from 0\.0 to 255\.0, expected \[0, 1\]"):
+        load_image(Image.fromarray(np.array([[0, 255]], dtype=np.float32)))
+
+
+def test_wide_integers_out_of_range_are_refused():
+    with pytest.raises(InputError, match=r"-1 to 70000, expected \[0, 65535\]"):
+        load_image(Image.fromarray(np.array([[-1, 70000]], dtype=np.int32)))
+
+
+@pytest.mark.parametrize(
+    ("mode", "format_name"), [("CMYK", "JPEG"), ("CMYK", "TIFF"), ("YCbCr", "JPEG"), ("LAB", "TIFF")]
+)
+def test_other_colour_spaces(mode, format_name):
+    solid = Image.new("RGB", (16, 16), (200, 40, 90))
+    if mode == "LAB":
+        stored = Image.new("LAB", (16, 16), (115, 70 + 128, 20 + 128))
+        assert load_image(encoded(stored, format_name)).mode == "RGB"
+        return
+    got = np.asarray(load_image(encoded(solid.convert(mode), format_name, quality=100)), dtype=int)
+    assert np.abs(got - [200, 40, 90]).max() <= 6
+
+
+@pytest.mark.parametrize("format_name", ["GIF", "PNG", "WEBP", "TIFF"])
+def test_animation_gives_its_first_frame_and_says_so(tmp_path, format_name):
+    options = {"lossless": True} if format_name == "WEBP" else {}
+    frames = [Image.new("RGB", (20, 20), colour) for colour in (RED, BLUE)]
+    path = tmp_path / "moving"
+    path.write_bytes(encoded(frames[0], format_name, save_all=True, append_images=frames[1:], **options))
+    with pytest.warns(FirstFrameWarning, match=r"moving' has several frames: only number 1"):
+        assert pixels(load_image(path))[3][4] == list(RED)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1)])
+def test_extreme_sizes(size):
+    image = picture(*size)
+    assert pixels(load_image(encoded(image, "PNG"))) == pixels(image)
+    assert images_to_batch(image, size=8).shape == (1, 3, 8, 8)
+
+
+def test_image_size_reads_the_header(tmp_path):
+    data = encoded(picture(), "PNG")
+    (tmp_path / "half.png").write_bytes(data[: len(data) // 2])
+    assert image_size(tmp_path / "half.png") == (37, 53)
+
+
+# Files that must be refused
+
+
+@pytest.mark.parametrize("format_name", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM"])
+@pytest.mark.parametrize("part", [0.1, 0.5, 0.97])
+def test_truncated_files_are_refused(tmp_path, format_name, part):
+    data = encoded(picture(), format_name)
+    path = tmp_path / "cut.img"
+    path.write_bytes(data[: int(len(data) * part)])
+    with pytest.raises(InputError, match=r"cut\.img"):
+        load_image(path)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(41, 5000), st.integers(0, 7))
+def test_a_flipped_bit_in_a_png_is_never_a_wrong_picture(position, bit):
+    data = bytearray(encoded(picture(), "PNG"))
+    data[position % (len(data) - 53) + 41] ^= 1 << bit
+    try:
+        got = pixels(load_image(bytes(data)))
+    except InputError:
+        return
+    assert got == pixels(picture())
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"), [(b"", "it is empty"), (b"hello, not an image", "not an image that Pillow can identify")]
+)
+def test_empty_and_foreign_files(tmp_path, content, reason):
+    path = tmp_path / "x.png"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"x\.png'.*{reason}"):
+        load_image(path)
+    with pytest.raises(InputError, match=rf"image of {len(content)} bytes: .*{reason}"):
+        load_image(content)
+
+
+def test_missing_file_and_folder(tmp_path):
+    with pytest.raises(InputError, match=r"gone\.png': no such file"):
+        load_image(tmp_path / "gone.png")
+    with pytest.raises(InputError, match="it is a folder"):
+        load_image(tmp_path)
+
+
+@pytest.mark.parametrize("limit", [40 * 30 // 4, 40 * 30 - 1])
+def test_decompression_bomb(monkeypatch, limit):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    with pytest.raises(InputError, match="too many pixels"):
+        load_image(encoded(picture(40, 30), "PNG"))
+
+
+def test_image_without_pixels_and_wrong_type():
+    with pytest.raises(InputError, match=r"no pixels \(0 x 5\)"):
+        load_image(Image.new("RGB", (0, 5)))
+    with pytest.raises(InputError, match="from a int"):
+        load_image(3)  # pyright: ignore[reportArgumentType]
+
+
+# Arrays and tensors
+
+
+def test_arrays_of_every_type_agree():
+    values = np.asarray(picture())
+    for array in (
+        values,
+        values.astype(np.uint16) * 257,
+        values / 255,
+        (values / 255).astype(np.float32),
+        values[::, ::],
+    ):
+        assert pixels(load_image(array)) == values.tolist()
+    gray = values[..., 0]
+    for array in (gray, gray[..., None], gray.astype(np.uint16) * 257, gray / 255):
+        assert pixels(load_image(array)) == np.stack([gray] * 3, -1).tolist()
+    assert pixels(load_image(np.array([[True, False]]))) == [[[255] * 3, [0] * 3]]
+    assert pixels(load_image(values[:, ::-1])) == values[:, ::-1].tolist()
+
+
+def test_array_with_alpha():
+    assert pixels(load_image(u8([[(*RED, 0), (*RED, 255)]]), background=BLUE)) == [[list(BLUE), list(RED)]]
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((3, 8, 8), np.uint8),
+        np.zeros((2, 8, 8, 3), np.uint8),
+        np.zeros((8, 8, 2), np.uint8),
+        np.zeros((0, 8, 3), np.uint8),
+        np.zeros(8, np.uint8),
+        np.zeros((8, 8, 3), np.int64),
+        np.full((8, 8, 3), 255.0),
+        np.full((8, 8, 3), -0.5),
+        np.full((8, 8, 3), np.nan),
+    ],
+    ids=lambda array: f"{array.shape}-{array.dtype}-{array.max(initial=0)}",
+)
+def test_ambiguous_arrays_are_refused(array):
+    with pytest.raises(InputError, match=r"array of shape \(.*expected"):
+        load_image(array)
+
+
+def test_tensors():
+    x = noise()
+    for tensor in (x, x[None], normalize(x), normalize(x)[None], normalize(x).double()):
+        assert torch.equal(to_tensor(load_image(tensor)), x)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (torch.zeros(8, 8, 3), "expected \\(3, H, W\\)"),
+        (torch.zeros(2, 3, 8, 8), "expected one image"),
+        (torch.zeros(3, 8, 8, dtype=torch.int64), "expected float in"),
+        (torch.full((3, 8, 8), 255.0), "values from 255 to 255, expected \\[-1, 1\\]"),
+        (torch.full((3, 8, 8), float("nan")), "nan"),
+    ],
+)
+def test_ambiguous_tensors_are_refused(tensor, message):
+    with pytest.raises(InputError, match=message):
+        load_image(tensor)
+    if "one image" not in message:
+        with pytest.raises(InputError, match=message):
+            images_to_batch(tensor)
+
+
+def test_range_rule_is_exact_on_all_values():
+    u = torch.arange(256, dtype=torch.uint8)
+    x = normalize(u)
+    assert x.dtype == torch.float32
+    assert (x[0], x[255]) == (-1.0, 1.0)
+    assert torch.equal(to_uint8(x), u)
+    assert torch.equal(to_uint8(x.double()), u)
+    assert torch.equal(to_uint8(x.half()), u)  # 10 bits of precision suffice, bfloat16's 8 do not
+
+
+def test_to_uint8_rounds_and_clamps():
+    x = torch.tensor([-3.0, -1.0, (100.4 / 127.5) - 1, (100.6 / 127.5) - 1, 1.0, 1.5])
+    assert to_uint8(x).tolist() == [0, 0, 100, 101, 255, 255]
+    with pytest.raises(InputError, match="NaN"):
+        to_uint8(torch.tensor([float("nan")]))
+
+
+def test_to_pil_inverts_to_tensor():
+    batch = torch.stack([noise(seed=1), noise(seed=2)])
+    for x in (batch, normalize(batch).requires_grad_()):
+        assert torch.equal(torch.stack([to_tensor(image) for image in to_pil(x)]), batch)
+    with pytest.raises(InputError, match="B, 3, H, W"):
+        to_pil(batch[0])
+    with pytest.raises(InputError, match="mode L"):
+        to_tensor(Image.new("L", (2, 2)))
+
+
+# Batches
+
+
+def test_batch_of_one_of_each_kind(tmp_path):
+    path = tmp_path / "a.png"
+    picture().save(path)
+    x = normalize(noise())
+    images = [path, str(path), path.read_bytes(), picture(), np.asarray(picture()), noise(), x]
+    got = images_to_batch(images)
+    assert got.dtype == torch.float32
+    assert torch.equal(got, x.expand(7, -1, -1, -1))
+    assert all(torch.equal(images_to_batch(image), x[None]) for image in images)
+
+
+def test_float_batch_keeps_its_values():
+    x = torch.rand(2, 3, 5, 7, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    assert torch.equal(images_to_batch(x), x)
+    assert torch.equal(images_to_batch(list(x)), x)
+    assert torch.equal(images_to_batch(x, size=(5, 7)), x)
+    assert torch.equal(images_to_batch(x.double().requires_grad_()), x)
+    assert images_to_batch(torch.full((1, 3, 2, 2), 1.0009)).max() == 1
+    with pytest.raises(InputError, match=r"1\.002"):
+        images_to_batch(torch.full((1, 3, 2, 2), 1.002))
+
+
+def test_batch_with_size_treats_files_and_tensors_alike():
+    from_files = images_to_batch([picture(), picture(90, 40, seed=1)], size=(16, 24))
+    assert from_files.shape == (2, 3, 16, 24)
+    from_tensors = images_to_batch([normalize(noise()), noise(90, 40, seed=1)], size=(16, 24))
+    assert torch.equal(from_files, from_tensors)
+    assert torch.equal(images_to_batch(normalize(noise())[None], size=(16, 24)), from_files[:1])
+
+
+def test_batch_errors():
+    with pytest.raises(InputError, match=r"image 0: \(37, 53\), image 2: \(9, 8\); give size="):
+        images_to_batch([picture(), picture(), picture(9, 8)])
+    with pytest.raises(InputError, match=r"image 1 of the list: .*it is empty"):
+        images_to_batch([picture(), b""])
+    with pytest.raises(InputError, match="no images given"):
+        images_to_batch([])
+    with pytest.raises(InputError, match=r"image 0 of the list: tensor of shape \(2, 3, 4, 4\)"):
+        images_to_batch([torch.zeros(2, 3, 4, 4)])
+    for size in (0, (4, -1), (1, 2, 3), 2.5):
+        with pytest.raises(InputError, match="size="):
+            images_to_batch(picture(), size=size)  # pyright: ignore[reportArgumentType]
+
+
+# Geometry
+
+
+def test_resize_crop_keeps_the_centre_and_the_aspect():
+    image = Image.new("RGB", (30, 10), RED)
+    image.paste(GREEN, (10, 0, 20, 10))
+    assert pixels(resize_crop(image, 10)) == [[list(GREEN)] * 10] * 10
+    assert pixels(resize_crop(image, (10, 30))) == pixels(image)
+    assert resize_crop(image, (7, 4)).size == (4, 7)
+
+
+def test_resizing_is_antialiased():
+    board = Image.fromarray((np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8)).convert("RGB")
+    assert np.abs(np.asarray(resize_crop(board, 8), dtype=int) - 127.5)[1:-1, 1:-1].max() <= 1
+
+
+def test_random_crop_depends_on_its_generator_alone():
+    image = picture(80, 120)
+    crops = [pixels(random_crop(image, 16, 20, torch.Generator().manual_seed(seed))) for seed in (1, 1, 2)]
+    assert crops[0] == crops[1] != crops[2]
+
+
+def test_random_crop_covers_all_sides_and_places():
+    gradient = np.zeros((12, 16, 3), np.uint8)
+    gradient[..., 0], gradient[..., 1] = np.arange(16) * 10, np.arange(12)[:, None] * 10
+    generator, seen = torch.Generator().manual_seed(0), set()
+    for _ in range(400):
+        crop = np.asarray(random_crop(Image.fromarray(gradient), 11, 11, generator))
+        assert crop.shape == (11, 11, 3)
+        if np.ptp(crop[..., 0]) == 100:  # side 11: copied without resampling
+            seen.add((crop[0, 0, 0] // 10, crop[0, 0, 1] // 10))
+    assert {place for place in seen if place[1] <= 1} == {(x, y) for x in range(6) for y in range(2)}
+
+
+def test_random_crop_of_a_small_image_takes_its_short_side():
+    image = Image.new("RGB", (5, 3), BLUE)
+    assert pixels(random_crop(image, 4, 256, torch.Generator())) == [[list(BLUE)] * 4] * 4
+    with pytest.raises(InputError, match="min_side=0"):
+        random_crop(image, 4, 0, torch.Generator())
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 20), st.integers(1, 20), st.integers(1, 33), st.sampled_from([torch.float32, torch.uint8]))
+def test_padding_is_undone_to_the_bit(height, width, multiple, dtype):
+    x = noise(height, width)[None].to(dtype)
+    padded, padding = pad_to_multiple(x, multiple)
+    assert padded.shape[-2] % multiple == 0
+    assert padded.shape[-1] % multiple == 0
+    assert 0 <= padded.shape[-2] - height < multiple
+    assert 0 <= padded.shape[-1] - width < multiple
+    assert padded.dtype == dtype
+    assert torch.equal(unpad(padded, padding), x)
+
+
+def test_padding_mirrors():
+    padded, padding = pad_to_multiple(torch.arange(3.0).reshape(1, 1, 1, 3), 8)
+    assert padded[0, 0, 5].tolist() == [0, 1, 2, 2, 1, 0, 0, 1]
+    with pytest.raises(InputError, match="multiple=0"):
+        pad_to_multiple(padded, 0)
+    with pytest.raises(InputError, match="not larger"):
+        unpad(torch.zeros(1, 3, 4, 4), padding)
+
+
+# Folders
+
+
+def make(path, content=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encoded(picture(4, 5), "PNG") if content is None else content)
+
+
+def test_folder_is_read_in_sorted_order_with_a_report(tmp_path):
+    for name in ("b/2.PNG", "b/1.png", "a.webp", "c.jpg", ".hidden.png", ".git/x.png", "notes.txt"):
+        make(tmp_path / name)
+    make(tmp_path / "b" / "0.png", b"")
+    names = [path.relative_to(tmp_path).as_posix() for path in find_images(tmp_path)]
+    assert names == ["a.webp", "b/0.png", "b/1.png", "b/2.PNG", "c.jpg"]
+    images, skipped = read_folder(tmp_path)
+    read = [(path.name, image.size) for path, image in images]
+    assert read == [(name, (5, 4)) for name in ("a.webp", "1.png", "2.PNG", "c.jpg")]
+    assert [s.path for s in skipped] == [tmp_path / "b" / "0.png"]
+    assert isinstance(skipped[0], Skipped)
+    assert "it is empty" in skipped[0].reason
+
+
+def test_linked_folders_are_followed_once(tmp_path):
+    make(tmp_path / "elsewhere" / "a.png")
+    root = tmp_path / "root"
+    make(root / "b.png")
+    (root / "link").symlink_to(tmp_path / "elsewhere")
+    (root / "loop").symlink_to(root)
+    assert [path.relative_to(root).as_posix() for path in find_images(root)] == ["b.png", "link/a.png"]
+
+
+def test_folder_that_is_none(tmp_path):
+    make(tmp_path / "a.png")
+    for wrong, reason in ((tmp_path / "gone", "no such folder"), (tmp_path / "a.png", "it is a file")):
+        with pytest.raises(InputError, match=reason):
+            read_folder(wrong)
+
+
+def test_save_is_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "new" / "a.png"
+    save_image(picture(), path)
+    assert pixels(load_image(path)) == pixels(picture())
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=r"a\.jpg"):
+        save_image(picture().convert("RGBA"), path.with_suffix(".jpg"))
+    for suffix in (".xyz", ""):
+        with pytest.raises(InputError, match="no image format"):
+            save_image(picture(), path.with_suffix(suffix))
+    assert os.listdir(path.parent) == ["a.png"]
+    assert path.read_bytes() == before
+
+
+def test_readers_never_meet_half_a_file(tmp_path):
+    path, done, failures = tmp_path / "a.png", threading.Event(), []
+    save_image(picture(200, 200), path)
+
+    def read():
+        while not done.is_set():
+            try:
+                load_image(path)
+            except InputError as error:
+                failures.append(error)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    for seed in range(10):
+        save_image(picture(200, 200, seed), path)
+    done.set()
+    thread.join()
+    assert failures == []
+
+
+# Contact sheets
+
+
+def test_strip_enlarges_each_pixel_and_keeps_order():
+    sheet = np.asarray(strip([Image.new("RGB", (2, 2), RED), Image.new("RGB", (2, 2), BLUE)], scale=3))
+    assert sheet.shape == (6, 14, 3)
+    assert (sheet[:, :6] == RED).all()
+    assert (sheet[:, 6:8] == WHITE).all()
+    assert (sheet[:, 8:] == BLUE).all()
+    one = picture(3, 4)
+    assert pixels(strip([one], scale=2)) == np.asarray(one).repeat(2, 0).repeat(2, 1).tolist()
+
+
+def test_grid_fills_row_by_row():
+    images = [Image.new("RGB", (4, 4), (i, 0, 0)) for i in range(5)]
+    sheet = np.asarray(grid(images, 3))
+    assert sheet.shape == (10, 16, 3)
+    assert [sheet[y, x, 0] for y in (1, 7) for x in (1, 7, 13)] == [0, 1, 2, 3, 4, 255]
+    assert grid(images, 100).size == (28, 4)
+
+
+def test_captions_are_drawn_inside_their_cell():
+    images = [Image.new("RGB", (40, 8), RED)] * 2
+    sheet = np.asarray(strip(images, captions=["a very long caption\nof two lines, \u4e2d", ""]), dtype=int)
+    band = sheet[8:]
+    assert band.shape[0] > 8
+    assert band[:, :40].min() < 100
+    assert band[:, 42:].min() == 255
+    assert (sheet[:8, :40] == RED).all()
+    assert pixels(strip(images, captions=["caf\u00e9", ""])) == pixels(strip(images, captions=["cafe", ""]))
+    dark = np.asarray(grid(images, 2, captions=["a", "b"], background=BLACK))
+    assert dark[8:].max() > 150
+
+
+def test_sheet_errors():
+    one = [picture()]
+    for call in (
+        lambda: strip([]),
+        lambda: grid(one, 0),
+        lambda: grid(one, 1, scale=0),
+        lambda: strip(one, captions=["a", "b"]),
+    ):
+        with pytest.raises(InputError, match="contact sheet"):
+            call()
