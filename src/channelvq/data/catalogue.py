@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from channelvq.data.photo_list import LOMIRI, PHOTOS, SCIKIT_IMAGE, SCIKIT_LEARN
+from channelvq.data.photo_list import LOMIRI, PALAPELI, PHOTOS, SCIKIT_IMAGE, SCIKIT_LEARN
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,15 @@ _PHOTOS = Package(
             | {"./usr/share/doc/lomiri-wallpapers-16.04/copyright": "upstream"},
             "a99ff6a3bfe451e4cc0682ecb3cc82e71740626d59e4845ae34a0a0e45421eab",
             {photo.file: photo.sha256 for photo in LOMIRI},
+        ),
+        Archive(
+            "apt",
+            "palapeli-data",
+            "4:22.12.3-1",
+            {f"./usr/share/palapeli/collection/{photo.file}": "images" for photo in PALAPELI}
+            | {f"./usr/share/palapeli/collection/{photo.name}.desktop": "upstream" for photo in PALAPELI},
+            "69a15dce2ac25ed8708ac518cd0cee5f4eb0c70ed15da2fdb8899a19ac0ee058",
+            {photo.file: photo.sha256 for photo in PALAPELI},
         ),
     ),
     tuple(Work(photo.name, photo.licence, photo.attribution) for photo in PHOTOS),

@@ -35,7 +35,7 @@ SCIKIT_IMAGE = (
     Photo("camera.png", "b0793d2adda0fa6ae899c03989482bff9a42d3d5690fc7e3648f2795d730c23a",
           "CC0-1.0", "Photographer, Lav Varshney", "train"),
     Photo("rocket.jpg", "c2dd0de7c538df8d111e479619b129464d0269d0ae5fd18ca91d33a7fdfea95c",
-          "public-domain", "Launch of DSCOVR on Falcon 9, SpaceX", "train"),
+          "public-domain", "Launch of DSCOVR on Falcon 9, SpaceX", "validation"),
     Photo("retina.jpg", "38a07f36f27f095e818aea7b96d34202c05176d30253c66733f2e00379e9e0e6",
           "CC0-1.0", "Fundus of a left eye, Mikael Häggström", "train"),
     Photo("hubble_deep_field.jpg", "3a19c5dd8a927a9334bb1229a6d63711b1c0c767fb27e2286e7c84a3e2c2f5f4",
@@ -45,7 +45,7 @@ SCIKIT_IMAGE = (
     Photo("grass.png", "b6b6022426b38936c43a4ac09635cd78af074e90f42ffa8227ac8b7452d39f89",
           "CC0-1.0", "Grass 01, linolafett", "train"),
     Photo("gravel.png", "c48615b451bf1e606fbd72c0aa9f8cc0f068ab7111ef7d93bb9b0f2586440c12",
-          "CC0-1.0", "Gravel04, CC0Textures", "validation"),
+          "CC0-1.0", "Gravel04, CC0Textures", "train"),
 )  # fmt: skip
 
 SCIKIT_LEARN = (
@@ -76,4 +76,14 @@ LOMIRI = (
           "CC0-1.0", "Seeding, Clemens Engelhardt, 2018", "train"),
 )  # fmt: skip
 
-PHOTOS = (*SCIKIT_IMAGE, *SCIKIT_LEARN, *LOMIRI)
+# The archive's own puzzle files call these three public domain; the others in it are under the GFDL.
+PALAPELI = (
+    Photo("cincinnati-bridge.jpg", "09772d09318b34a5c5edd58ee86ff462bcd2907006f31cc8e0704310f8e9ab60",
+          "public-domain", "Roebling Suspension Bridge, Derek Jensen", "train"),
+    Photo("citrus-fruits.jpg", "0cbd7154a14789803167c86705130d0358875198231269df168ea26224e70848",
+          "public-domain", "Citrus fruits, US Department of Agriculture", "train"),
+    Photo("european-honey-bee.jpg", "9d54ae706bddd899c91b2b801d9ca4556a5a9a399b4043f9d539df62a8cb7f27",
+          "public-domain", "European honey bee, John Severns", "train"),
+)  # fmt: skip
+
+PHOTOS = (*SCIKIT_IMAGE, *SCIKIT_LEARN, *LOMIRI, *PALAPELI)
