@@ -1,0 +1,53 @@
+"""Plots of results; matplotlib is loaded when one is drawn."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from channelvq.errors import InputError
+from channelvq.evaluate.baselines import BaselinePoint
+from channelvq.evaluate.reconstruction import ReconstructionReport
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def quality_against_bytes(
+    report: ReconstructionReport, baselines: Mapping[str, Sequence[BaselinePoint]], path: str | Path
+) -> None:
+    """Draw PSNR against bytes an image: each prefix of the tokens with its interval, and a line for each baseline.
+
+    baselines: as `baseline_curves` returns them. path: its suffix picks the format (png, svg, pdf). Raises InputError
+    where matplotlib is missing.
+    """
+    figure = _figure()
+    axes = figure.add_subplot()
+    points = report.prefixes
+    means = [point.psnr.mean for point in points]
+    below = [point.psnr.mean - point.psnr.low for point in points]
+    above = [point.psnr.high - point.psnr.mean for point in points]
+    axes.errorbar(
+        [p.num_bytes for p in points], means, yerr=[below, above], marker="o", capsize=3, label="CVQ prefixes"
+    )
+    for name, curve in baselines.items():
+        # A codec is drawn at the bytes it used: at small budgets its smallest file is larger than the budget.
+        xy = sorted({(point.num_bytes, point.psnr) for point in curve})
+        axes.plot([x for x, _ in xy], [y for _, y in xy], marker=".", linestyle="--", label=name)
+    axes.set_xscale("log", base=2)
+    axes.set_xlabel("bytes an image")
+    axes.set_ylabel("PSNR (dB)")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+
+
+def _figure() -> "Figure":
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise InputError("plots need matplotlib: pip install 'channelvq[eval]'") from None
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    FigureCanvasAgg(figure)  # no display, and no state shared with pyplot
+    return figure

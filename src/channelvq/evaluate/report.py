@@ -1,0 +1,129 @@
+"""Result files: what was measured, on what, with what, and JSON that is the same to the byte for the same result."""
+
+import hashlib
+import json
+import math
+import os
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor, nn
+
+from channelvq.errors import InputError
+from channelvq.evaluate.metrics import check_images
+
+
+def protocol(
+    images: UInt8[Tensor, "n 3 h w"],
+    *,
+    data: str,
+    split: str,
+    resize: str,
+    crop: str,
+    tokenizer: nn.Module | None = None,
+) -> dict[str, Any]:
+    """How a measurement was made; figures with different protocols are not comparable.
+
+    images: the very pixels measured on, kept as a hash. data, split: their names. resize, crop: in words, how they came
+    to their size. tokenizer: kept as a hash of its weights. Raises InputError for images that are not uint8.
+    """
+    check_images(images)
+    return {
+        "data": data,
+        "data_sha256": tensor_sha256(images),
+        "split": split,
+        "n": len(images),
+        "image_size": list(images.shape[-2:]),
+        "resize": resize,
+        "crop": crop,
+        "rounding": "to nearest uint8 before any metric",
+        "metrics": "means over images; psnr capped at 100 dB; ssim gaussian 11x11 sigma 1.5, range 255, no border",
+        "interval": "95% percentile bootstrap over images, 2000 resamples",
+        "libraries": {name: version(name) for name in ("channelvq", "torch", "torchmetrics", "pillow")},
+        "tokenizer_sha256": None if tokenizer is None else weights_sha256(tokenizer),
+        "git": git_revision(),
+    }
+
+
+def tensor_sha256(tensor: Tensor) -> str:
+    """SHA-256 of dtype, shape and bytes of a tensor, in hexadecimal digits."""
+    return _digest({"": tensor})
+
+
+def weights_sha256(module: nn.Module) -> str:
+    """SHA-256 of a module's state dict: names in order, dtypes, shapes and bytes; independent of device and file."""
+    return _digest(module.state_dict())
+
+
+def git_revision() -> str | None:
+    """Commit of the checkout this package runs from, with "-dirty" where it has changes; None when it is installed."""
+    here = Path(__file__).resolve()
+    if _git(here.parent, "ls-files", "--error-unmatch", here.name) is None:
+        return None
+    return _git(here.parent, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+
+
+def write_json(path: str | Path, obj: Any) -> None:
+    """Write JSON atomically: floats with 6 significant digits (null for nan and infinities), keys sorted.
+
+    A reader sees the old file or the new one, never a part. Folders are made. Takes mappings, sequences, tensors and
+    plain values; raises InputError, with nothing written, for anything else.
+    """
+    text = json.dumps(_plain(obj, "$"), indent=2, sort_keys=True, allow_nan=False) + "\n"
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        # mkstemp makes private files; a result file gets the rights that open() would give it.
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(temporary).chmod(0o666 & ~umask)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _plain(obj: Any, where: str) -> Any:
+    match obj:
+        case None | bool() | int() | str():
+            return obj
+        case float():
+            return float(f"{obj:.6g}") if math.isfinite(obj) else None
+        case Path():
+            return obj.as_posix()
+        case Tensor():
+            return _plain(obj.tolist(), where)
+        case Mapping() if all(isinstance(key, str) for key in obj):
+            return {key: _plain(value, f"{where}.{key}") for key, value in obj.items()}
+        case Sequence():
+            return [_plain(value, f"{where}[{index}]") for index, value in enumerate(obj)]
+        case _:
+            raise InputError(
+                f"write_json: {where} is a {type(obj).__name__}, which is not plain data (keys are strings)"
+            )
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(dtype=torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        result = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip()
