@@ -44,8 +44,8 @@ class PCABaseline:
     def fit(cls, images: UInt8[Tensor, "n 3 h w"], num_components: int = 192) -> "PCABaseline":
         """Fit on a few thousand training images; no randomness in it (eigenvectors of the n x n Gram matrix).
 
-        192 components of 64 px take 4.8 MB in a file and are all that 96 bytes can use (300 gained 0.07 dB on photo
-        crops); 192 bytes want 300 or more (1.1 dB). Raises InputError for no images or ones without variance.
+        192 components of 64 px take 4.8 MB in a file. Measured on held-out crops of four photos seen in training, 300
+        gain 0.07 dB at 96 bytes and 1.1 dB at 192. Raises InputError for no images or ones without variance.
         """
         check_images(images)
         if num_components < 1:
