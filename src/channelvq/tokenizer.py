@@ -192,29 +192,29 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", li
         (save_directory / "config.json").write_text(json.dumps(to_dict(self.config), indent=2) + "\n")
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> "CVQTokenizer":
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> "CVQTokenizer":
         """Load a tokenizer: "bundled" for the one inside this package, a folder, or the id of a hub repository.
 
-        Keywords are those of huggingface_hub's mixin (revision, cache_dir, token, ...).
+        options: those of `huggingface_hub.hf_hub_download` (revision, cache_dir, token, ...), for a hub repository.
+        Not the mixin's own loader: it builds the config before unknown settings could be named well.
         """
-        source = str(pretrained_model_name_or_path)
-        if source == "bundled":
+        if str(pretrained_model_name_or_path) == "bundled":
             with resources.as_file(resources.files("channelvq") / "bundled" / "tokenizer") as folder:
-                return super().from_pretrained(str(folder), **kwargs)
-        return super().from_pretrained(source, **kwargs)
+                return cls._from_files(str(folder), {})
+        return cls._from_files(str(pretrained_model_name_or_path), options)
 
     @classmethod
-    def _from_pretrained(cls, *, model_id: str, **kwargs: Any) -> "CVQTokenizer":
-        files = {name: _pretrained_file(model_id, name, kwargs) for name in ("config.json", "model.safetensors")}
+    def _from_files(cls, source: str, options: dict[str, Any]) -> "CVQTokenizer":
+        files = {name: _pretrained_file(source, name, options) for name in ("config.json", "model.safetensors")}
         config = from_dict(CVQConfig, json.loads(files["config.json"].read_text()), where=str(files["config.json"]))
         model = cls(config)
-        state = load_file(files["model.safetensors"])
-        own = model.state_dict()
-        wrong = sorted(n for n in own.keys() | state.keys() if n not in own or n not in state or own[n].shape != state[n].shape)
+        state, own = load_file(files["model.safetensors"]), model.state_dict()
+        shapes = [{name: tuple(t.shape) for name, t in tensors.items()} for tensors in (state, own)]
+        wrong = sorted(name for name, _ in shapes[0].items() ^ shapes[1].items())
         if wrong:
-            raise InputError(f"{files['model.safetensors']}: does not fit its config.json in {len(wrong)} tensor(s): {wrong[:5]}")
+            raise InputError(f"{files['model.safetensors']} does not fit its config.json: {sorted(set(wrong))[:5]}")
         model.load_state_dict(state)
-        return model.eval().to(kwargs.get("map_location") or "cpu")
+        return model.eval()
 
 
 class _Evaluating:
@@ -244,9 +244,8 @@ def _pretrained_file(model_id: str, name: str, options: dict[str, Any]) -> Path:
         if not (folder / name).is_file():
             raise InputError(f"{model_id}: the folder holds no {name}; expected what save_pretrained writes")
         return folder / name
-    keys = ("revision", "cache_dir", "force_download", "token", "local_files_only")
     try:
-        return Path(hf_hub_download(model_id, name, **{key: options[key] for key in keys if key in options}))
+        return Path(hf_hub_download(model_id, name, **options))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise InputError(
             f"tokenizer {model_id!r}: neither 'bundled', a folder, nor a hub repository that can be read ({error})"

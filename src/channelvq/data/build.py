@@ -28,7 +28,7 @@ class SceneConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class EmojiConfig:
-    """Emoji of one art set on coloured backgrounds."""
+    """Emoji of one art set on coloured backgrounds; augment: varied scale and place in the train split."""
 
     kind: Literal["emoji"] = "emoji"
     style: Literal["fluent", "noto", "twemoji"] = "fluent"
@@ -82,7 +82,7 @@ def build_source(config: SourceConfig, size: int, split: Split) -> Source:
         case SceneConfig():
             return SceneSource(size=size, split=split, sprites=config.sprites)
         case EmojiConfig():
-            return EmojiSource(style=config.style, size=size, split=split, augment=config.augment)
+            return EmojiSource(style=config.style, size=size, split=split, augment=None if config.augment else False)
         case PhotoConfig():
             return PhotoSource(size=size, split=split, min_side=config.min_side)
         case FolderConfig():

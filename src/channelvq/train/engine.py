@@ -159,7 +159,7 @@ class Engine:
             with self.accelerator.autocast():
                 terms, figures = self.task.losses(name, self.models, batch, step, self.accelerator.process_index)
             total = sum(terms.values(), start=torch.zeros((), device=self.accelerator.device))
-            logged |= {key: float(value) for key, value in terms.items()} | figures
+            logged |= {key: float(value.detach()) for key, value in terms.items()} | figures
             self._check_finite(terms, step)
             self.accelerator.backward(total)
             if self.config.clip_norm is not None:

@@ -1,0 +1,23 @@
+"""The test images of every small-scale study: labels and photographs that no recipe trains on."""
+
+from jaxtyping import UInt8
+from torch import Tensor
+
+from channelvq.data.build import DataConfig, EmojiConfig, PhotoConfig, SceneConfig, build_mixture
+from channelvq.data.stream import fixed_images
+
+EMOJI = DataConfig(sources={style: EmojiConfig(style=style) for style in ("fluent", "noto", "twemoji")})
+PHOTOS = DataConfig(sources={"photos": PhotoConfig()})
+SCENES = DataConfig(sources={"scenes": SceneConfig()})
+
+DESCRIPTIONS = {
+    "emoji": "three art sets in equal parts, labels of the test split, on random backgrounds",
+    "photos": "random squares of at least 256 px of the test photographs, astronaut, chelsea and coffee among them",
+    "scenes": "scenes drawn by channelvq.data.scenes, test split",
+}
+
+
+def held_out(name: str, count: int, size: int = 64) -> UInt8[Tensor, "n 3 h w"]:
+    """`count` images of the test split of "emoji", "photos" or "scenes", always the same ones."""
+    config = {"emoji": EMOJI, "photos": PHOTOS, "scenes": SCENES}[name]
+    return fixed_images(build_mixture(config, size, "test", seed=0), count)

@@ -1,0 +1,56 @@
+"""The experiment store: one folder for each resolved recipe, so that a run already there is never trained again."""
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from channelvq.config import digest
+from channelvq.errors import InputError
+from channelvq.evaluate.report import git_revision, write_json
+from channelvq.tokenizer import CVQTokenizer
+from channelvq.train.run import train
+from channelvq.train.tokenizer_task import TokenizerRecipe
+
+DEFAULT_STORE = Path("runs/store")
+
+
+def run_key(recipe: TokenizerRecipe) -> str:
+    """Digest of what decides the result of a run: where it is written and whether it resumes do not."""
+    neutral = replace(recipe.train, output_dir="", resume=False)
+    return digest(replace(recipe, train=neutral))
+
+
+def trained(recipe: TokenizerRecipe, store: Path = DEFAULT_STORE) -> tuple[CVQTokenizer, dict[str, Any]]:
+    """The tokenizer of a recipe and {"run", "seconds", "git"}: trained now, resumed, or read from the store."""
+    key = run_key(recipe)
+    folder = store / key
+    done = folder / "done.json"
+    if not done.is_file():
+        began = time.perf_counter()
+        settings = replace(recipe.train, output_dir=str(folder), resume=True)
+        if train(replace(recipe, train=settings)) is None:
+            raise InputError(f"experiment run {key} was stopped; the same command goes on from its last checkpoint")
+        write_json(done, {"run": key, "seconds": time.perf_counter() - began, "git": git_revision()})
+    return CVQTokenizer.from_pretrained(folder / "final"), json.loads(done.read_text())
+
+
+def record(recipe: TokenizerRecipe, run: dict[str, Any], data: str, metrics: dict[str, Any]) -> dict[str, Any]:
+    """One entry of a result file's "records"."""
+    model = recipe.model
+    return {
+        "axis": model.axis,
+        "quantizer": model.quantizer.kind,
+        "codes": model.quantizer.codebook_size,
+        "dim": model.codebook_dim,
+        "tokens": model.num_tokens,
+        "alpha": recipe.nested.alpha,
+        "seed": recipe.train.seed,
+        "steps": recipe.train.steps,
+        "data": data,
+        "split": "held-out",
+        "metrics": metrics,
+        **run,
+    }
+

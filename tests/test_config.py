@@ -1,0 +1,69 @@
+"""Strict configuration: every mistake is named, and a saved config is the same config."""
+
+from pathlib import Path
+
+import pytest
+
+from channelvq.config import apply_overrides, digest, from_dict, read_recipe, recipe_names, save, to_dict
+from channelvq.errors import InputError
+from channelvq.train.run import load_recipe
+from channelvq.train.tokenizer_task import TokenizerRecipe
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_shipped_recipe_loads(name: str) -> None:
+    assert load_recipe(name).train.steps > 0
+
+
+def test_all_mistakes_in_one_error() -> None:
+    data = {"model": {"image_size": -1, "colour": 1}, "train": {"steps": "many"}, "nested": {"alpha": 2}}
+    with pytest.raises(InputError) as caught:
+        from_dict(TokenizerRecipe, data)
+    text = str(caught.value)
+    for part in ("model.image_size", "model.colour: there is no such setting", "train.steps", "nested.alpha", "4 setting(s)"):
+        assert part in text
+
+
+def test_overrides_reach_nested_keys_and_keep_the_rest() -> None:
+    recipe = load_recipe("small/smoke", ["model.quantizer.codebook_size=99", "train.resume=true"])
+    plain = load_recipe("small/smoke")
+    assert recipe.model.quantizer.codebook_size == 99
+    assert recipe.train.resume is True
+    assert recipe.model.network == plain.model.network
+    assert digest(recipe) != digest(plain)
+
+
+@pytest.mark.parametrize("override", ["train.steps", "=3", "train.stepz=3", "train.steps=0", "a: b: c=1"])
+def test_bad_overrides_are_input_errors(override: str) -> None:
+    with pytest.raises(InputError):
+        load_recipe("small/smoke", [override])
+
+
+def test_saved_config_is_the_same(tmp_path: Path) -> None:
+    recipe = load_recipe("small/smoke", ["train.learning_rate=3e-4"])
+    save(recipe, tmp_path / "r.yaml")
+    again = load_recipe(tmp_path / "r.yaml")
+    assert again == recipe
+    assert digest(again) == digest(recipe)
+    assert from_dict(TokenizerRecipe, to_dict(recipe)) == recipe
+
+
+def test_unknown_recipe_names_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="small/smoke"):
+        read_recipe("small/smok")
+    with pytest.raises(InputError, match="no such file"):
+        read_recipe(tmp_path / "a.yaml")
+    (tmp_path / "b.yaml").write_text("a: [1")
+    with pytest.raises(InputError, match="not valid YAML"):
+        read_recipe(tmp_path / "b.yaml")
+    (tmp_path / "c.yaml").write_text("[1, 2]")
+    with pytest.raises(InputError, match="mapping"):
+        read_recipe(tmp_path / "c.yaml")
+
+
+def test_base_recipe_is_read_first(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("base: small/smoke\ntrain: {steps: 7}\n")
+    recipe = load_recipe(tmp_path / "a.yaml")
+    assert recipe.train.steps == 7
+    assert recipe.model == load_recipe("small/smoke").model
+    assert apply_overrides({"a": {"b": 1, "c": 2}}, ["a.b=5"]) == {"a": {"b": 5, "c": 2}}

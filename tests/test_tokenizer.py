@@ -1,0 +1,167 @@
+"""CVQTokenizer: ids, prefixes, batch independence, files."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from channelvq import CVQTokenizer
+from channelvq.errors import InputError
+from channelvq.nn.conv import ConvConfig
+from channelvq.quantize.axis import Axis
+from channelvq.quantize.codebook import PlainConfig
+from channelvq.tokenizer import CVQConfig
+
+
+def config(axis: Axis = "channel", **settings: object) -> CVQConfig:
+    network = ConvConfig(stem=2, base_channels=16, multipliers=(1, 2), num_blocks=1)
+    return CVQConfig(image_size=16, latent_channels=12, axis=axis, network=network,
+                     quantizer=PlainConfig(codebook_size=40, **settings))  # fmt: skip
+
+
+def images(count: int = 11, seed: int = 0) -> torch.Tensor:
+    return torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+@pytest.fixture(params=["channel", "patch"])
+def tokenizer(request: pytest.FixtureRequest) -> CVQTokenizer:
+    torch.manual_seed(0)
+    tok = CVQTokenizer(config(request.param))
+    with torch.no_grad():
+        tok.quantizer.start_from(tok.encoder(images(64, seed=1)), torch.Generator().manual_seed(0))
+    return tok.eval()
+
+
+def test_ids_have_the_promised_form(tokenizer: CVQTokenizer) -> None:
+    ids = tokenizer.tokenize(images())
+    assert ids.shape == (11, 12 if tokenizer.config.axis == "channel" else 16)
+    assert ids.dtype == torch.int64
+    assert 0 <= ids.min() <= ids.max() < 40
+    assert len(ids.unique()) > 10
+
+
+def test_ids_of_an_image_do_not_depend_on_its_batch(tokenizer: CVQTokenizer) -> None:
+    x = images()
+    together = tokenizer.tokenize(x)
+    assert torch.equal(torch.cat([tokenizer.tokenize(row[None]) for row in x]), together)
+    assert torch.equal(tokenizer.tokenize(x.flip(0)).flip(0), together)
+    assert torch.equal(tokenizer.tokenize(x[2:9]), together[2:9])
+
+
+def test_full_length_decodes_what_encode_and_decode_give(tokenizer: CVQTokenizer) -> None:
+    x = images(8)
+    with torch.no_grad():
+        quantized = tokenizer.encode(x)
+        expected = tokenizer.decode(quantized.z_q).clamp(-1, 1)
+    assert torch.equal(tokenizer.ids_to_latents(quantized.indices), quantized.z_q)
+    assert torch.equal(tokenizer.detokenize(quantized.indices, "tensor"), expected)
+
+
+def test_a_prefix_decodes_as_nested_dropout_trained_it(tokenizer: CVQTokenizer) -> None:
+    x = images(8)
+    for k in (1, 5, tokenizer.num_tokens):
+        keep = (torch.arange(tokenizer.num_tokens) < k).expand(8, -1)
+        with torch.no_grad():
+            expected, quantized = tokenizer(x, keep)
+        ids = tokenizer.tokenize(x)
+        assert torch.equal(ids, quantized.indices)
+        torch.testing.assert_close(tokenizer.detokenize(ids[:, :k], "tensor"), expected.clamp(-1, 1), rtol=0, atol=1e-5)
+    # Tokens past the prefix cannot matter.
+    other = ids.clone()
+    other[:, 3:] = 0
+    assert torch.equal(tokenizer.detokenize(ids[:, :3], "tensor"), tokenizer.detokenize(other[:, :3], "tensor"))
+
+
+def test_images_of_every_form_give_the_same_ids(tokenizer: CVQTokenizer, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    picture = Image.fromarray(pixels)
+    picture.save(tmp_path / "a.png")
+    tensor = torch.from_numpy(pixels).permute(2, 0, 1)[None] / 127.5 - 1
+    expected = tokenizer.tokenize(tensor)
+    for form in (picture, [picture], pixels, tmp_path / "a.png", str(tmp_path / "a.png"), (tmp_path / "a.png").read_bytes()):
+        assert torch.equal(tokenizer.tokenize(form), expected)
+
+
+def test_detokenize_as_pictures(tokenizer: CVQTokenizer) -> None:
+    ids = tokenizer.tokenize(images(2))
+    pictures = tokenizer.detokenize(ids)
+    assert [picture.size for picture in pictures] == [(16, 16)] * 2
+    assert len(tokenizer.detokenize(ids[0])) == 1
+    tensor = tokenizer.detokenize(ids, "tensor")
+    assert tensor.min() >= -1
+    assert tensor.max() <= 1
+    shown = torch.from_numpy(np.array(pictures[1])).permute(2, 0, 1)
+    assert torch.equal(shown, ((tensor[1] + 1) * 127.5).round().to(torch.uint8))
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ([[0, 40]], "40 at image 0, token 1 is outside 0..39"),
+        ([[0, 1], [-1, 0]], "-1 at image 1, token 0"),
+        ([[0.5]], "whole numbers"),
+        ([[0] * 99], r"k in 1..\d+, got shape \(1, 99\)"),
+        ([[]], "whole numbers|k in 1"),
+    ],
+)
+def test_bad_ids_are_named(tokenizer: CVQTokenizer, ids: list[list[float]], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        tokenizer.detokenize(torch.tensor(ids))
+
+
+def test_round_trip_through_files(tokenizer: CVQTokenizer, tmp_path: Path) -> None:
+    tokenizer.save_pretrained(tmp_path / "t")
+    assert {p.name for p in (tmp_path / "t").iterdir()} == {"config.json", "model.safetensors", "README.md"}
+    again = CVQTokenizer.from_pretrained(tmp_path / "t")
+    x = images()
+    assert again.config == tokenizer.config
+    assert torch.equal(again.tokenize(x), tokenizer.tokenize(x))
+    assert torch.equal(again.detokenize(again.tokenize(x), "tensor"), tokenizer.detokenize(tokenizer.tokenize(x), "tensor"))
+
+
+def test_files_that_do_not_fit_are_refused(tokenizer: CVQTokenizer, tmp_path: Path) -> None:
+    folder = tmp_path / "t"
+    tokenizer.save_pretrained(folder)
+    settings = json.loads((folder / "config.json").read_text())
+    settings["quantizer"]["codebook_size"] = 41
+    (folder / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(InputError, match=r"quantizer\.quantizer\.weight"):
+        CVQTokenizer.from_pretrained(folder)
+    settings["quantizer"]["codebok_size"] = 41
+    (folder / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(InputError, match="codebok_size: there is no such setting"):
+        CVQTokenizer.from_pretrained(folder)
+    with pytest.raises(InputError, match=r"holds no config\.json"):
+        CVQTokenizer.from_pretrained(tmp_path)
+
+
+def test_half_precision_files_load_as_float32(tokenizer: CVQTokenizer, tmp_path: Path) -> None:
+    tokenizer.save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    half = {n: t.half() if t.is_floating_point() else t for n, t in load_file(path).items()}
+    save_file(half, path)
+    again = CVQTokenizer.from_pretrained(tmp_path)
+    assert {p.dtype for p in again.parameters()} == {torch.float32}
+    assert torch.equal(again.quantizer.codes(), tokenizer.quantizer.codes().half().float())
+
+
+def test_wrong_tensors_are_refused(tokenizer: CVQTokenizer) -> None:
+    with pytest.raises(InputError, match=r"expected images \(B, 3, 16, 16\)"):
+        tokenizer.encode(torch.zeros(1, 3, 32, 32))
+    with pytest.raises(InputError, match="'pil' or 'tensor'"):
+        tokenizer.detokenize(torch.zeros(1, 1, dtype=torch.long), "jpeg")  # type: ignore[call-overload]
+    with pytest.raises(ValueError, match="multiple of the network's downsampling"):
+        CVQConfig(image_size=18, network=ConvConfig(stem=4, multipliers=(1, 2)))
+
+
+def test_every_parameter_gets_a_gradient(tokenizer: CVQTokenizer) -> None:
+    tokenizer.train()
+    x = images(8)
+    x_hat, quantized = tokenizer(x)
+    ((x_hat - x).square().mean() + quantized.loss).backward()
+    silent = [n for n, p in tokenizer.named_parameters() if p.grad is None or p.grad.abs().sum() == 0]
+    assert silent == []
