@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from PIL import Image
 
+from channelvq.data.backdrop import NUM_DRAWS, WHITE, Backdrop, Colour, random_backdrop
 from channelvq.data.packages import fetch
 from channelvq.data.source import Sample
 from channelvq.data.split import Split, assign_split
 from channelvq.errors import InputError
 
 Style = Literal["fluent", "noto", "twemoji"]
-Colour = tuple[int, int, int]
 
 STYLE_PACKAGES: dict[str, str] = {"fluent": "fluent-emoji", "noto": "noto", "twemoji": "twemoji"}
 SKIN_TONES = frozenset(("1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff"))
@@ -113,6 +113,7 @@ class EmojiSource:
         self.size, self.background, self.flip = size, background, flip
         self.augment = split == "train" if augment is None else augment
         self._held: dict[int, Image.Image] = {}
+        self._backdrop([0.0] * NUM_DRAWS)  # a bad background is refused here, not at the first sample
 
     def __len__(self) -> int:
         return len(self.sprites)
@@ -120,7 +121,7 @@ class EmojiSource:
     def sample(self, index: int, generator: torch.Generator) -> Sample:
         """Emoji `index`: uint8 (3, size, size); background, place and size are drawn from `generator`."""
         draws = torch.rand(12, generator=generator).tolist()
-        canvas = self._backdrop(draws[:8])
+        canvas = self._backdrop(draws[:NUM_DRAWS])
         side = round(self.size * (0.6 + 0.4 * draws[8])) if self.augment else self.size
         sprite = self._sprite(index).resize((side, side), Image.Resampling.BICUBIC)
         if self.flip and draws[9] < 0.5:
@@ -140,23 +141,11 @@ class EmojiSource:
         return self._held[index]
 
     def _backdrop(self, draws: list[float]) -> Image.Image:
-        shape = (self.size, self.size)
-        if self.background == "white":
-            return Image.new("RGB", shape, (255, 255, 255))
-        if self.background != "random":
-            return Image.new("RGB", shape, self.background)
-        return random_backdrop(self.size, draws)
-
-
-def random_backdrop(size: int, draws: list[float]) -> Image.Image:
-    """A background of eight numbers in [0, 1): white (1 in 8), a plain colour, or a gradient (3 in 8)."""
-    kind, angle, *channels = draws[:8]
-    first, second = np.array(channels[:3]) * 256, np.array(channels[3:]) * 256
-    if kind < 1 / 8:
-        return Image.new("RGB", (size, size), (255, 255, 255))
-    if kind < 5 / 8:
-        return Image.new("RGB", (size, size), (int(first[0]), int(first[1]), int(first[2])))
-    turn = 2 * np.pi * angle
-    steps = np.linspace(-1, 1, size)
-    ramp = (np.cos(turn) * steps[None, :] + np.sin(turn) * steps[:, None]) / (2 * np.sqrt(2)) + 0.5
-    return Image.fromarray((first + ramp[..., None] * (second - first)).astype(np.uint8))
+        match self.background:
+            case "random":
+                return random_backdrop(draws).paint(self.size)
+            case "white":
+                return Backdrop(WHITE, WHITE).paint(self.size)
+            case (int(), int(), int()) as colour:
+                return Backdrop(colour, colour).paint(self.size)
+        raise InputError(f"emoji: background {self.background!r} is neither random, white nor (red, green, blue)")

@@ -72,7 +72,14 @@ def download_command(archive: Archive) -> list[str]:
     """The command that downloads an archive into the working directory."""
     match archive.client:
         case "npm":
-            return ["npm", "pack", "--silent", "--ignore-scripts", f"{archive.name}@{archive.version}"]
+            return [
+                "npm",
+                "pack",
+                "--loglevel=error",
+                "--fetch-retries=1",
+                "--ignore-scripts",
+                f"{archive.name}@{archive.version}",
+            ]
         case "apt":
             return ["apt-get", "download", f"{archive.name}={archive.version}"]
         case "pip":
