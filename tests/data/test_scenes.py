@@ -5,6 +5,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from time import process_time
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 
 from channelvq.data.captions import TASKS, Plan, Thing
+from channelvq.data.catalogue import PACKAGES
 from channelvq.data.packages import find_package
 from channelvq.data.scene_plan import Draws, combinations, draw_plan
 from channelvq.data.scenes import Scene, SceneSource, geneval_record
@@ -197,6 +199,30 @@ def test_all_classes_have_an_emoji_and_keep_their_colour() -> None:
         pixels = np.asarray(source.sprites.picture(name, colour), dtype=float)
         mean = pixels[pixels[..., 3] > 200][:, :3].mean(axis=0)
         assert list(COLOURS)[int(((palette - mean) ** 2).sum(axis=1).argmin())] == colour, name
+
+
+def test_scenes_of_a_package_use_its_pictures_and_only_the_classes_it_has(tmp_path: Path) -> None:
+    names = ["apple", "banana", "bus", "car", "cat", "cup", "dog", "sheep"]
+    for name in ("fluent-emoji", "emojibase-data"):
+        folder = tmp_path / PACKAGES[name].folder
+        (folder / "images").mkdir(parents=True)
+        (folder / "SOURCE.json").write_text("{}")
+    labels = [{"hexcode": FLUENT_CLASSES[name], "label": name} for name in names]
+    (tmp_path / PACKAGES["emojibase-data"].folder / "data.json").write_text(json.dumps(labels))
+    for name in names:
+        picture = Image.new("RGBA", (64, 64))
+        picture.paste((200, 30, 30, 255), (16, 8, 48, 56))
+        picture.save(
+            tmp_path / PACKAGES["fluent-emoji"].folder / "images" / f"{FLUENT_CLASSES[name]}.webp", lossless=True
+        )
+    source = SceneSource(64, "train", "fluent", cache=tmp_path)
+    assert source.sprites.names == tuple(names)
+    for scene in (source.scene(index) for index in range(60)):
+        for item in scene.objects:
+            left, top, right, bottom = item.box
+            assert (right - left) / (bottom - top) == pytest.approx(32 / 48, abs=0.05)
+            centre = scene.image[:, (top + bottom) // 2, (left + right) // 2].tolist()
+            assert centre == pytest.approx((200, 30, 30) if item.colour is None else COLOURS[item.colour], abs=12)
 
 
 def test_shapes_look_different() -> None:
