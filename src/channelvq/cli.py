@@ -12,7 +12,9 @@ from channelvq.errors import InputError
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 data_app = typer.Typer(no_args_is_help=True, help="Data packages in the user's cache.")
 evaluate_app = typer.Typer(no_args_is_help=True, help="Measure a model on held-out data.")
-experiment_app = typer.Typer(no_args_is_help=True, help="Tables of the documentation: stored results, or trained again.")
+experiment_app = typer.Typer(
+    no_args_is_help=True, help="Tables of the documentation: stored results, or trained again."
+)
 app.add_typer(data_app, name="data")
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(experiment_app, name="experiment")
@@ -71,7 +73,9 @@ def detokenize(
     tokens: Annotated[Path, typer.Argument(help="A file that `cvq tokenize` wrote.")],
     output: OutputOption = Path("decoded"),
     num_tokens: PrefixOption = None,
-    tokenizer: Annotated[str | None, typer.Option("--tokenizer", "-t", help="Default: the one named in the file.")] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option("--tokenizer", "-t", help="Default: the one named in the file.")
+    ] = None,
 ) -> None:
     """Ids -> images, from all tokens or any prefix of them."""
     from channelvq import CVQTokenizer
@@ -92,7 +96,9 @@ def _read_tokens(path: Path) -> tuple[str, list[dict[str, Any]]]:
         rows = [{"image": row["image"], "ids": [int(i) for i in row["ids"]]} for row in content["images"]]
         return content["tokenizer"], rows
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: expected a JSON file that `cvq tokenize` wrote ({type(error).__name__}: {error})") from None
+        raise InputError(
+            f"{path}: expected a JSON file that `cvq tokenize` wrote ({type(error).__name__}: {error})"
+        ) from None
 
 
 def _prefix(ids: list[int], num_tokens: int | None) -> Any:
@@ -126,7 +132,9 @@ def reconstruct(
 @app.command()
 def train(
     recipe: Annotated[str, typer.Argument(help="A recipe's name, such as small/smoke, or the path of a YAML file.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Settings as key=value, such as train.steps=100.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Settings as key=value, such as train.steps=100.")
+    ] = None,
 ) -> None:
     """Train by a recipe; the same command with train.resume=true goes on after a stop."""
     from channelvq.train.run import load_recipe
@@ -178,7 +186,9 @@ def evaluate_reconstruction(
     report = run(tok, images)
     rich.print(report.table())
     if json_file:
-        how = protocol(images, data=str(data), split="given", resize="antialiased", crop="centred square", tokenizer=tok)
+        how = protocol(
+            images, data=str(data), split="given", resize="antialiased", crop="centred square", tokenizer=tok
+        )
         write_json(json_file, {"protocol": how, "records": [{"metrics": report.to_dict()}]})
 
 

@@ -71,7 +71,9 @@ def read_recipe(name_or_path: str | Path) -> dict[str, Any]:
         entry = resources.files("channelvq") / "recipes" / f"{name_or_path}.yaml"
         if not entry.is_file():
             known = ", ".join(recipe_names())
-            raise InputError(f"recipe {str(name_or_path)!r}: no such recipe; known: {known}; or give the path of a .yaml file")
+            raise InputError(
+                f"recipe {str(name_or_path)!r}: no such recipe; known: {known}; or give the path of a .yaml file"
+            )
         text = entry.read_text()
     try:
         data = OmegaConf.to_container(OmegaConf.create(text), resolve=True)

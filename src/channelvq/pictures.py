@@ -12,7 +12,9 @@ def prefix_lengths(num_tokens: int) -> list[int]:
     return [*(2**i for i in range((num_tokens - 1).bit_length())), num_tokens]
 
 
-def prefix_strip(tokenizer: CVQTokenizer, image: Image.Image, num_tokens: int | None = None, scale: int = 2) -> Image.Image:
+def prefix_strip(
+    tokenizer: CVQTokenizer, image: Image.Image, num_tokens: int | None = None, scale: int = 2
+) -> Image.Image:
     """The image as the tokenizer sees it, then decoded from 1, 2, 4, ... tokens (up to num_tokens), captioned."""
     ids = tokenizer.tokenize(image)
     lengths = prefix_lengths(num_tokens or tokenizer.num_tokens)

@@ -1,11 +1,11 @@
 """CVQTokenizer: image <-> sequence of channel tokens.
 
-    image (B, 3, H, W) in [-1, 1]
-      -> encoder            z    (B, C, h, w)      h = H / f
-      -> axis reshape            (B, K, D)         channel: K = C, D = h*w;  patch: K = h*w, D = C
-      -> nearest codeword   ids  (B, K)
-      -> [nested dropout: channels after c_keep are zero]
-      -> decoder            image (B, 3, H, W)
+image (B, 3, H, W) in [-1, 1]
+-> encoder            z    (B, C, h, w)      h = H / f
+-> axis reshape            (B, K, D)         channel: K = C, D = h*w;  patch: K = h*w, D = C
+-> nearest codeword   ids  (B, K)
+-> [nested dropout: channels after c_keep are zero]
+-> decoder            image (B, 3, H, W)
 """
 
 import json
@@ -41,7 +41,7 @@ CHUNK_ROWS = 8
 
 @dataclass(frozen=True, config=STRICT)
 class CVQConfig:
-    """image_size: side of the square images, in pixels. latent_channels: C, the number of tokens on the channel axis."""
+    """image_size: side of the square images in pixels. latent_channels: C, the number of tokens on the channel axis."""
 
     image_size: PositiveInt = 64
     latent_channels: PositiveInt = 64
@@ -58,7 +58,7 @@ class CVQConfig:
 
     @property
     def latent_size(self) -> int:
-        """h = w."""
+        """H = w."""
         return self.image_size // self.network.downsampling
 
     @property
@@ -149,7 +149,7 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", li
     ) -> list[Image.Image] | Float[Tensor, "B 3 H W"]:
         """Ids of any length k, 1 <= k <= K -> images: a list of PIL images, or a tensor in [-1, 1].
 
-        A prefix is decoded with the missing tokens at zero, as nested channel dropout trained it. A single sequence (k,)
+        A prefix is decoded with the missing tokens at zero, as nested dropout trained it. A single sequence (k,)
         counts as a batch of one. Raises InputError on an id out of range or a length out of range.
         """
         if output not in ("pil", "tensor"):

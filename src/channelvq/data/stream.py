@@ -53,7 +53,7 @@ class Mixture(Dataset[Sample]):
 
 
 def _pattern(weights: Sequence[float], seed: int) -> list[int]:
-    """Which source each of PATTERN_LENGTH positions takes: counts by largest remainder, at least one, in random order."""
+    """Source of each of PATTERN_LENGTH positions: counts by largest remainder, at least one, in random order."""
     if len(weights) == 1:
         return [0]
     exact = [weight / sum(weights) * PATTERN_LENGTH for weight in weights]
@@ -80,7 +80,9 @@ def training_batches(
 ) -> Iterator[UInt8[Tensor, "b 3 H W"]]:
     """Batches of steps start_step..steps-1: this rank's share of each global batch of `batch_size` positions."""
     if batch_size % world:
-        raise InputError(f"train.batch_size {batch_size} is the global batch: it must be a multiple of the {world} ranks")
+        raise InputError(
+            f"train.batch_size {batch_size} is the global batch: it must be a multiple of the {world} ranks"
+        )
     share = batch_size // world
     batches = [range(step * batch_size + rank * share, step * batch_size + (rank + 1) * share)
                for step in range(start_step, steps)]  # fmt: skip

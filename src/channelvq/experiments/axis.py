@@ -47,8 +47,22 @@ def load(path: Path) -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> Table:
     """For a terminal."""
-    shown = Table(title=f"Held-out images: {result['protocol']['n']}", caption="same network, data, start, steps, tokens")
-    headings = ("axis", "tokens", "codes", "steps", "use", "if uniform", "perplexity", "perplexity/N", "PSNR", "SSIM", "s")
+    shown = Table(
+        title=f"Held-out images: {result['protocol']['n']}", caption="same network, data, start, steps, tokens"
+    )
+    headings = (
+        "axis",
+        "tokens",
+        "codes",
+        "steps",
+        "use",
+        "if uniform",
+        "perplexity",
+        "perplexity/N",
+        "PSNR",
+        "SSIM",
+        "s",
+    )
     for heading in headings:
         shown.add_column(heading, justify="right")
     for row in result["records"]:

@@ -53,4 +53,3 @@ def record(recipe: TokenizerRecipe, run: dict[str, Any], data: str, metrics: dic
         "metrics": metrics,
         **run,
     }
-

@@ -1,7 +1,7 @@
 """The convolutional encoder and decoder of the VQGAN family (Esser et al. 2021, arXiv 2012.09841), with a pixel stem.
 
-    image (B, 3, H, W) -> unshuffle by `stem` -> conv -> [blocks, halve]* -> blocks, attention -> conv -> (B, c, H/f, W/f)
-    f = stem * 2^(number of halvings)
+image (B, 3, H, W) -> unshuffle by `stem` -> conv -> [blocks, halve]* -> blocks, attention -> conv -> (B, c, H/f, W/f)
+f = stem * 2^(number of halvings)
 """
 
 from typing import Literal

@@ -1,7 +1,7 @@
 """The axis of quantization is a reshape: quantizers see (B, K, D) only, K tokens of D numbers.
 
-    channel   (B, C, h, w) -> (B, C, h*w)   one token for each channel map: CVQ
-    patch     (B, C, h, w) -> (B, h*w, C)   one token for each position: classic VQ
+channel   (B, C, h, w) -> (B, C, h*w)   one token for each channel map: CVQ
+patch     (B, C, h, w) -> (B, h*w, C)   one token for each position: classic VQ
 """
 
 from typing import Literal

@@ -1,7 +1,7 @@
 """The plain codebook of the paper: codewords by gradient, commitment on the encoder's side.
 
-    z (B, K, D) -> nearest codeword e -> straight-through
-    loss = ||sg[z] - e||^2 + beta ||z - sg[e]||^2     (van den Oord et al. 2017, eq. 3; paper: beta = 0.25)
+z (B, K, D) -> nearest codeword e -> straight-through
+loss = ||sg[z] - e||^2 + beta ||z - sg[e]||^2     (van den Oord et al. 2017, eq. 3; paper: beta = 0.25)
 """
 
 from typing import Annotated, Literal
@@ -85,8 +85,7 @@ class PlainCodebook(nn.Module):
         indices = nearest_codeword(z.flatten(0, 1), self.weight).view(z.shape[:2])
         codes = self.indices_to_codes(indices)
         losses = {
-            "codebook": self.config.codebook_weight
-            * mean_over_kept((z.detach() - codes).square().mean(2), keep),
+            "codebook": self.config.codebook_weight * mean_over_kept((z.detach() - codes).square().mean(2), keep),
             "commitment": self.config.beta * mean_over_kept((z - codes.detach()).square().mean(2), keep),
         }
         return Quantized(straight_through(z, codes), indices, losses)

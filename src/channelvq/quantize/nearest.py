@@ -110,8 +110,8 @@ def _group_minima(rows: Tensor, codebook: Tensor, half_norms: Tensor, scale: flo
 def _open_groups(minima: Tensor, row_norms: Tensor, group_norms: Tensor, dim: int) -> Bool[Tensor, "G M"]:
     """Groups that may hold the nearest codeword once the float32 pass is off by as much as it can be.
 
-    A dot product of D terms in any order, fused or not, is off by at most gamma_D |z||e| (Higham, Accuracy and Stability
-    of Numerical Algorithms, 2002, eq. 3.5); the half norm and the last addition add two more units.
+    A dot product of D terms in any order, fused or not, is off by at most gamma_D |z||e| (Higham, Accuracy and
+    Stability of Numerical Algorithms, 2002, eq. 3.5); the half norm and the last addition add two more units.
     """
     unit = (dim + 8) * _UNIT32
     bound = unit * (group_norms[:, None] * row_norms + group_norms[:, None].square()) + 4 * dim * _TINY
@@ -139,7 +139,7 @@ def _settle(rows: Tensor, codebook: Tensor, is_open: Tensor) -> Tensor:
 
 
 def _distances64(rows: Tensor, codebook: Tensor, row_of: Tensor, codes: Tensor) -> Float[Tensor, "P G"]:
-    """Squared distances in float64 of each pair's row to the codewords of its group; infinity past the last codeword."""
+    """Squared distances in float64 of each pair's row to the codewords of its group; infinity past the last one."""
     chunk = max(1, SETTLE_ELEMENTS // (GROUP * rows.shape[1]))
     last = codebook.shape[0] - 1
     parts = []
@@ -155,7 +155,5 @@ def _settle_exactly(row: Tensor, codebook: Tensor, candidates: Tensor) -> int:
     if (words == words[0]).all():
         return int(candidates[0])
     exact_row = [Fraction(value) for value in row.tolist()]
-    distances = [
-        sum((Fraction(e) - z) ** 2 for e, z in zip(word, exact_row, strict=True)) for word in words.tolist()
-    ]
+    distances = [sum((Fraction(e) - z) ** 2 for e, z in zip(word, exact_row, strict=True)) for word in words.tolist()]
     return int(candidates[min(range(len(distances)), key=distances.__getitem__)])

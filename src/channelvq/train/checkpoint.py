@@ -41,7 +41,9 @@ def load_checkpoint(accelerator: Accelerator, folder: Path) -> int:
     try:
         state = json.loads((folder / "progress.json").read_text())
     except (OSError, ValueError) as error:
-        raise InputError(f"checkpoint {folder}: cannot be read ({error}); remove the folder to use the one before") from None
+        raise InputError(
+            f"checkpoint {folder}: cannot be read ({error}); remove the folder to use the one before"
+        ) from None
     now = {"threads": torch.get_num_threads(), "ranks": accelerator.num_processes}
     for name, value in now.items():
         if state[name] != value:

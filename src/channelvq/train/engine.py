@@ -7,7 +7,6 @@ schedules, precision, clipping, moving averages, progress, metrics, checkpoints,
 import json
 import math
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -15,6 +14,7 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import ProjectConfiguration, set_seed
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -43,7 +43,7 @@ class Task(Protocol):
         ...
 
     def batches(self, start_step: int, rank: int, world: int) -> Iterator[Tensor]:
-        """This rank's batches from a step on; the data position is the step, so nothing else needs restoring."""
+        """Batches of this rank from a step on; the data position is the step, so nothing else needs restoring."""
         ...
 
     def losses(
@@ -84,6 +84,8 @@ class Engine:
     def __init__(self, task: Task, config: TrainConfig, resolved: Any) -> None:
         self.task, self.config = task, config
         self.run_dir = Path(config.output_dir)
+        # Accelerate keeps the first run's precision for the process; several runs in one process may differ.
+        AcceleratorState._reset_state()
         self.accelerator = Accelerator(
             cpu=config.device == "cpu",
             mixed_precision=config.precision,
@@ -109,8 +111,8 @@ class Engine:
         self.models = {name: self.accelerator.prepare_model(model) for name, model in self.task.models.items()}
         self.optimizers = {n: self.accelerator.prepare_optimizer(o) for n, o in self.task.optimizers.items()}
         self.schedulers = {
-            name: LambdaLR(optimizer.optimizer, lambda step: schedule(self.config, step))
-            for name, optimizer in self.optimizers.items()
+            name: LambdaLR(optimizer, lambda step: schedule(self.config, step))
+            for name, optimizer in self.task.optimizers.items()
         }
         self.averages = {n: moving_average(m, self.config.ema) for n, m in self.task.models.items() if self.config.ema}
         self.accelerator.register_for_checkpointing(*self.schedulers.values(), *self.averages.values())
@@ -121,14 +123,16 @@ class Engine:
         start_step = self._start_step()
         batches = self.task.batches(start_step, self.accelerator.process_index, self.accelerator.num_processes)
         figures = None
-        with self._signals(), Progress(config.steps, start_step, self.run_dir, self.accelerator.is_main_process) as progress:
+        with (
+            self._signals(),
+            Progress(config.steps, start_step, self.run_dir, self.accelerator.is_main_process) as progress,
+        ):
             for step in range(start_step, config.steps):
-                began = time.perf_counter()
                 logged = self._step(next(batches), step)
                 done = step + 1
                 last = done == config.steps
                 if done % config.log_every == 0 or last or step == start_step:
-                    progress.log(done, logged, config.batch_size / (time.perf_counter() - began))
+                    progress.log(done, logged, config.batch_size)
                 if done % config.evaluate_every == 0 or last:
                     figures = self._evaluate(done)
                     progress.log_evaluation(done, figures)
@@ -163,15 +167,14 @@ class Engine:
             self._check_finite(terms, step)
             self.accelerator.backward(total)
             if self.config.clip_norm is not None:
-                logged[f"{name}_gradient_norm"] = float(
-                    self.accelerator.clip_grad_norm_(model.parameters(), self.config.clip_norm)
-                )
+                norm = self.accelerator.clip_grad_norm_(model.parameters(), self.config.clip_norm)
+                logged[f"{name}_gradient_norm"] = float("nan" if norm is None else norm)
             optimizer.step()
             self.schedulers[name].step()
             optimizer.zero_grad()
             if name in self.averages:
                 self._update_average(name)
-        logged["learning_rate"] = next(iter(self.schedulers.values())).get_last_lr()[0]
+        logged["learning_rate"] = float(next(iter(self.schedulers.values())).get_last_lr()[0])
         return logged
 
     def _update_average(self, name: str) -> None:
@@ -186,11 +189,16 @@ class Engine:
             if not torch.isfinite(value).all():
                 found = checkpoints(self.run_dir)
                 good = found[-1] if found else "none yet"
-                raise FloatingPointError(f"loss term {key!r} is {value.item()} at step {step + 1}; last good checkpoint: {good}")
+                raise FloatingPointError(
+                    f"loss term {key!r} is {value.item()} at step {step + 1}; last good checkpoint: {good}"
+                )
 
     def evaluated_models(self) -> dict[str, nn.Module]:
         """The moving averages where there are any, else the models themselves, unwrapped."""
-        return {name: self.averages[name].module if name in self.averages else model for name, model in self.task.models.items()}
+        return {
+            name: self.averages[name].module if name in self.averages else model
+            for name, model in self.task.models.items()
+        }
 
     def _evaluate(self, step: int) -> dict[str, float]:
         if not self.accelerator.is_main_process:

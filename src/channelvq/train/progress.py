@@ -1,6 +1,7 @@
 """What a run shows while it goes: a live line on a terminal, plain lines elsewhere, and metrics.jsonl always."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ class Progress:
         self.console = Console()
         columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(20), TimeElapsedColumn(), TextColumn("left"),
                    TimeRemainingColumn(), TextColumn("{task.fields[line]}"))  # fmt: skip
+        self.logged = (start_step, time.perf_counter())
         self.bar = Bar(*columns, console=self.console, disable=not (active and self.console.is_terminal))
         self.row = self.bar.add_task("train", total=steps, completed=start_step, line="")
         if active:
@@ -45,12 +47,16 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
 
-    def log(self, step: int, figures: dict[str, float], images_per_second: float) -> None:
-        """One record of training figures."""
-        self._record("train", step, figures | {"images_per_second": images_per_second})
+    def log(self, step: int, figures: dict[str, float], batch_size: int) -> None:
+        """One record of training figures, with the speed since the last one."""
+        before, since = self.logged
+        self.logged = (step, time.perf_counter())
+        speed = (step - before) * batch_size / (self.logged[1] - since)
+        self._record("train", step, figures | {"images_per_second": speed})
 
     def log_evaluation(self, step: int, figures: dict[str, float]) -> None:
-        """One record of held-out figures."""
+        """One record of held-out figures; the time that they took does not count as training."""
+        self.logged = (step, time.perf_counter())
         self._record("evaluate", step, figures)
 
     def say(self, text: str) -> None:

@@ -12,7 +12,9 @@ from channelvq.train.tokenizer_task import TokenizerRecipe, TokenizerTask
 
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> TokenizerRecipe:
     """The resolved config of a recipe with dotted overrides; raises InputError that names every mistake."""
-    return from_dict(TokenizerRecipe, apply_overrides(read_recipe(name_or_path), overrides), where=f"recipe {name_or_path}")
+    return from_dict(
+        TokenizerRecipe, apply_overrides(read_recipe(name_or_path), overrides), where=f"recipe {name_or_path}"
+    )
 
 
 def train(recipe: TokenizerRecipe) -> dict[str, float] | None:

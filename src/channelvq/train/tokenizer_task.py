@@ -140,7 +140,7 @@ class TokenizerTask:
     def evaluate(self, models: dict[str, nn.Module], run_dir: Path, step: int) -> dict[str, float]:
         """Held-out PSNR by prefix and codebook use; a grid of originals over reconstructions in samples/."""
         tokenizer, images = models["tokenizer"], self.held_out
-        assert isinstance(tokenizer, CVQTokenizer)  # noqa: S101 - narrows the type for the checker
+        assert isinstance(tokenizer, CVQTokenizer)
         if step <= self.recipe.objective.start_step:
             return {}
         ids = tokenizer.tokenize(normalize(images), exact=False)
@@ -149,7 +149,10 @@ class TokenizerTask:
         result = usage.result()
         figures = {"use": result.use, "perplexity": result.perplexity, "use_if_uniform": result.use_if_uniform}
         nested = self.recipe.nested.alpha > 0
-        for k in sorted({tokenizer.num_tokens, *((tokenizer.num_tokens // 16, tokenizer.num_tokens // 4) if nested else ())}):
+        restored = images
+        for k in sorted(
+            {tokenizer.num_tokens, *((tokenizer.num_tokens // 16, tokenizer.num_tokens // 4) if nested else ())}
+        ):
             restored = to_uint8(tokenizer.detokenize(ids[:, : max(1, k)], "tensor", exact=False)).cpu()
             figures[f"psnr_{max(1, k)}"] = float(psnr(restored, images).mean())
         shown = torch.cat([images[:16], restored[:16]])
@@ -159,5 +162,5 @@ class TokenizerTask:
     def save(self, models: dict[str, nn.Module], folder: Path) -> None:
         """config.json, model.safetensors and README.md."""
         tokenizer = models["tokenizer"]
-        assert isinstance(tokenizer, CVQTokenizer)  # noqa: S101
+        assert isinstance(tokenizer, CVQTokenizer)
         tokenizer.save_pretrained(folder)

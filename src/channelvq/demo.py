@@ -1,0 +1,144 @@
+"""`cvq demo`: pictures that the bundled tokenizer never saw, decoded from 1, 2, 4, ... of their tokens."""
+
+import importlib
+import time
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import rich
+import torch
+from PIL import Image
+from rich.table import Table
+from torch import Tensor
+
+from channelvq.codec import num_bytes
+from channelvq.data.emoji import EmojiSource
+from channelvq.data.packages import find_package
+from channelvq.data.scenes import SceneSource
+from channelvq.data.source import Source
+from channelvq.errors import InputError
+from channelvq.evaluate.baselines import PCABaseline, jpeg, webp
+from channelvq.evaluate.metrics import psnr, ssim
+from channelvq.images import grid, load_image, normalize, resize_crop, save_image, strip, to_pil, to_tensor, to_uint8
+from channelvq.pictures import prefix_lengths
+from channelvq.tokenizer import CVQTokenizer
+
+PHOTOGRAPHS = ("astronaut", "chelsea", "coffee")
+CODEC_BUDGETS = (12, 24, 48, 96)  # bytes, those of 8, 16, 32 and 64 tokens of 4,096 codes
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: means over the pictures; seconds are for all of them."""
+
+    method: str
+    tokens: int | None
+    num_bytes: float
+    psnr: float
+    ssim: float
+    seconds: float
+
+
+def run(output: Path) -> list[Row]:
+    """Write a strip for each picture and contact-sheet.png to `output`, print the table and return its rows."""
+    tokenizer = CVQTokenizer.from_pretrained("bundled")
+    names, images = _pictures(tokenizer.image_size)
+    rows, decoded = _tokenizer_rows(tokenizer, images)
+    baseline_rows, baselines = _baseline_rows(images)
+    _write_pictures(output, names, images, decoded, baselines)
+    _print_table(rows + baseline_rows, len(images))
+    rich.print(f"{len(images)} strips and {output / 'contact-sheet.png'} written")
+    return rows + baseline_rows
+
+
+def _pictures(size: int) -> tuple[list[str], Tensor]:
+    """Names and uint8 pictures: test photographs, scenes of held-out combinations, held-out emoji if at hand."""
+    found: list[tuple[str, Tensor]] = []
+    for name in PHOTOGRAPHS:
+        photo = _photograph(name)
+        closer = photo.crop((photo.width // 4, 0, photo.width * 3 // 4, photo.height // 2))
+        found += [(name, to_tensor(resize_crop(photo, size))), (f"{name}-part", to_tensor(resize_crop(closer, size)))]
+    sources: dict[str, Source] = {"scene": SceneSource(size=size, split="test", sprites="shapes")}
+    if find_package("fluent-emoji") and find_package("emojibase-data"):
+        sources["emoji"] = EmojiSource(style="fluent", size=size, split="test")
+    for kind, source in sources.items():
+        for i in range(3):
+            found.append((f"{kind}-{i}", source.sample(7 * i + 1, torch.Generator().manual_seed(i)).image))
+    return [name for name, _ in found], torch.stack([image for _, image in found])
+
+
+def _photograph(name: str) -> Image.Image:
+    try:
+        data = importlib.import_module("skimage.data")
+    except ImportError:
+        raise InputError("the demo's photographs come with scikit-image: pip install 'channelvq[demo]'") from None
+    return load_image(getattr(data, name)())
+
+
+def _tokenizer_rows(tokenizer: CVQTokenizer, images: Tensor) -> tuple[list[Row], dict[int, Tensor]]:
+    began = time.perf_counter()
+    ids = tokenizer.tokenize(normalize(images))
+    encoding = time.perf_counter() - began
+    rows, decoded = [], {}
+    for k in prefix_lengths(tokenizer.num_tokens):
+        began = time.perf_counter()
+        decoded[k] = to_uint8(tokenizer.detokenize(ids[:, :k], "tensor"))
+        seconds = encoding + time.perf_counter() - began
+        rows.append(_row("CVQ", k, num_bytes(k, tokenizer.codebook_size), decoded[k], images, seconds))
+    return rows, decoded
+
+
+def _baseline_rows(images: Tensor) -> tuple[list[Row], dict[str, Tensor]]:
+    with resources.as_file(resources.files("channelvq") / "bundled" / "pca.safetensors") as path:
+        pca = PCABaseline.load(path)
+    rows, best = [], {}
+    for budget in CODEC_BUDGETS:
+        began = time.perf_counter()
+        best["PCA"] = pca.reconstruct(images, budget)
+        rows.append(_row("PCA", None, budget, best["PCA"], images, time.perf_counter() - began))
+        for name, codec in (("JPEG", jpeg), ("WebP", webp)):
+            began = time.perf_counter()
+            result = codec(images, budget)
+            seconds, best[name] = time.perf_counter() - began, result.images
+            rows.append(_row(name, None, float(result.num_bytes.float().mean()), result.images, images, seconds))
+    return rows, best
+
+
+def _row(method: str, tokens: int | None, size: float, restored: Tensor, images: Tensor, seconds: float) -> Row:
+    return Row(
+        method, tokens, size, float(psnr(restored, images).mean()), float(ssim(restored, images).mean()), seconds
+    )
+
+
+def _write_pictures(
+    output: Path, names: list[str], images: Tensor, decoded: dict[int, Tensor], baselines: dict[str, Tensor]
+) -> None:
+    columns = {"original": images} | {f"{k} token{'s' if k > 1 else ''}": x for k, x in decoded.items()}
+    columns |= {f"{name} {CODEC_BUDGETS[-1]} B": x for name, x in baselines.items()}
+    cells: list[Image.Image] = []
+    for i, name in enumerate(names):
+        row = to_pil(torch.stack([column[i] for column in columns.values()]))
+        save_image(strip(row, captions=list(columns), scale=2), output / f"{name}.png")
+        cells += row
+    captions = list(columns) * len(names)
+    save_image(grid(cells, len(columns), captions=captions, scale=2), output / "contact-sheet.png")
+
+
+def _print_table(rows: list[Row], count: int) -> None:
+    table = Table(
+        title=f"{count} pictures of 64 x 64 px that were not trained on",
+        caption="JPEG and WebP: best of four scales and all qualities, headers not counted; bytes are what they needed",
+    )
+    for heading in ("method", "tokens", "bytes", "PSNR (dB)", "SSIM", "seconds"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        table.add_row(
+            row.method,
+            str(row.tokens or "-"),
+            f"{row.num_bytes:.0f}",
+            f"{row.psnr:.2f}",
+            f"{row.ssim:.3f}",
+            f"{row.seconds:.2f}",
+        )
+    rich.print(table)

@@ -1,0 +1,196 @@
+"""The training loop: it learns, and a run that was interrupted ends equal to the bit to one that was not."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from channelvq import CVQTokenizer
+from channelvq.config import to_dict
+from channelvq.errors import InputError
+from channelvq.train.engine import Engine, read_metrics, schedule
+from channelvq.train.run import load_recipe
+from channelvq.train.tokenizer_task import TokenizerRecipe, TokenizerTask
+
+TINY = (
+    "model.image_size=32", "model.latent_channels=8", "model.network.base_channels=8", "model.network.stem=2",
+    "model.quantizer.codebook_size=32", "data.validation_images=16", "objective.start_images=32",
+    "train.batch_size=4", "train.log_every=1", "train.device=cpu", "train.ema=0.9",
+)  # fmt: skip
+LONG = ("steps", "evaluate_every", "checkpoint_every")
+
+
+def recipe(folder: Path, *overrides: str) -> TokenizerRecipe:
+    return load_recipe("small/smoke", [*TINY, f"train.output_dir={folder}", *overrides])
+
+
+def fit(config: TokenizerRecipe) -> dict[str, float] | None:
+    return Engine(TokenizerTask(config), config.train, config).fit()
+
+
+class StopAt(TokenizerTask):
+    """Dies in the middle of a run, as a machine does."""
+
+    at = 0
+
+    def losses(self, name, models, batch, step, rank):  # type: ignore[no-untyped-def]
+        if step == self.at:
+            raise KeyboardInterrupt
+        return super().losses(name, models, batch, step, rank)
+
+
+def everything(folder: Path) -> dict[str, object]:
+    """Weights, moving average, optimizer, schedule and random states of the newest checkpoint."""
+    newest = sorted((folder / "checkpoints").glob("step-*"))[-1]
+    found: dict[str, object] = {}
+    for path in sorted(newest.iterdir()):
+        if path.suffix == ".safetensors":
+            found[path.name] = load_file(path)
+        elif path.suffix in (".bin", ".pkl"):
+            found[path.name] = torch.load(path, weights_only=False)
+    return found
+
+
+def assert_equal(a: object, b: object, where: str = "") -> None:
+    if isinstance(a, torch.Tensor):
+        assert isinstance(b, torch.Tensor)
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert isinstance(b, dict)
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_equal(a[key], b[key], f"{where}/{key}")
+    elif isinstance(a, list | tuple):
+        assert isinstance(b, list | tuple)
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_equal(x, y, f"{where}/{i}")
+    elif hasattr(a, "tolist"):  # numpy's random state
+        assert a.tolist() == b.tolist(), where  # type: ignore[attr-defined]
+    else:
+        assert a == b, where
+
+
+@pytest.mark.parametrize("extra", [(), ("train.precision=bf16", "objective.start_step=2")])
+def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, extra: tuple[str, ...]) -> None:
+    settings = ("train.steps=8", "train.checkpoint_every=3", "train.warmup_steps=2", "nested.alpha=0.5", *extra)
+    whole = recipe(tmp_path / "whole", *settings)
+    figures = fit(whole)
+    broken = recipe(tmp_path / "broken", *settings)
+    task = StopAt(broken)
+    task.at = 5  # two steps after the last checkpoint
+    with pytest.raises(KeyboardInterrupt):
+        Engine(task, broken.train, broken).fit()
+    resumed = replace(broken, train=replace(broken.train, resume=True))
+    assert fit(resumed) == figures
+    assert_equal(everything(tmp_path / "broken"), everything(tmp_path / "whole"))
+    assert len(everything(tmp_path / "whole")) >= 4
+    final = [load_file(tmp_path / name / "final" / "model.safetensors") for name in ("whole", "broken")]
+    assert_equal(final[0], final[1])
+    fields = ("step", "pixel", "codebook", "psnr")
+    lines = [[{k: r.get(k) for k in fields} for r in read_metrics(tmp_path / n)] for n in ("whole", "broken")]
+    assert lines[0] == lines[1]
+
+
+def test_twenty_steps_lower_the_loss_and_leave_a_loadable_tokenizer(tmp_path: Path) -> None:
+    config = recipe(
+        tmp_path,
+        "train.steps=20",
+        "train.learning_rate=1e-3",
+        "train.batch_size=8",
+        "train.evaluate_every=1",
+        "train.ema=0",
+    )
+    figures = fit(config)
+    lines = read_metrics(tmp_path)
+    assert len([line for line in lines if line["kind"] == "train"]) == 20
+    held_out = [line["psnr_8"] for line in lines if line["kind"] == "evaluate"]
+    assert held_out[-1] > held_out[0] + 1.0
+    assert figures is not None
+    assert {"use", "perplexity", "psnr_8"} <= figures.keys()
+    tokenizer = CVQTokenizer.from_pretrained(tmp_path / "final")
+    assert tokenizer.config == config.model
+    assert list((tmp_path / "samples").glob("*.png"))
+    assert to_dict(load_recipe(tmp_path / "config.yaml")) == to_dict(config)
+
+
+def test_moving_average_is_saved_not_the_raw_weights(tmp_path: Path) -> None:
+    fit(recipe(tmp_path, "train.steps=6", "train.learning_rate=1e-2"))
+    final = load_file(tmp_path / "final" / "model.safetensors")
+    raw = load_file(sorted((tmp_path / "checkpoints").glob("step-*"))[-1] / "model.safetensors")
+    assert final.keys() == raw.keys()
+    name = "decoder.layers.0.weight"
+    assert not torch.equal(final[name], raw[name])
+    assert bool(final["quantizer.quantizer.started"])
+
+
+def test_a_run_is_not_overwritten_and_a_finished_one_is_not_repeated(tmp_path: Path) -> None:
+    config = recipe(tmp_path, "train.steps=2", "train.checkpoint_every=1")
+    fit(config)
+    with pytest.raises(InputError, match=r"already holds checkpoints.*resume=true"):
+        fit(config)
+    before = (tmp_path / "metrics.jsonl").read_text()
+    fit(replace(config, train=replace(config.train, resume=True)))
+    assert (tmp_path / "metrics.jsonl").read_text() == before
+
+
+def test_checkpoints_rotate_and_partial_ones_are_ignored(tmp_path: Path) -> None:
+    config = recipe(tmp_path, "train.steps=5", "train.checkpoint_every=1", "train.keep_checkpoints=2")
+    fit(config)
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["step-00000004", "step-00000005"]
+    (tmp_path / "checkpoints" / ".partial-step-00000009").mkdir()
+    assert fit(replace(config, train=replace(config.train, resume=True))) is not None
+
+
+def test_another_thread_count_is_said(tmp_path: Path) -> None:
+    config = recipe(tmp_path, "train.steps=1")
+    fit(config)
+    newest = tmp_path / "checkpoints" / "step-00000001" / "progress.json"
+    newest.write_text(json.dumps(json.loads(newest.read_text()) | {"threads": 77}))
+    with pytest.warns(UserWarning, match="written with 77 threads"):
+        fit(replace(config, train=replace(config.train, resume=True)))
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_name(tmp_path: Path) -> None:
+    class Broken(TokenizerTask):
+        def losses(self, name, models, batch, step, rank):  # type: ignore[no-untyped-def]
+            terms, figures = super().losses(name, models, batch, step, rank)
+            return (terms | {"pixel": terms["pixel"] * float("nan")} if step == 2 else terms), figures
+
+    config = recipe(tmp_path, "train.steps=4", "train.checkpoint_every=1")
+    with pytest.raises(FloatingPointError, match=r"'pixel' is nan at step 3.*step-00000002"):
+        Engine(Broken(config), config.train, config).fit()
+
+
+def test_sigterm_saves_and_ends_with_0(tmp_path: Path) -> None:
+    settings = (f"train.output_dir={tmp_path}", *(f"train.{key}=100000" for key in LONG))
+    command = [sys.executable, "-m", "channelvq", "train", "small/smoke", *TINY, *settings]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "step 5:" in line:
+                process.send_signal(signal.SIGTERM)
+                break
+        rest = process.stdout.read()
+    assert process.returncode == 0
+    assert "stopped by SIGTERM" in rest
+    assert len(list((tmp_path / "checkpoints").glob("step-*"))) == 1
+
+
+def test_schedule_warms_up_and_ends_at_its_ratio(tmp_path: Path) -> None:
+    config = recipe(tmp_path, "train.steps=110", "train.warmup_steps=10", "train.final_lr_ratio=0.1").train
+    values = [schedule(config, step) for step in range(111)]
+    assert values[0] == pytest.approx(0.1)
+    assert values[10] == 1.0
+    assert values[60] == pytest.approx(0.55)
+    assert values[110] == pytest.approx(0.1)
+    assert max(values) == 1.0
