@@ -1,0 +1,120 @@
+"""Images as ids, tokenized once: training reads ids and captions from the cache.
+
+    ~/.cache/channelvq/ids/<key>/0000000-0001024.safetensors (ids) and .jsonl (captions, keys), 0001024-0002048...
+
+The key holds everything that decides the ids: the tokenizer's weights and the data's settings, and also the first
+samples themselves, since the code that draws them may change. A shard is there whole or not at all, so tokenizing goes
+on where it was interrupted, and a larger set begins with the whole shards of a smaller one.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import torch
+from jaxtyping import Int32
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from channelvq.config import to_dict
+from channelvq.data.packages import cache_root
+from channelvq.data.source import Sample
+from channelvq.data.stream import Mixture
+from channelvq.errors import InputError
+from channelvq.images import normalize
+from channelvq.tokenizer import CVQTokenizer
+
+SHARD_IMAGES = 1024
+FIRST_SAMPLES = 8
+
+
+@dataclass(frozen=True, eq=False)
+class TokenSet:
+    """n images: ids (n, C), and for each its caption and the key of its source."""
+
+    ids: Int32[Tensor, "n C"]
+    captions: tuple[str, ...]
+    keys: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+
+def tokenizer_digest(tokenizer: CVQTokenizer) -> str:
+    """The first 16 hex digits of the SHA-256 of a tokenizer's settings and weights."""
+    content = hashlib.sha256(json.dumps(to_dict(tokenizer.config), sort_keys=True).encode())
+    for name, tensor in sorted(tokenizer.state_dict().items()):
+        content.update(name.encode())
+        content.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return content.hexdigest()[:16]
+
+
+def tokenized(
+    tokenizer: CVQTokenizer,
+    data: Mixture,
+    count: int,
+    settings: str,
+    *,
+    cache: Path | str | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> TokenSet:
+    """The first `count` images of a mixture as ids, from the cache where they are there.
+
+    settings: a digest of what the mixture was built from. cache: instead of $CHANNELVQ_CACHE or ~/.cache/channelvq.
+    progress is given a line of text for each shard that has to be made.
+    """
+    folder = cache_root(cache) / "ids" / _key(tokenizer, data, settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    shards = []
+    for start in range(0, count, SHARD_IMAGES):
+        positions = range(start, min(start + SHARD_IMAGES, count))
+        path = folder / f"{start:07d}-{positions.stop:07d}.safetensors"
+        if not path.is_file():
+            if progress:
+                progress(f"tokenizing images {start} to {positions.stop} of {count}, once")
+            _write(path, *_tokenize(tokenizer, data, positions))
+        shards.append(_read(path))
+    ids, captions, keys = zip(*shards, strict=True)
+    return TokenSet(torch.cat(ids), tuple(chain(*captions)), tuple(chain(*keys)))
+
+
+def _key(tokenizer: CVQTokenizer, data: Mixture, settings: str) -> str:
+    content = hashlib.sha256(f"{tokenizer_digest(tokenizer)}/{settings}/{data.seed}".encode())
+    for position in range(FIRST_SAMPLES):
+        sample = data[position]
+        content.update(sample.image.contiguous().numpy().tobytes())
+        content.update(json.dumps([sample.text, sample.key]).encode())
+    return content.hexdigest()[:16]
+
+
+def _tokenize(tokenizer: CVQTokenizer, data: Mixture, positions: range) -> tuple[Tensor, list[Sample]]:
+    parts, samples = [], []
+    for start in positions[::64]:
+        some = [data[position] for position in range(start, min(start + 64, positions.stop))]
+        parts.append(tokenizer.tokenize(normalize(torch.stack([sample.image for sample in some]))).cpu())
+        samples += some
+    return torch.cat(parts).to(torch.int32), samples
+
+
+def _write(ids_path: Path, ids: Tensor, samples: Sequence[Sample]) -> None:
+    lines = "".join(json.dumps({"text": sample.text, "key": sample.key}) + "\n" for sample in samples)
+    # Written beside and renamed, the ids last: where they are, the shard is whole. Two processes write the same.
+    for path, write in (
+        (ids_path.with_suffix(".jsonl"), lambda p: p.write_text(lines)),
+        (ids_path, lambda p: save_file({"ids": ids}, p)),
+    ):
+        partial = path.with_name(f".{os.getpid()}-{path.name}")
+        write(partial)
+        partial.replace(path)
+
+
+def _read(path: Path) -> tuple[Tensor, list[str], list[str]]:
+    ids = load_file(path)["ids"]
+    lines = [json.loads(line) for line in path.with_suffix(".jsonl").read_text().splitlines()]
+    if len(lines) != len(ids):
+        raise InputError(f"{path}: {len(ids)} rows of ids but {len(lines)} captions; remove the folder {path.parent}")
+    return ids, [line["text"] for line in lines], [line["key"] for line in lines]

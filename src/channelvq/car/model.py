@@ -1,0 +1,306 @@
+"""CAR: a decoder-only language model that writes an image channel by channel.
+
+    prompt --text tokenizer--> [pad .. pad  t_1 .. t_n] --text embedding--+
+                               (slot of T tokens)                         |
+    marker (begin of image, learned) -------------------------------------+--> backbone --> head --> p(x_1), .., p(x_C)
+                                                                          |    (causal)     (over N codes, float32)
+    x_1 .. x_(C-1) --codeword e_x (D)--> projector: Linear GELU Linear ---+
+
+    Training: cross-entropy at the C image positions. Sampling (sampling.py): x_k ~ p(x_k | x_<k, prompt), then the
+    tokenizer decodes x_1..x_k for any k.
+
+B images, T text slot, C image tokens, N codes, D numbers in a codeword, E embedding, H hidden size.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from huggingface_hub import PyTorchModelHubMixin
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from channelvq.car.backbone import build_backbone, run_backbone, settings_of
+from channelvq.car.choice import Choice
+from channelvq.car.config import CARConfig
+from channelvq.car.files import load_car, save_car
+from channelvq.car.sampling import Generation, generate, score, stream
+from channelvq.car.text import TextTokenizer
+from channelvq.errors import InputError
+from channelvq.tokenizer import CVQTokenizer
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What the model said of a sequence. nats: -log p of each true token. counted: where that enters the loss."""
+
+    logits: Float[Tensor, "B n V"]
+    nats: Float[Tensor, "B n"]
+    counted: Bool[Tensor, "B n"]
+
+    @property
+    def loss(self) -> Float[Tensor, ""]:
+        """Mean nats per counted token."""
+        return self.nats.masked_fill(~self.counted, 0.0).sum() / self.counted.sum().clamp(min=1)
+
+
+class CAR(nn.Module, PyTorchModelHubMixin, library_name="channelvq", license="apache-2.0"):
+    """Channel-wise autoregressive text-to-image model (arXiv 2605.26089), with its image and its text tokenizer.
+
+    tokenizer: the image tokenizer; it is frozen. generator: decides the fresh weights (default: seed 0).
+    """
+
+    codebook: Tensor
+    codeword_mean: Tensor
+    codeword_scale: Tensor
+
+    def __init__(
+        self,
+        config: CARConfig,
+        tokenizer: CVQTokenizer,
+        text: TextTokenizer,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        generator = generator or torch.Generator().manual_seed(0)
+        self.text = text
+        self.tokenizer = tokenizer.requires_grad_(False)
+        self.backbone = build_backbone(config.backbone, text.vocab_size, generator)
+        # The name's settings instead of the name: what is saved is whole without the name's files.
+        self.config = replace(config, backbone=settings_of(self.backbone))
+        width = self.text_embedding.embedding_dim
+        hidden = self.backbone.config.get_text_config(decoder=True).hidden_size
+        self._add_codebook()
+        with torch.random.fork_rng(devices=[]):  # torch draws weights of its own first, from the global generator
+            self.projector = nn.Sequential(nn.Linear(self.codebook.shape[1], width), nn.GELU(), nn.Linear(width, width))
+            self.head = nn.Linear(hidden, self.codebook_size if config.head == "linear" else width, bias=False)
+        self.marker = nn.Parameter(torch.empty(width))
+        channels = torch.empty(self.num_tokens, width) if config.channel_embedding else None
+        self.channel_embedding = None if channels is None else nn.Parameter(channels)
+        self._table: tuple[object, Tensor] | None = None
+        self._check_length()
+        self._initialise(generator)
+
+    def _add_codebook(self) -> None:
+        codes = self.tokenizer.quantizer.codes().detach().float().clone()
+        self.register_buffer("codebook", codes)
+        self.register_buffer("codeword_mean", codes.mean(0))
+        # Codewords may be tiny or large; the projector sees numbers about 1 in either case.
+        self.register_buffer("codeword_scale", (codes - codes.mean(0)).square().mean().sqrt().clamp(min=1e-12))
+
+    def _check_length(self) -> None:
+        longest = getattr(self.backbone.config, "max_position_embeddings", None)
+        text, image = self.config.max_text_tokens, self.num_tokens
+        if longest is not None and longest < text + image:
+            raise InputError(
+                f"backbone: it takes {longest} positions, {text} text and {image} image tokens need {text + image}; "
+                "lower max_text_tokens or raise the backbone's max_position_embeddings"
+            )
+
+    @torch.no_grad()
+    def _initialise(self, generator: torch.Generator) -> None:
+        """Fresh weights of all that is not the backbone; image inputs begin at the scale of the text embeddings."""
+        if self.marker.is_meta:
+            return
+        scale = float(self.text_embedding.weight.float().std())
+        first, last = cast(nn.Linear, self.projector[0]), cast(nn.Linear, self.projector[2])
+        for layer in (first, last, self.head):
+            layer.weight.normal_(0.0, layer.in_features**-0.5, generator=generator)
+        for layer in (first, last):
+            layer.bias.zero_()
+        last.weight.mul_(scale / self._project(torch.arange(self.codebook_size)[:1024]).std().clamp(min=1e-6))
+        for parameter in (self.marker, self.channel_embedding):
+            if parameter is not None:
+                parameter.normal_(0.0, scale, generator=generator)
+        if self.config.head == "linear":
+            # Small: the first predictions are near uniform, a loss of log N.
+            self.head.weight.mul_(0.1)
+
+    # Properties
+
+    @property
+    def num_tokens(self) -> int:
+        """C, tokens of an image."""
+        return self.tokenizer.num_tokens
+
+    @property
+    def codebook_size(self) -> int:
+        """N, number of codes."""
+        return self.tokenizer.codebook_size
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.marker.device
+
+    @property
+    def text_embedding(self) -> nn.Embedding:
+        """The backbone's table of text embeddings."""
+        return cast(nn.Embedding, self.backbone.get_input_embeddings())
+
+    def new_parameters(self) -> Iterator[nn.Parameter]:
+        """What the backbone did not have: projector, marker, head and, where there is one, the channel embedding."""
+        yield from (*self.projector.parameters(), self.marker, *self.head.parameters())
+        if self.channel_embedding is not None:
+            yield self.channel_embedding
+
+    # Tensors
+
+    def forward(
+        self, text_ids: Int64[Tensor, "B T"], text_mask: Bool[Tensor, "B T"], ids: Int64[Tensor, "B k"] | None = None
+    ) -> Prediction:
+        """Teacher-forced prediction of image tokens 1..k, with logits (B, k, N).
+
+        Without ids the backbone is a language model of the text: logits (B, T-1, vocabulary) for the 2nd to last text
+        token, by its own text embeddings as the head. T may be any length here; text is padded on the left.
+        """
+        text = self.text_embedding(text_ids)
+        if ids is None:
+            hidden = run_backbone(self.backbone, text, text_mask)[:, :-1]
+            logits = F.linear(hidden, self.text_embedding.weight)
+            return _predict(logits, text_ids[:, 1:], text_mask[:, :-1] & text_mask[:, 1:])
+        inputs = torch.cat([text, self.image_inputs(ids[:, :-1]).to(text.dtype)], dim=1)
+        everywhere = torch.ones_like(ids, dtype=torch.bool)
+        hidden = run_backbone(self.backbone, inputs, torch.cat([text_mask, everywhere], dim=1))
+        return _predict(self.logits(hidden[:, text.shape[1] :]), ids, everywhere)
+
+    def image_inputs(
+        self, ids: Int64[Tensor, "B k"], start: int = 0, table: Float[Tensor, "N E"] | None = None
+    ) -> Float[Tensor, "B n E"]:
+        """Embeddings of the image inputs number start..k: number 0 is the marker, number j is token x_j.
+
+        table: the projected codebook, where it is at hand, instead of the projector.
+        """
+        tokens = ids[:, max(0, start - 1) :]
+        inputs = self._project(tokens) if table is None else F.embedding(tokens, table)
+        if start == 0:
+            inputs = torch.cat([self.marker.expand(len(ids), 1, -1), inputs], dim=1)
+        if self.channel_embedding is not None:
+            inputs = inputs + self.channel_embedding[start : start + inputs.shape[1]]
+        return inputs
+
+    def logits(
+        self, hidden: Float[Tensor, "B n H"], table: Float[Tensor, "N E"] | None = None
+    ) -> Float[Tensor, "B n N"]:
+        """Scores of the N codes, in float32 at least; table: see `image_inputs`."""
+        scores = self.head(hidden)
+        if self.config.head == "codebook":
+            scores = F.linear(scores, self._project(self._all_codes()) if table is None else table)
+        return _at_least_float32(scores)
+
+    def _all_codes(self) -> Int64[Tensor, " N"]:
+        return torch.arange(self.codebook_size, device=self.device)
+
+    def _project(self, ids: Int64[Tensor, "*shape"]) -> Float[Tensor, "*shape E"]:
+        return self.projector((F.embedding(ids, self.codebook) - self.codeword_mean) / self.codeword_scale)
+
+    @torch.no_grad()
+    def image_table(self) -> Float[Tensor, "N E"]:
+        """The projected codebook: the input embedding of every code. Computed again only after the weights change."""
+        weights = [*self.projector.parameters(), self.codebook]
+        version = [(weight.data_ptr(), weight._version, weight.dtype) for weight in weights]
+        if self._table is None or self._table[0] != version:
+            self._table = (version, torch.cat([self._project(part) for part in self._all_codes().split(4096)]))
+        return self._table[1]
+
+    # Images: see sampling.py
+
+    def generate(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        seed: int = 0,
+        num_tokens: int | None = None,
+        guidance_scale: float = 3.0,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        exact: bool = True,
+        use_cache: bool = True,
+        prefix_ids: Int64[Tensor, "B p"] | None = None,
+    ) -> Generation:
+        """Draw an image for each prompt; image i uses seed + i and does not depend on the other prompts.
+
+        prompts: "" is the unconditional prompt.
+        num_tokens: length of the ids, 1..C (default C); any length decodes.
+        guidance_scale: 1 is no guidance, above 1 follows the prompt more closely.
+        temperature: 0 takes the likeliest token.
+        top_k, top_p: draw from the k likeliest (0: all) and the fewest tokens that together have probability top_p.
+        exact: ids do not depend on neighbours, at the price of filling up to 8 rows; False is faster for a few prompts.
+        use_cache: False is the slow, naive sampler that the other one is tested against.
+        prefix_ids: ids to continue from; the result begins with them and equals that of an uninterrupted run.
+        Raises InputError for anything out of range; warns (UserWarning) where guidance cannot do what is asked.
+        """
+        return generate(
+            self,
+            prompts,
+            Choice(guidance_scale, temperature, top_k, top_p),
+            seed=seed,
+            num_tokens=num_tokens,
+            exact=exact,
+            use_cache=use_cache,
+            prefix_ids=prefix_ids,
+        )
+
+    def stream(
+        self,
+        prompts: str | Sequence[str],
+        every: int = 8,
+        *,
+        seed: int = 0,
+        num_tokens: int | None = None,
+        guidance_scale: float = 3.0,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        exact: bool = True,
+        prefix_ids: Int64[Tensor, "B p"] | None = None,
+    ) -> Iterator[Generation]:
+        """As `generate`, but yields what there is after every `every` tokens and at the end."""
+        return stream(
+            self,
+            prompts,
+            Choice(guidance_scale, temperature, top_k, top_p),
+            every=every,
+            seed=seed,
+            num_tokens=num_tokens,
+            exact=exact,
+            prefix_ids=prefix_ids,
+        )
+
+    def score(
+        self, prompts: str | Sequence[str], ids: Int64[Tensor, "B k"], *, exact: bool = True
+    ) -> Float[Tensor, "B k"]:
+        """Log-probability, in nats, of each given token after its prompt and the tokens before it, without guidance.
+
+        ids: the first k tokens of each image, for any k in 1..C.
+        """
+        return score(self, prompts, ids, exact=exact)
+
+    # Files
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        save_car(self, save_directory)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> "CAR":
+        """Load a generator with its tokenizers: "bundled", a folder, or the id of a hub repository.
+
+        options: those of `huggingface_hub.snapshot_download` (revision, cache_dir, token, ...), for a hub repository.
+        Raises InputError if a file is missing or if weights, image tokenizer and text tokenizer do not fit together.
+        """
+        return load_car(cls, str(pretrained_model_name_or_path), options)
+
+
+def _predict(logits: Tensor, targets: Tensor, counted: Tensor) -> Prediction:
+    logits = _at_least_float32(logits)
+    nats = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
+    return Prediction(logits, nats, counted)
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
