@@ -1,0 +1,253 @@
+"""Training CAR on ids: a language model of the captions first, then the image parts alone, then everything.
+
+    steps  0 .. lm_steps            the backbone learns the captions as text, so that stage 1 freezes what knows words
+           .. + stage1_steps        stage I of the paper: projector, marker and head; the backbone is frozen
+           .. train.steps           stage II: all of it, the backbone with its own learning rate
+
+The step decides the stage, the images, their order and which captions are hidden, so a run resumes exactly.
+"""
+
+from collections.abc import Iterator
+from dataclasses import field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+from jaxtyping import Float, Int32
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic.dataclasses import dataclass
+from rich.console import Console
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+from channelvq.car.config import CARConfig
+from channelvq.car.data import TokenSet, tokenized
+from channelvq.car.model import CAR
+from channelvq.car.sampling import evaluating
+from channelvq.car.text import TextTokenizer, train_bpe
+from channelvq.config import STRICT, digest
+from channelvq.data.build import DataConfig, build_mixture
+from channelvq.data.split import Split
+from channelvq.data.stream import position_generator
+from channelvq.errors import InputError
+from channelvq.images import grid, save_image
+from channelvq.tokenizer import CVQTokenizer
+from channelvq.train.config import TrainConfig
+
+Stage = Literal["lm", "stage1", "stage2"]
+SAMPLES = 8
+EVALUATION_ROWS = 32
+
+
+@dataclass(frozen=True, config=STRICT)
+class CARObjectiveConfig:
+    """Lengths of the stages and what they work on.
+
+    lm_steps, stage1_steps: stage 2 has the rest of train.steps. backbone_lr_ratio: the backbone's learning rate over
+    that of projector, marker and head. text_vocab_size: of the byte-level BPE learned from the captions, where the
+    backbone brings no text tokenizer. train_images: how many are tokenized, to be read again and again.
+    """
+
+    lm_steps: NonNegativeInt = 0
+    stage1_steps: NonNegativeInt = 0
+    backbone_lr_ratio: PositiveFloat = 1.0
+    text_vocab_size: PositiveInt = 1024
+    train_images: PositiveInt = 20_000
+
+
+@dataclass(frozen=True, config=STRICT)
+class CARRecipe:
+    """Everything that decides a generator's training. tokenizer: "bundled", a folder or a hub id."""
+
+    task: Literal["car"] = "car"
+    tokenizer: str = "bundled"
+    model: CARConfig = field(default_factory=CARConfig)
+    objective: CARObjectiveConfig = field(default_factory=CARObjectiveConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        before = self.objective.lm_steps + self.objective.stage1_steps
+        if before > self.train.steps:
+            raise ValueError(
+                f"objective.lm_steps + objective.stage1_steps = {before} must be at most train.steps {self.train.steps}"
+            )
+
+
+class CARTask:
+    """Implements `channelvq.train.engine.Task`."""
+
+    def __init__(self, recipe: CARRecipe) -> None:
+        self.recipe = recipe
+        tokenizer = CVQTokenizer.from_pretrained(recipe.tokenizer)
+        self.train_set = self._tokenized(tokenizer, "train", recipe.train.seed, recipe.objective.train_images)
+        self.held_out = self._tokenized(tokenizer, "validation", 0, recipe.data.validation_images)
+        generator = torch.Generator().manual_seed(recipe.train.seed)
+        self.car = CAR(recipe.model, tokenizer, self._text(), generator=generator)
+        self.train_text = self._encode(self.train_set, "training")
+        self.held_out_text = self._encode(self.held_out, "validation")
+        self.models: dict[str, nn.Module] = {"car": self.car}
+        self.optimizers: dict[str, Optimizer] = {"car": self._optimizer()}
+        self.stage: Stage | None = None
+
+    # Data
+
+    def _tokenized(self, tokenizer: CVQTokenizer, split: Split, seed: int, count: int) -> TokenSet:
+        data = self.recipe.data
+        mixture = build_mixture(data, tokenizer.image_size, split, seed)
+        on_gpu = self.recipe.train.device == "auto" and torch.cuda.is_available()
+        tokenizer.to("cuda" if on_gpu else "cpu")
+        settings = f"{digest(replace(data, validation_images=1))}/{split}"
+        found = tokenized(tokenizer, mixture, count, settings, progress=Console().print)
+        tokenizer.to("cpu")
+        return found
+
+    def _text(self) -> TextTokenizer:
+        if isinstance(self.recipe.model.backbone, str):
+            return TextTokenizer.from_backbone(self.recipe.model.backbone)
+        return TextTokenizer(train_bpe(self.train_set.captions, self.recipe.objective.text_vocab_size))
+
+    def _encode(self, tokens: TokenSet, name: str) -> Int32[Tensor, "n T"]:
+        """Captions in the text slot, -1 on padding."""
+        try:
+            text = self.car.text.encode(tokens.captions, self.recipe.model.max_text_tokens)
+        except InputError as error:
+            raise InputError(f"{name} captions: {error}; or raise model.max_text_tokens") from None
+        return text.ids.masked_fill(~text.mask, -1).to(torch.int32)
+
+    def start(self) -> None:
+        """Nothing: the weights are initialised with the model."""
+
+    def batches(self, start_step: int, rank: int, world: int) -> Iterator[Tensor]:
+        """(b, T + C): text tokens, -1 on padding, and the image's ids. Every image once before any comes again."""
+        train, n = self.recipe.train, len(self.train_set)
+        if train.batch_size % world:
+            raise InputError(f"train.batch_size {train.batch_size} must be a multiple of the {world} ranks")
+        share = train.batch_size // world
+        for step in range(start_step, train.steps):
+            first = step * train.batch_size + rank * share
+            rows = torch.tensor([_shuffled(n, p // n, train.seed)[p % n] for p in range(first, first + share)])
+            yield torch.cat([self.train_text[rows], self.train_set.ids[rows]], dim=1).long()
+
+    # Training
+
+    def stage_at(self, step: int) -> Stage:
+        """Which parts train at a step."""
+        objective = self.recipe.objective
+        if step < objective.lm_steps:
+            return "lm"
+        return "stage1" if step < objective.lm_steps + objective.stage1_steps else "stage2"
+
+    def _enter(self, stage: Stage) -> None:
+        """Parameters that do not train get no gradient, and the optimizer leaves them as they are."""
+        if stage != self.stage:
+            self.car.backbone.requires_grad_(stage != "stage1")
+            for parameter in self.car.new_parameters():
+                parameter.requires_grad_(stage != "lm")
+            self.stage = stage
+
+    def _optimizer(self) -> Optimizer:
+        train, ratio = self.recipe.train, self.recipe.objective.backbone_lr_ratio
+        parts = ((list(self.car.new_parameters()), 1.0), (list(self.car.backbone.parameters()), ratio))
+        groups = [
+            {
+                "params": [p for p in parameters if (p.ndim >= 2) == matrix],
+                "lr": train.learning_rate * part_ratio,
+                # Gains, biases and the marker are not pulled to zero.
+                "weight_decay": train.weight_decay if matrix else 0.0,
+            }
+            for parameters, part_ratio in parts
+            for matrix in (True, False)
+        ]
+        return AdamW(groups, lr=train.learning_rate, betas=train.betas)
+
+    def losses(
+        self, name: str, models: dict[str, nn.Module], batch: Tensor, step: int, rank: int
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Nats per text token in the language stage, else nats per image token with some captions hidden."""
+        stage = self.stage_at(step)
+        self._enter(stage)
+        text, ids = self._split(batch)
+        if stage == "lm":
+            return {"text_nats": models[name](text.clamp(min=0), text >= 0).loss}, {}
+        mask = (text >= 0) & ~self._hidden(len(batch), step, rank).to(text.device)[:, None]
+        predicted = models[name](text.clamp(min=0), mask, ids)
+        top1 = (predicted.logits.detach().argmax(2) == ids).float().mean()
+        return {"nats": predicted.loss}, {"top1": float(top1)}
+
+    def _split(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """Text, without the columns that are padding in every row, and ids."""
+        slot = self.recipe.model.max_text_tokens
+        text, ids = batch[:, :slot], batch[:, slot:]
+        used = max(2, int((text >= 0).sum(1).max()))
+        return text[:, -used:], ids
+
+    def _hidden(self, count: int, step: int, rank: int) -> Tensor:
+        # Depends on the step and the place in the global batch, not on the number of ranks.
+        generator = position_generator(self.recipe.train.seed + 1, step)
+        everyone = torch.rand(self.recipe.train.batch_size, generator=generator) < self.recipe.model.caption_dropout
+        return everyone[rank * count : (rank + 1) * count]
+
+    # Evaluation
+
+    @torch.no_grad()
+    def evaluate(self, models: dict[str, nn.Module], run_dir: Path, step: int) -> dict[str, float]:
+        """Held-out nats per token, the same with the captions shuffled, top-1 accuracy; a grid of samples in samples/.
+
+        The gap between the two is what the model makes of its prompts. In the language stage: nats per text token.
+        """
+        car = cast(CAR, models["car"])
+        batch = torch.cat([self.held_out_text, self.held_out.ids], dim=1).long()
+        if self.stage_at(step - 1) == "lm":
+            return {"text_nats": self._text_nats(car, batch)}
+        nats, right = held_out_nats(car, batch, self.recipe.model.max_text_tokens)
+        shuffled, _ = held_out_nats(car, self._with_other_captions(batch), self.recipe.model.max_text_tokens)
+        self._samples(car, run_dir / "samples" / f"step-{step:08d}.png")
+        return {"nats": float(nats.mean()), "nats_shuffled": float(shuffled.mean()), "top1": float(right.mean())}
+
+    def _text_nats(self, car: CAR, batch: Tensor) -> float:
+        total, count = 0.0, 0
+        with evaluating(car):
+            for rows in batch.to(car.device).split(EVALUATION_ROWS):
+                text, _ = self._split(rows)
+                predicted = car(text.clamp(min=0), text >= 0)
+                total += float(predicted.nats[predicted.counted].sum())
+                count += int(predicted.counted.sum())
+        return total / max(1, count)
+
+    def _with_other_captions(self, batch: Tensor) -> Tensor:
+        order = torch.randperm(len(batch), generator=torch.Generator().manual_seed(0))
+        other, slot = batch.clone(), self.recipe.model.max_text_tokens
+        other[order, :slot] = batch[order.roll(1), :slot]
+        return other
+
+    def _samples(self, car: CAR, path: Path) -> None:
+        """Held-out images as the tokenizer restores them, above images drawn for their captions."""
+        prompts = list(self.held_out.captions[:SAMPLES])
+        scale = 3.0 if self.recipe.model.caption_dropout else 1.0
+        drawn = car.generate(prompts, guidance_scale=scale, exact=False).images
+        restored = car.tokenizer.detokenize(self.held_out.ids[:SAMPLES].long(), exact=False)
+        save_image(grid([*restored, *drawn], columns=SAMPLES, captions=prompts * 2, scale=2), path)
+
+    def save(self, models: dict[str, nn.Module], folder: Path) -> None:
+        """config.json, model.safetensors, tokenizer.json, tokenizer/ and README.md."""
+        cast(CAR, models["car"]).save_pretrained(folder)
+
+
+@torch.no_grad()
+def held_out_nats(car: CAR, batch: Tensor, slot: int) -> tuple[Float[Tensor, "n C"], Float[Tensor, "n C"]]:
+    """By image and channel, of rows as `CARTask.batches` gives: nats, and 1 where the likeliest token is right."""
+    nats, right = [], []
+    with evaluating(car):
+        for rows in batch.to(car.device).split(EVALUATION_ROWS):
+            text, ids = rows[:, :slot], rows[:, slot:]
+            predicted = car(text.clamp(min=0), text >= 0, ids)
+            nats.append(predicted.nats.cpu())
+            right.append((predicted.logits.argmax(2) == ids).float().cpu())
+    return torch.cat(nats), torch.cat(right)
+
+
+@lru_cache(maxsize=4)
+def _shuffled(length: int, epoch: int, seed: int) -> list[int]:
+    return torch.randperm(length, generator=position_generator(seed, -2 - epoch)).tolist()

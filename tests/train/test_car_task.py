@@ -1,0 +1,259 @@
+"""Training the generator: its stages, its data, and that it resumes to the bit."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from channelvq.car import data as car_data
+from channelvq.car.config import CARConfig
+from channelvq.car.data import tokenized, tokenizer_digest
+from channelvq.car.model import CAR
+from channelvq.config import from_dict, to_dict
+from channelvq.data.build import DataConfig
+from channelvq.data.source import Sample
+from channelvq.data.stream import Mixture
+from channelvq.errors import InputError
+from channelvq.nn.conv import ConvConfig
+from channelvq.quantize.codebook import PlainConfig
+from channelvq.tokenizer import CVQConfig, CVQTokenizer
+from channelvq.train import car_task
+from channelvq.train.car_task import CARObjectiveConfig, CARRecipe, CARTask
+from channelvq.train.config import TrainConfig
+from channelvq.train.engine import Engine, read_metrics
+
+COLOURS = {"red": (230, 20, 20), "green": (20, 200, 20), "blue": (30, 30, 240), "grey": (128, 128, 128)}
+BACKBONE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+
+
+class Squares:
+    """A square of one of four colours, left or right."""
+
+    def __len__(self) -> int:
+        return 40
+
+    def sample(self, index: int, generator: torch.Generator) -> Sample:
+        name = list(COLOURS)[index % 4]
+        side = "left" if index % 8 < 4 else "right"
+        image = torch.full((3, 16, 16), 255, dtype=torch.uint8)
+        left = 1 if side == "left" else 9
+        image[:, 3:12, left : left + 6] = torch.tensor(COLOURS[name], dtype=torch.uint8)[:, None, None]
+        return Sample(image, f"a {name} square on the {side}", str(index))
+
+
+@pytest.fixture(scope="module")
+def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    network = ConvConfig(base_channels=8, multipliers=(1, 1), num_blocks=1, attention=False, stem=2)
+    config = CVQConfig(image_size=16, latent_channels=8, network=network, quantizer=PlainConfig(codebook_size=32))
+    tokenizer = CVQTokenizer(config).eval()
+    images = torch.stack([Squares().sample(i, torch.Generator()).image for i in range(8)]).float() / 127.5 - 1
+    tokenizer.quantizer.start_from(tokenizer.encoder(images).detach(), torch.Generator().manual_seed(0))
+    folder = tmp_path_factory.mktemp("tokenizer")
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def recipe(tokenizer_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., CARRecipe]:
+    monkeypatch.setenv("CHANNELVQ_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(
+        car_task,
+        "build_mixture",
+        lambda data, size, split, seed: Mixture({"squares": Squares()}, {"squares": 1.0}, seed),
+    )
+
+    def make(steps: int, folder: str = "run", **changes: object) -> CARRecipe:
+        model = CARConfig(backbone=BACKBONE, max_text_tokens=20)
+        objective = CARObjectiveConfig(text_vocab_size=280, train_images=40)
+        train = TrainConfig(
+            steps=steps, batch_size=8, device="cpu", output_dir=str(tmp_path / folder), learning_rate=3e-3,
+            warmup_steps=0, betas=(0.9, 0.95), ema=0.5, log_every=1, evaluate_every=100, checkpoint_every=100,
+        )  # fmt: skip
+        parts: dict[str, object] = {"model": model, "objective": objective, "train": train}
+        for key, value in changes.items():
+            part, setting = key.split("__")
+            parts[part] = replace(parts[part], **{setting: value})  # type: ignore[type-var]
+        return CARRecipe(tokenizer=str(tokenizer_folder), data=DataConfig(validation_images=12), **parts)  # type: ignore[arg-type]
+
+    return make
+
+
+def fit(config: CARRecipe, task: type[CARTask] = CARTask) -> dict[str, float] | None:
+    return Engine(task(config), config.train, config).fit()
+
+
+def test_a_run_through_all_stages(recipe: Callable[..., CARRecipe], tmp_path: Path) -> None:
+    config = recipe(6, objective__lm_steps=2, objective__stage1_steps=2, train__evaluate_every=2)
+    figures = fit(config)
+    assert figures is not None
+    assert figures.keys() == {"nats", "nats_shuffled", "top1"}
+    records = read_metrics(tmp_path / "run")
+    trained = {r["step"]: r for r in records if r["kind"] == "train"}
+    assert ["text_nats" in trained[step] for step in range(1, 7)] == [True, True, False, False, False, False]
+    evaluated = {r["step"]: r for r in records if r["kind"] == "evaluate"}
+    assert ["text_nats" in evaluated[step] for step in (2, 4, 6)] == [True, False, False]
+    assert sorted(p.name for p in (tmp_path / "run" / "samples").iterdir()) == [
+        "step-00000004.png",
+        "step-00000006.png",
+    ]
+    loaded = CAR.from_pretrained(tmp_path / "run" / "final")
+    assert loaded.generate("a red square on the left").ids.shape == (1, 8)
+    assert (tmp_path / "run" / "final" / "README.md").is_file()
+
+
+def test_it_learns_to_draw_what_the_prompt_says(recipe: Callable[..., CARRecipe]) -> None:
+    figures = fit(recipe(100, train__ema=0.0, objective__lm_steps=5, objective__stage1_steps=5))
+    assert figures is not None
+    assert figures["nats"] < 0.6
+    assert figures["nats_shuffled"] > figures["nats"] + 0.3
+    assert figures["top1"] > 0.6
+
+
+def test_each_stage_trains_its_part(recipe: Callable[..., CARRecipe]) -> None:
+    config = recipe(3, objective__lm_steps=1, objective__stage1_steps=1, train__weight_decay=0.1)
+    task = CARTask(config)
+    batches = task.batches(0, 0, 1)
+    moved = []
+    for step in range(3):
+        before = {name: p.detach().clone() for name, p in task.car.named_parameters()}
+        terms, _ = task.losses("car", task.models, next(batches), step, rank=0)
+        sum(terms.values()).backward()  # type: ignore[union-attr]
+        task.optimizers["car"].step()
+        task.optimizers["car"].zero_grad()
+        changed = {n for n, p in task.car.named_parameters() if not torch.equal(p, before[n])}
+        moved.append(changed)
+    names = {n for n, _ in task.car.named_parameters() if not n.startswith("tokenizer.")}
+    backbone = {n for n in names if n.startswith("backbone.")}
+    assert moved[0] == backbone
+    assert moved[1] == names - backbone
+    assert moved[2] == names
+
+
+def test_resumed_equals_uninterrupted_to_the_bit(recipe: Callable[..., CARRecipe], tmp_path: Path) -> None:
+    class StopAt(CARTask):
+        at = 3
+
+        def losses(self, name, models, batch, step, rank):  # type: ignore[no-untyped-def]
+            if step == self.at:
+                raise KeyboardInterrupt
+            return super().losses(name, models, batch, step, rank)
+
+    settings = {"objective__lm_steps": 2, "objective__stage1_steps": 2, "train__checkpoint_every": 1}
+    fit(recipe(6, "whole", **settings))
+    for at in (3, 5):  # inside stage 1, inside stage 2
+        StopAt.at = at
+        with pytest.raises(KeyboardInterrupt):
+            fit(recipe(6, "broken", train__resume=True, **settings), StopAt)
+    fit(recipe(6, "broken", train__resume=True, **settings))
+    whole, broken = (load_file(tmp_path / name / "final" / "model.safetensors") for name in ("whole", "broken"))
+    assert all(torch.equal(whole[name], broken[name]) for name in whole)
+    records = [
+        [{k: v for k, v in r.items() if k != "images_per_second"} for r in read_metrics(tmp_path / name)]
+        for name in ("whole", "broken")
+    ]
+    assert records[0] == records[1]
+
+
+def test_batches_hold_every_image_once_an_epoch_whatever_the_ranks(recipe: Callable[..., CARRecipe]) -> None:
+    task = CARTask(recipe(10))
+    alone = list(task.batches(0, 0, 1))
+    assert [tuple(b.shape) for b in alone] == [(8, 28)] * 10
+    everything = torch.cat([task.train_text, task.train_set.ids], dim=1).long()
+    for epoch in (alone[:5], alone[5:]):
+        rows = torch.cat(epoch)
+        assert sorted(map(tuple, rows.tolist())) == sorted(map(tuple, everything.tolist()))
+    assert not torch.equal(torch.cat(alone[:5]), torch.cat(alone[5:]))
+    halves = zip(task.batches(3, 0, 2), task.batches(3, 1, 2), strict=True)
+    assert all(torch.equal(torch.cat(both), whole) for both, whole in zip(halves, alone[3:], strict=True))
+    with pytest.raises(InputError, match="must be a multiple of the 3 ranks"):
+        next(task.batches(0, 0, 3))
+
+
+def test_captions_are_hidden_at_the_stated_rate_whatever_the_ranks(recipe: Callable[..., CARRecipe]) -> None:
+    task = CARTask(recipe(1, model__caption_dropout=0.25))
+    hidden = torch.stack([task._hidden(8, step, 0) for step in range(500)])
+    assert 0.2 < float(hidden.float().mean()) < 0.3
+    assert torch.equal(torch.cat([task._hidden(4, 7, rank) for rank in (0, 1)]), hidden[7])
+    never = CARTask(recipe(1, model__caption_dropout=0.0))
+    assert not any(never._hidden(8, step, 0).any() for step in range(100))
+
+
+def test_a_hidden_caption_is_the_empty_prompt(
+    recipe: Callable[..., CARRecipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = CARTask(recipe(1))
+    batch = next(task.batches(0, 0, 1))
+    monkeypatch.setattr(task, "_hidden", lambda count, step, rank: torch.ones(count, dtype=torch.bool))
+    terms, _ = task.losses("car", task.models, batch, 0, 0)
+    task.car.eval()
+    expected = -task.car.score([""] * 8, batch[:, 20:]).mean()
+    torch.testing.assert_close(terms["nats"].detach(), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_learning_rates_by_part(recipe: Callable[..., CARRecipe]) -> None:
+    task = CARTask(recipe(1, objective__backbone_lr_ratio=0.1))
+    rates = {
+        id(p): (group["lr"], group["weight_decay"])
+        for group in task.optimizers["car"].param_groups
+        for p in group["params"]
+    }
+    assert rates[id(task.car.head.weight)] == (3e-3, 1e-4)
+    assert rates[id(task.car.marker)] == (3e-3, 0.0)
+    assert rates[id(task.car.text_embedding.weight)] == (pytest.approx(3e-4), 1e-4)
+    trained = [n for n, p in task.car.named_parameters() if id(p) in rates]
+    assert (
+        len(trained) == len(rates) == len([n for n, _ in task.car.named_parameters() if not n.startswith("tokenizer.")])
+    )
+
+
+def test_images_are_tokenized_once(tokenizer_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(car_data, "SHARD_IMAGES", 16)
+    tokenizer = CVQTokenizer.from_pretrained(tokenizer_folder)
+    mixture = Mixture({"squares": Squares()}, {"squares": 1.0}, seed=0)
+    said: list[str] = []
+
+    def read(count: int, settings: str = "a") -> car_data.TokenSet:
+        return tokenized(tokenizer, mixture, count, settings, cache=tmp_path, progress=said.append)
+
+    first = read(40)
+    assert [line.split()[2] for line in said] == ["0", "16", "32"]
+    images = torch.stack([mixture[p].image for p in range(40)]).float() / 127.5 - 1
+    assert torch.equal(first.ids.long(), tokenizer.tokenize(images))
+    assert first.captions == tuple(mixture[p].text for p in range(40))
+    assert first.keys == tuple(mixture[p].key for p in range(40))
+
+    said.clear()
+    again, more = read(40), read(64)
+    assert torch.equal(again.ids, first.ids)
+    assert torch.equal(more.ids[:40], first.ids)
+    assert [line.split()[2] for line in said] == ["32", "48"]  # whole shards are used by the larger set
+
+    said.clear()
+    read(16, settings="b")
+    with torch.no_grad():
+        tokenizer.quantizer.quantizer.weight.add_(0.1)
+    read(16)
+    assert len(said) == 2  # other settings, other weights: other ids
+
+
+def test_the_digest_of_a_tokenizer_is_that_of_its_content(tokenizer_folder: Path) -> None:
+    one, two = CVQTokenizer.from_pretrained(tokenizer_folder), CVQTokenizer.from_pretrained(tokenizer_folder)
+    assert tokenizer_digest(one) == tokenizer_digest(two)
+    with torch.no_grad():
+        next(two.decoder.parameters()).view(-1)[0] += 1e-3
+    assert tokenizer_digest(one) != tokenizer_digest(two)
+
+
+def test_settings_that_cannot_be_used_are_named(recipe: Callable[..., CARRecipe]) -> None:
+    data = to_dict(recipe(5))
+    data["objective"] |= {"lm_steps": 3, "stage1_steps": 3}
+    with pytest.raises(InputError, match=r"lm_steps \+ objective.stage1_steps = 6 must be at most train.steps 5"):
+        from_dict(CARRecipe, data)
+    with pytest.raises(InputError, match=r"training captions: prompt \d+ has \d+ tokens.*raise model.max_text_tokens"):
+        CARTask(recipe(5, model__max_text_tokens=2))
+    with pytest.raises(InputError, match="tokenizer '/nowhere'"):
+        CARTask(replace(recipe(5), tokenizer="/nowhere"))
