@@ -20,7 +20,13 @@ def test_all_mistakes_in_one_error() -> None:
     with pytest.raises(InputError) as caught:
         from_dict(TokenizerRecipe, data)
     text = str(caught.value)
-    for part in ("model.image_size", "model.colour: there is no such setting", "train.steps", "nested.alpha", "4 setting(s)"):
+    for part in (
+        "model.image_size",
+        "model.colour: there is no such setting",
+        "train.steps",
+        "nested.alpha",
+        "4 setting(s)",
+    ):
         assert part in text
 
 

@@ -82,7 +82,14 @@ def test_images_of_every_form_give_the_same_ids(tokenizer: CVQTokenizer, tmp_pat
     picture.save(tmp_path / "a.png")
     tensor = torch.from_numpy(pixels).permute(2, 0, 1)[None] / 127.5 - 1
     expected = tokenizer.tokenize(tensor)
-    for form in (picture, [picture], pixels, tmp_path / "a.png", str(tmp_path / "a.png"), (tmp_path / "a.png").read_bytes()):
+    for form in (
+        picture,
+        [picture],
+        pixels,
+        tmp_path / "a.png",
+        str(tmp_path / "a.png"),
+        (tmp_path / "a.png").read_bytes(),
+    ):
         assert torch.equal(tokenizer.tokenize(form), expected)
 
 
@@ -120,7 +127,9 @@ def test_round_trip_through_files(tokenizer: CVQTokenizer, tmp_path: Path) -> No
     x = images()
     assert again.config == tokenizer.config
     assert torch.equal(again.tokenize(x), tokenizer.tokenize(x))
-    assert torch.equal(again.detokenize(again.tokenize(x), "tensor"), tokenizer.detokenize(tokenizer.tokenize(x), "tensor"))
+    assert torch.equal(
+        again.detokenize(again.tokenize(x), "tensor"), tokenizer.detokenize(tokenizer.tokenize(x), "tensor")
+    )
 
 
 def test_files_that_do_not_fit_are_refused(tokenizer: CVQTokenizer, tmp_path: Path) -> None:

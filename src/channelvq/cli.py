@@ -192,17 +192,40 @@ def evaluate_reconstruction(
         write_json(json_file, {"protocol": how, "records": [{"metrics": report.to_dict()}]})
 
 
-@experiment_app.command("axis")
-def experiment_axis(
-    json_file: Annotated[Path, typer.Option("--json", help="The stored result.")] = Path("results/axis-small.json"),
-    rerun: Annotated[bool, typer.Option(help="Train both again instead of reading the stored result.")] = False,
-) -> None:
-    """Channel-wise against patch-wise: same network, data, start, steps and tokens."""
+def _study(name: str, json_file: Path | None, rerun: bool) -> None:
     import rich
 
-    from channelvq.experiments.axis import load, run, table
+    from channelvq.experiments.studies import load, run, table
 
-    rich.print(table(run(json_file) if rerun else load(json_file)))
+    path = json_file or Path(f"results/{name}-small.json")
+    rich.print(table(run(name, path) if rerun else load(path)))
+
+
+RerunOption = Annotated[bool, typer.Option("--rerun", help="Train what is not in the store and measure again.")]
+
+
+@experiment_app.command("axis")
+def experiment_axis(json_file: JsonOption = None, rerun: RerunOption = False) -> None:
+    """Channel-wise against patch-wise: same network, data, start, steps and tokens."""
+    _study("axis", json_file, rerun)
+
+
+@experiment_app.command("codebook")
+def experiment_codebook(json_file: JsonOption = None, rerun: RerunOption = False) -> None:
+    """What keeps the plain codebook alive: one setting changed at a time."""
+    _study("codebook", json_file, rerun)
+
+
+@experiment_app.command("bundle")
+def experiment_bundle(
+    run_dir: Annotated[Path, typer.Argument(help="A finished run of small/bundled.")] = Path("runs/bundled"),
+    package: Annotated[Path, typer.Option(help="Where the package keeps its weights.")] = Path("src/channelvq/bundled"),
+    results: Annotated[Path, typer.Option(help="Folder of result files.")] = Path("results"),
+) -> None:
+    """Put a finished run into the package: half-precision weights, model card, PCA baseline, results."""
+    from channelvq.experiments.bundled import bundle
+
+    bundle(run_dir, package, results, "cvq train small/bundled")
 
 
 @app.command()

@@ -35,7 +35,13 @@ def test_equals_float64_brute_force(m: int, n: int, d: int) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 9), st.integers(1, 70), st.integers(1, 6), st.integers(0, 10**6), st.sampled_from([1e-4, 1, 1e4, 1e18]))
+@given(
+    st.integers(1, 9),
+    st.integers(1, 70),
+    st.integers(1, 6),
+    st.integers(0, 10**6),
+    st.sampled_from([1e-4, 1, 1e4, 1e18]),
+)
 def test_exact_among_near_duplicates(m: int, n: int, d: int, seed: int, size: float) -> None:
     # Codewords one float32 step apart around a few centres: float32 distances cannot tell them apart.
     centres = random(3, d, seed=seed) * size

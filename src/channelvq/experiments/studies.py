@@ -1,0 +1,88 @@
+"""Small studies: a handful of recipes trained alike and measured on the same held-out images.
+
+axis: does a token for each channel beat a token for each patch? Same network, data, start, steps and number of tokens;
+nested dropout off for both, as it has no meaning along the patch axis. Paper, the comparison behind its table 1: at
+h*w = c both cost the same tokens, lookups and memory.
+codebook: what keeps the plain codebook alive? One setting changed at a time from `base`.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from channelvq.errors import InputError
+from channelvq.evaluate.reconstruction import evaluate_reconstruction
+from channelvq.evaluate.report import protocol, write_json
+from channelvq.experiments.held_out import DESCRIPTIONS, held_out
+from channelvq.experiments.store import DEFAULT_STORE, record, trained
+from channelvq.train.run import load_recipe
+from channelvq.train.tokenizer_task import TokenizerRecipe
+
+IMAGES = 768  # of each kind: 2 * 768 * 64 = 98,304 tokens, 24 for each code
+KINDS = ("emoji", "photos")
+
+_SHORT = ("train.steps=400", "train.warmup_steps=100", "train.checkpoint_every=400", "train.evaluate_every=400")
+STUDIES: dict[str, dict[str, tuple[str, tuple[str, ...]]]] = {
+    "axis": {"channel": ("small/axis-channel", ()), "patch": ("small/axis-patch", ())},
+    "codebook": {
+        name: ("small/axis-channel", (*_SHORT, *overrides))
+        for name, overrides in {
+            "base": (),
+            "learning rate x 2.5": ("train.learning_rate=5e-4",),
+            "learning rate / 2": ("train.learning_rate=1e-4",),
+            "beta 0.02": ("model.quantizer.beta=0.02",),
+            "beta 1": ("model.quantizer.beta=1.0",),
+            "pixel loss x 10": ("objective.pixel_weight=10",),
+            "codebook rate x 5": ("objective.codebook_lr_ratio=5",),
+            "150 steps without codebook": ("objective.start_step=150",),
+            "uniform start": ("model.quantizer.start=uniform",),
+        }.items()
+    },
+}
+
+
+def recipes(study: str) -> dict[str, TokenizerRecipe]:
+    """The resolved recipes of a study by name."""
+    return {name: load_recipe(base, overrides) for name, (base, overrides) in STUDIES[study].items()}
+
+
+def run(study: str, path: Path, store: Path = DEFAULT_STORE) -> dict[str, Any]:
+    """Train the recipes (or take them from the store), measure on held-out images, write and return the result."""
+    images = torch.cat([held_out(kind, IMAGES) for kind in KINDS])
+    records = []
+    for name, recipe in recipes(study).items():
+        tokenizer, done = trained(recipe, store)
+        report = evaluate_reconstruction(tokenizer, images, prefixes=[tokenizer.num_tokens])
+        base, overrides = STUDIES[study][name]
+        facts = {"name": name, "recipe": base, "overrides": list(overrides)}
+        records.append(facts | record(recipe, done, "+".join(KINDS), report.to_dict()))
+    data = "; ".join(f"{IMAGES} {kind}: {DESCRIPTIONS[kind]}" for kind in KINDS)
+    how = protocol(images, data=data, split="test", resize="antialiased", crop="see data")
+    write_json(path, {"protocol": how, "records": records})
+    return load(path)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A stored result; raises InputError when there is none."""
+    if not path.is_file():
+        raise InputError(f"{path}: there is no stored result; make it with --rerun (3 to 10 minutes a run on 2 cores)")
+    return json.loads(path.read_text())
+
+
+def table(result: dict[str, Any]) -> Table:
+    """For a terminal."""
+    shown = Table(
+        title=f"{result['protocol']['n']} held-out images", caption="same network, data, start, steps and tokens"
+    )
+    for heading in ("run", "steps", "use", "if uniform", "perplexity", "perplexity/N", "PSNR", "SSIM", "seconds"):
+        shown.add_column(heading, justify="right")
+    for row in result["records"]:
+        m = row["metrics"]
+        shown.add_row(
+            row["name"], str(row["steps"]), f"{m['use']:.1%}", f"{m['use_if_uniform']:.1%}", f"{m['perplexity']:.0f}",
+            f"{m['perplexity_ratio']:.2f}", f"{m['psnr']:.2f}", f"{m['ssim']:.3f}", f"{row['seconds']:.0f}",
+        )  # fmt: skip
+    return shown

@@ -1,0 +1,85 @@
+"""The README's code and commands, as a reader would run them."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    pixels = np.linspace(0, 255, 90 * 120 * 3).reshape(90, 120, 3).astype(np.uint8)
+    Image.fromarray(pixels).save("photo.png")
+    (tmp_path / "pictures").mkdir()
+    for i in range(3):
+        Image.fromarray(np.roll(pixels, 10 * i, axis=1)).save(f"pictures/{i}.png")
+    (tmp_path / "results").symlink_to(ROOT / "results")
+    return tmp_path
+
+
+def cvq(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "channelvq", *words], capture_output=True, text=True, check=False)
+
+
+def test_python_block(folder: Path) -> None:
+    (code,) = blocks("python")
+    scope: dict[str, object] = {}
+    exec(code, scope)
+    assert scope["ids"].shape == (1, 64)  # type: ignore[attr-defined]
+    assert scope["indices"].shape == (4, 32)  # type: ignore[attr-defined]
+    assert Image.open("coarse.png").size == (64, 64)
+
+
+def test_commands(folder: Path) -> None:
+    (commands,) = blocks("bash")
+    lines = [shlex.split(line, comments=True) for line in commands.strip().splitlines()]
+    assert [words[1] for words in lines] == ["tokenize", "detokenize", "reconstruct", "train", "evaluate", "experiment"]
+    for words in lines:
+        short = ["train.steps=2", "data.validation_images=4"] if words[1] == "train" else []
+        done = cvq(*words[1:], *short)
+        assert done.returncode == 0, done.stderr
+    for path in ("tokens.json", "decoded/0000-photo.png", "strips/0000-photo.png", "figures.json", "runs/smoke/final"):
+        assert (folder / path).exists(), path
+
+
+def test_user_errors_are_one_line_and_exit_code_2(folder: Path) -> None:
+    (folder / "broken.png").write_bytes(b"not an image")
+    for words, part in (
+        (("tokenize", "missing.png"), "missing.png"),
+        (("tokenize", "broken.png"), "broken.png"),
+        (("train", "small/smokee"), "small/smoke"),
+        (("train", "small/smoke", "train.stepz=1"), "train.stepz: there is no such setting"),
+        (("detokenize", "photo.png"), "photo.png"),
+        (("tokenize", "photo.png", "-t", "nowhere/at-all"), "nowhere/at-all"),
+        (("experiment", "axis", "--json", "none.json"), "--rerun"),
+        (("data", "fetch", "fluent"), "fluent-emoji"),
+        (("frobnicate",), "frobnicate"),
+    ):
+        done = cvq(*words)
+        assert done.returncode == 2, (words, done.stdout, done.stderr)
+        assert part in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_linked_files_exist() -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    code = "import sys, channelvq; print([m for m in ('torch', 'transformers', 'PIL', 'numpy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
