@@ -5,12 +5,13 @@
                                         +---------------- table[x_k] <-------------------------+
 
 What makes an image independent of its neighbours, of `num_tokens` and of being interrupted (exact=True): a group has
-always 8 rows (8 more with guidance), the text slot always T tokens, the cache at token k always T + k entries, and a
-prefix to continue from goes in token by token, as it came out. Each image has its own random numbers, one a token.
+always 8 rows (8 more with guidance), the text slot always T tokens, the cache at token k always T + k entries, a prefix
+to continue from goes in token by token, as it came out, and attention runs on kernels whose bits do not depend on the
+row. Each image has its own random numbers, one a token.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from channelvq.car.backbone import run_backbone
+from channelvq.car.backbone import row_independent_kernels, run_backbone
 from channelvq.car.choice import Choice, choose, guide
 from channelvq.car.text import TextBatch
 from channelvq.errors import InputError
@@ -118,7 +119,7 @@ def score(model: "CAR", prompts: str | Sequence[str], ids: Any, *, exact: bool) 
     ids = _same_count(model.tokenizer._check_ids(ids), len(text), "score")
     rows = CHUNK_ROWS if exact else len(text)
     parts = []
-    with evaluating(model):
+    with evaluating(model), _kernels(model, exact):
         for start in range(0, len(text), rows):
             end = min(start + rows, len(text))
             chosen = _filled(torch.arange(start, end, device=model.device), rows)
@@ -143,6 +144,10 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
+
+
+def _kernels(model: "CAR", exact: bool) -> AbstractContextManager[object]:
+    return row_independent_kernels(model.device) if exact else nullcontext()
 
 
 class _Group:
@@ -170,7 +175,7 @@ class _Group:
     @torch.no_grad()
     def advance_to(self, length: int) -> None:
         """Draw tokens until there are `length`."""
-        with evaluating(self.model):
+        with evaluating(self.model), _kernels(self.model, self.exact):
             given = min(self.prefix.shape[1], length)
             self.ids = torch.cat([self.ids, self.prefix[:, self.ids.shape[1] : given]], dim=1)
             while (k := self.ids.shape[1]) < length:
