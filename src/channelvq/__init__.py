@@ -7,13 +7,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from channelvq.car.model import CAR
     from channelvq.quantize import ChannelVQ, Quantized
     from channelvq.tokenizer import CVQTokenizer
 
 __version__ = "0.1.0"
-__all__ = ["CVQTokenizer", "ChannelVQ", "Quantized", "__version__"]
+__all__ = ["CAR", "CVQTokenizer", "ChannelVQ", "Quantized", "__version__"]
 
-_HOMES = {"CVQTokenizer": "channelvq.tokenizer", "ChannelVQ": "channelvq.quantize", "Quantized": "channelvq.quantize"}
+_HOMES = {
+    "CAR": "channelvq.car.model",
+    "CVQTokenizer": "channelvq.tokenizer",
+    "ChannelVQ": "channelvq.quantize",
+    "Quantized": "channelvq.quantize",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -130,6 +130,38 @@ def reconstruct(
 
 
 @app.command()
+def generate(
+    prompts: Annotated[list[str], typer.Argument(help="One prompt or several.")],
+    car: Annotated[str, typer.Option("--car", "-c", help="A folder written by save_pretrained, or a hub repository.")],
+    output: OutputOption = Path("generated"),
+    stream: Annotated[Path | None, typer.Option(help="Also write the image as it gets richer to this folder.")] = None,
+    every: Annotated[int, typer.Option(help="Tokens between two streamed images.")] = 8,
+    seed: Annotated[int, typer.Option(help="Image i uses seed + i.")] = 0,
+    num_tokens: PrefixOption = None,
+    guidance_scale: Annotated[float, typer.Option(help="1 is no guidance.")] = 3.0,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 1.0,
+    top_k: Annotated[int, typer.Option(help="0: all.")] = 0,
+    top_p: Annotated[float, typer.Option(help="1: all.")] = 1.0,
+) -> None:
+    """Text -> images, by next-channel prediction."""
+    from channelvq import CAR
+    from channelvq.images import save_image
+
+    model = CAR.from_pretrained(car)
+    done = None
+    steps = model.stream(
+        prompts, every if stream else model.num_tokens, seed=seed, num_tokens=num_tokens,
+        guidance_scale=guidance_scale, temperature=temperature, top_k=top_k, top_p=top_p,
+    )  # fmt: skip
+    for done in steps:
+        for i, image in enumerate(done.images if stream else ()):
+            save_image(image, Path(stream or "") / f"{i:04d}-{done.ids.shape[1]:04d}.png")
+    for i, image in enumerate(done.images if done else ()):
+        save_image(image, output / f"{i:04d}.png")
+    typer.echo(f"{len(prompts)} image(s) -> {output}/")
+
+
+@app.command()
 def train(
     recipe: Annotated[str, typer.Argument(help="A recipe's name, such as small/smoke, or the path of a YAML file.")],
     overrides: Annotated[

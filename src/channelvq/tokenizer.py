@@ -10,6 +10,7 @@ image (B, 3, H, W) in [-1, 1]
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import field
 from importlib import resources
 from pathlib import Path
@@ -29,6 +30,7 @@ from channelvq.config import STRICT, from_dict, to_dict
 from channelvq.errors import InputError
 from channelvq.images import ImageInput, images_to_batch, to_pil
 from channelvq.nn.conv import ConvConfig, ConvDecoder, ConvEncoder
+from channelvq.nn.modes import evaluating, row_independent_kernels
 from channelvq.quantize.axis import Axis, from_vectors
 from channelvq.quantize.channel_vq import ChannelVQ, QuantizerConfig
 from channelvq.quantize.codebook import PlainConfig
@@ -136,8 +138,8 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", li
         False drops the padding that this costs.
         """
         batch = images_to_batch(images, size=self.image_size).to(self.device, next(self.parameters()).dtype)
-        with self._evaluating():
-            return _in_chunks(lambda x: self.encode(x).indices, batch, exact)
+        with evaluating(self):
+            return self._in_chunks(lambda x: self.encode(x).indices, batch, exact)
 
     @overload
     def detokenize(self, ids: Tensor, output: Literal["pil"] = "pil", *, exact: bool = True) -> list[Image.Image]: ...
@@ -154,9 +156,9 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", li
         """
         if output not in ("pil", "tensor"):
             raise InputError(f"detokenize: output is 'pil' or 'tensor', got {output!r}")
-        ids = self._check_ids(ids)
-        with self._evaluating():
-            images = _in_chunks(lambda i: self.decode(self.ids_to_latents(i)), ids, exact).clamp(-1.0, 1.0)
+        ids = self.check_ids(ids)
+        with evaluating(self):
+            images = self._in_chunks(lambda i: self.decode(self.ids_to_latents(i)), ids, exact).clamp(-1.0, 1.0)
         return to_pil(images) if output == "pil" else images
 
     def ids_to_latents(self, ids: Int64[Tensor, "B k"]) -> Float[Tensor, "B C h w"]:
@@ -166,7 +168,8 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", li
         side = self.config.latent_size
         return from_vectors(torch.cat([codes, missing], dim=1), self.config.axis, (side, side))
 
-    def _check_ids(self, ids: Any) -> Tensor:
+    def check_ids(self, ids: Any) -> Int64[Tensor, "B k"]:
+        """Ids as int64 (B, k) on the device; raises InputError that names the id or the length that is out of range."""
         ids = torch.as_tensor(ids, device=self.device)
         if ids.dtype.is_floating_point or ids.dtype in (torch.bool, torch.complex64, torch.complex128):
             raise InputError(f"ids: expected whole numbers, got {ids.dtype}")
@@ -181,8 +184,15 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", li
             )
         return ids.long()
 
-    def _evaluating(self) -> "_Evaluating":
-        return _Evaluating(self)
+    def _in_chunks(self, function: Callable[[Tensor], Tensor], batch: Tensor, exact: bool) -> Tensor:
+        """The function over chunks of CHUNK_ROWS rows, the last one filled with copies of its first row when exact."""
+        parts = []
+        with row_independent_kernels(self.device) if exact else nullcontext():
+            for chunk in batch.split(CHUNK_ROWS):
+                missing = CHUNK_ROWS - len(chunk) if exact else 0
+                filled = torch.cat([chunk, chunk[:1].expand(missing, *chunk.shape[1:])])
+                parts.append(function(filled)[: len(chunk)])
+        return torch.cat(parts)
 
     # Files
 
@@ -215,28 +225,6 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", li
             raise InputError(f"{files['model.safetensors']} does not fit its config.json: {sorted(set(wrong))[:5]}")
         model.load_state_dict(state)
         return model.eval()
-
-
-class _Evaluating:
-    """Evaluation mode for the length of a with-block."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module, self.was_training = module, module.training
-
-    def __enter__(self) -> None:
-        self.module.eval()
-
-    def __exit__(self, *_: object) -> None:
-        self.module.train(self.was_training)
-
-
-def _in_chunks(function: Callable[[Tensor], Tensor], batch: Tensor, exact: bool) -> Tensor:
-    """The function over chunks of CHUNK_ROWS rows, the last one filled with copies of its first row when exact."""
-    parts = []
-    for chunk in batch.split(CHUNK_ROWS):
-        missing = CHUNK_ROWS - len(chunk) if exact else 0
-        parts.append(function(torch.cat([chunk, chunk[:1].expand(missing, *chunk.shape[1:])]))[: len(chunk)])
-    return torch.cat(parts)
 
 
 def _pretrained_file(model_id: str, name: str, options: dict[str, Any]) -> Path:

@@ -16,7 +16,7 @@ from channelvq import CVQTokenizer
 from channelvq.config import to_dict
 from channelvq.errors import InputError
 from channelvq.train.engine import Engine, read_metrics, schedule
-from channelvq.train.run import load_recipe
+from channelvq.train.run import load_tokenizer_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe, TokenizerTask
 
 TINY = (
@@ -28,7 +28,7 @@ LONG = ("steps", "evaluate_every", "checkpoint_every")
 
 
 def recipe(folder: Path, *overrides: str) -> TokenizerRecipe:
-    return load_recipe("small/smoke", [*TINY, f"train.output_dir={folder}", *overrides])
+    return load_tokenizer_recipe("small/smoke", [*TINY, f"train.output_dir={folder}", *overrides])
 
 
 def fit(config: TokenizerRecipe) -> dict[str, float] | None:
@@ -118,7 +118,7 @@ def test_twenty_steps_lower_the_loss_and_leave_a_loadable_tokenizer(tmp_path: Pa
     tokenizer = CVQTokenizer.from_pretrained(tmp_path / "final")
     assert tokenizer.config == config.model
     assert list((tmp_path / "samples").glob("*.png"))
-    assert to_dict(load_recipe(tmp_path / "config.yaml")) == to_dict(config)
+    assert to_dict(load_tokenizer_recipe(tmp_path / "config.yaml")) == to_dict(config)
 
 
 def test_moving_average_is_saved_not_the_raw_weights(tmp_path: Path) -> None:

@@ -1,14 +1,12 @@
 """The language model inside CAR: any decoder of `transformers`, by its settings or by its name."""
 
 import inspect
-from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoConfig, AutoModel, Cache, PreTrainedConfig, PreTrainedModel
 
 from channelvq.car.config import SMALL_QWEN3
@@ -83,15 +81,6 @@ def run_backbone(
         use_cache=cache is not None,
         **memory,
     ).last_hidden_state
-
-
-def row_independent_kernels(device: torch.device) -> AbstractContextManager[object]:
-    """Within it, a row's bits do not depend on its place in the batch.
-
-    The CPU's fused attention gives a row other last bits on another thread, presumably by how the thread's buffers are
-    aligned (seen in torch 2.13 with 2 threads, for more than half of the lengths); the plain one does not.
-    """
-    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
 @lru_cache

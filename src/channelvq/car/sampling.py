@@ -11,7 +11,7 @@ row. Each image has its own random numbers, one a token.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from jaxtyping import Float, Float64, Int64
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DynamicCache
 
-from channelvq.car.backbone import row_independent_kernels, run_backbone
+from channelvq.car.backbone import run_backbone
 from channelvq.car.choice import Choice, choose, guide
 from channelvq.car.text import TextBatch
 from channelvq.errors import InputError
+from channelvq.nn.modes import evaluating, row_independent_kernels
 from channelvq.tokenizer import CHUNK_ROWS, CVQTokenizer
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def _stream(model: "CAR", job: _Job, every: int, exact: bool) -> Iterator[Genera
 def score(model: "CAR", prompts: str | Sequence[str], ids: Any, *, exact: bool) -> Float[Tensor, "B k"]:
     """See `CAR.score`."""
     text = encode_prompts(model, prompts)
-    ids = _same_count(model.tokenizer._check_ids(ids), len(text), "score")
+    ids = _same_count(model.tokenizer.check_ids(ids), len(text), "score")
     rows = CHUNK_ROWS if exact else len(text)
     parts = []
     with evaluating(model), _kernels(model, exact):
@@ -133,17 +134,6 @@ def encode_prompts(model: "CAR", prompts: str | Sequence[str]) -> TextBatch:
     if not prompts:
         raise InputError("prompts: expected a text or a list of at least one, got an empty list")
     return model.text.encode(prompts, model.config.max_text_tokens).to(model.device)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for the length of a with-block."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
 
 
 def _kernels(model: "CAR", exact: bool) -> AbstractContextManager[object]:
@@ -281,7 +271,7 @@ def _prepare(
 def _check_prefix(model: "CAR", prefix_ids: Any, count: int, num_tokens: int) -> Int64[Tensor, "B p"]:
     if prefix_ids is None:
         return torch.empty(count, 0, dtype=torch.int64, device=model.device)
-    prefix = _same_count(model.tokenizer._check_ids(prefix_ids), count, "prefix_ids")
+    prefix = _same_count(model.tokenizer.check_ids(prefix_ids), count, "prefix_ids")
     if prefix.shape[1] > num_tokens:
         raise InputError(
             f"prefix_ids: {prefix.shape[1]} tokens are more than num_tokens {num_tokens}, which counts the prefix"

@@ -22,7 +22,7 @@ from channelvq.evaluate.reconstruction import evaluate_reconstruction
 from channelvq.evaluate.report import git_revision, protocol, write_json
 from channelvq.experiments.held_out import DESCRIPTIONS, held_out
 from channelvq.tokenizer import CVQTokenizer
-from channelvq.train.run import load_recipe
+from channelvq.train.run import load_tokenizer_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe
 
 IMAGES = 768  # 49,152 tokens, 12 for each code
@@ -34,7 +34,7 @@ def bundle(run_dir: Path, package: Path, results: Path, command: str) -> dict[st
 
     Everything is measured on the weights as they are stored, not as they were trained.
     """
-    recipe = load_recipe(run_dir / "config.yaml")
+    recipe = load_tokenizer_recipe(run_dir / "config.yaml")
     folder = package / "tokenizer"
     _store_half(run_dir / "final", folder)
     tokenizer = CVQTokenizer.from_pretrained(folder)

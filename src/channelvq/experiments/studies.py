@@ -3,7 +3,7 @@
 axis: does a token for each channel beat a token for each patch? Same network, data, start, steps and number of tokens;
 nested dropout off for both, as it has no meaning along the patch axis. Paper, the comparison behind its table 1: at
 h*w = c both cost the same tokens, lookups and memory.
-codebook: what keeps the plain codebook alive? One setting changed at a time from `base`.
+codebook: what keeps the plain codebook alive? Short runs with one setting changed at a time from `base`, on both axes.
 """
 
 import json
@@ -18,17 +18,17 @@ from channelvq.evaluate.reconstruction import evaluate_reconstruction
 from channelvq.evaluate.report import protocol, write_json
 from channelvq.experiments.held_out import DESCRIPTIONS, held_out
 from channelvq.experiments.store import DEFAULT_STORE, record, trained
-from channelvq.train.run import load_recipe
+from channelvq.train.run import load_tokenizer_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe
 
 IMAGES = 768  # of each kind: 2 * 768 * 64 = 98,304 tokens, 24 for each code
 KINDS = ("emoji", "photos")
 
-_SHORT = ("train.steps=400", "train.warmup_steps=100", "train.checkpoint_every=400", "train.evaluate_every=400")
+_SHORT = ("train.steps=300", "train.warmup_steps=100", "train.checkpoint_every=300", "train.evaluate_every=300")
 STUDIES: dict[str, dict[str, tuple[str, tuple[str, ...]]]] = {
     "axis": {"channel": ("small/axis-channel", ()), "patch": ("small/axis-patch", ())},
     "codebook": {
-        name: ("small/axis-channel", (*_SHORT, *overrides))
+        name: (f"small/axis-{'patch' if name.startswith('patch') else 'channel'}", (*_SHORT, *overrides))
         for name, overrides in {
             "base": (),
             "learning rate x 2.5": ("train.learning_rate=5e-4",),
@@ -37,8 +37,11 @@ STUDIES: dict[str, dict[str, tuple[str, tuple[str, ...]]]] = {
             "beta 1": ("model.quantizer.beta=1.0",),
             "pixel loss x 10": ("objective.pixel_weight=10",),
             "codebook rate x 5": ("objective.codebook_lr_ratio=5",),
-            "150 steps without codebook": ("objective.start_step=150",),
+            "100 steps without codebook": ("objective.start_step=100",),
             "uniform start": ("model.quantizer.start=uniform",),
+            "patch": (),
+            "patch, learning rate x 2.5": ("train.learning_rate=5e-4",),
+            "patch, learning rate / 2": ("train.learning_rate=1e-4",),
         }.items()
     },
 }
@@ -46,7 +49,7 @@ STUDIES: dict[str, dict[str, tuple[str, tuple[str, ...]]]] = {
 
 def recipes(study: str) -> dict[str, TokenizerRecipe]:
     """The resolved recipes of a study by name."""
-    return {name: load_recipe(base, overrides) for name, (base, overrides) in STUDIES[study].items()}
+    return {name: load_tokenizer_recipe(base, overrides) for name, (base, overrides) in STUDIES[study].items()}
 
 
 def run(study: str, path: Path, store: Path = DEFAULT_STORE) -> dict[str, Any]:

@@ -24,7 +24,6 @@ from torch.optim import AdamW, Optimizer
 from channelvq.car.config import CARConfig
 from channelvq.car.data import TokenSet, tokenized
 from channelvq.car.model import CAR
-from channelvq.car.sampling import evaluating
 from channelvq.car.text import TextTokenizer, train_bpe
 from channelvq.config import STRICT, digest
 from channelvq.data.build import DataConfig, build_mixture
@@ -32,6 +31,7 @@ from channelvq.data.split import Split
 from channelvq.data.stream import position_generator
 from channelvq.errors import InputError
 from channelvq.images import grid, save_image
+from channelvq.nn.modes import evaluating
 from channelvq.tokenizer import CVQTokenizer
 from channelvq.train.config import TrainConfig
 

@@ -6,19 +6,39 @@ from pathlib import Path
 import torch
 
 from channelvq.config import apply_overrides, from_dict, read_recipe
-from channelvq.train.engine import Engine
+from channelvq.errors import InputError
+from channelvq.train.car_task import CARRecipe, CARTask
+from channelvq.train.engine import Engine, Task
 from channelvq.train.tokenizer_task import TokenizerRecipe, TokenizerTask
 
+Recipe = TokenizerRecipe | CARRecipe
+KINDS: dict[str, type[Recipe]] = {"tokenizer": TokenizerRecipe, "car": CARRecipe}
 
-def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> TokenizerRecipe:
+
+def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """The resolved config of a recipe with dotted overrides; raises InputError that names every mistake."""
-    return from_dict(
-        TokenizerRecipe, apply_overrides(read_recipe(name_or_path), overrides), where=f"recipe {name_or_path}"
-    )
+    data = apply_overrides(read_recipe(name_or_path), overrides)
+    task = data.get("task", "tokenizer")
+    if task not in KINDS:
+        raise InputError(f"recipe {name_or_path}: task {task!r} is unknown, the tasks are {', '.join(KINDS)}")
+    return from_dict(KINDS[task], data, where=f"recipe {name_or_path}")
 
 
-def train(recipe: TokenizerRecipe) -> dict[str, float] | None:
+def load_tokenizer_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> TokenizerRecipe:
+    """As `load_recipe`, for where only a tokenizer's recipe will do."""
+    recipe = load_recipe(name_or_path, overrides)
+    if not isinstance(recipe, TokenizerRecipe):
+        raise InputError(f"recipe {name_or_path}: expected one with task: tokenizer, this one has task: {recipe.task}")
+    return recipe
+
+
+def train(recipe: Recipe) -> dict[str, float] | None:
     """Train a recipe; returns the last held-out figures, or None when a signal stopped it."""
     if recipe.train.threads:
         torch.set_num_threads(recipe.train.threads)
-    return Engine(TokenizerTask(recipe), recipe.train, recipe).fit()
+    match recipe:
+        case TokenizerRecipe():
+            task: Task = TokenizerTask(recipe)
+        case CARRecipe():
+            task = CARTask(recipe)
+    return Engine(task, recipe.train, recipe).fit()

@@ -1,0 +1,72 @@
+"""What ships in the package: small, loadable, and what the result file was measured on."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from channelvq import CVQTokenizer
+from channelvq.demo import run
+from channelvq.evaluate.metrics import psnr
+from channelvq.evaluate.report import weights_sha256
+from channelvq.images import normalize, to_uint8
+from channelvq.nn.modes import row_independent_kernels
+from channelvq.quantize.nearest import nearest_codeword
+
+ROOT = Path(__file__).parents[1]
+BUNDLED = ROOT / "src/channelvq/bundled"
+RESULT = json.loads((ROOT / "results/bundled-tokenizer.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> CVQTokenizer:
+    return CVQTokenizer.from_pretrained("bundled")
+
+
+def test_is_the_small_scale_standard_and_small(tokenizer: CVQTokenizer) -> None:
+    assert (tokenizer.image_size, tokenizer.num_tokens, tokenizer.codebook_size) == (64, 64, 4096)
+    assert (BUNDLED / "tokenizer/model.safetensors").stat().st_size <= 20e6
+
+
+def test_results_were_measured_on_these_weights(tokenizer: CVQTokenizer) -> None:
+    digest = weights_sha256(tokenizer)
+    assert {record["protocol"]["tokenizer_sha256"] for record in RESULT["records"]} == {digest}
+    card = (BUNDLED / "tokenizer/README.md").read_text()
+    for record in RESULT["records"]:
+        assert f"{record['metrics']['psnr']:.2f}" in card
+
+
+def test_psnr_rises_with_every_doubling_of_the_prefix_on_held_out_images() -> None:
+    for record in RESULT["records"]:
+        values = [prefix["psnr"] for prefix in record["metrics"]["prefixes"]]
+        assert len(values) == 7
+        assert values == sorted(values)
+
+
+def test_ids_are_the_nearest_codewords_and_do_not_depend_on_the_batch(tokenizer: CVQTokenizer) -> None:
+    x = torch.rand(10, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    ids = tokenizer.tokenize(x)
+    with torch.no_grad(), row_independent_kernels(x.device):
+        maps = tokenizer.encoder(x[:8]).flatten(2)
+    assert torch.equal(ids[:8], nearest_codeword(maps.flatten(0, 1), tokenizer.quantizer.codes()).view(8, 64))
+    assert torch.equal(tokenizer.tokenize(x[9:]), ids[9:])
+
+
+def test_demo_draws_its_pictures_and_beats_noise(tmp_path: Path) -> None:
+    rows = run(tmp_path)
+    assert (tmp_path / "contact-sheet.png").is_file()
+    assert len(list(tmp_path.glob("*.png"))) >= 10
+    ours = [row for row in rows if row.method == "CVQ"]
+    assert [row.tokens for row in ours] == [1, 2, 4, 8, 16, 32, 64]
+    assert [row.psnr for row in ours] == sorted(row.psnr for row in ours)
+    assert {row.method for row in rows} == {"CVQ", "PCA", "JPEG", "WebP"}
+
+
+def test_an_image_comes_back_better_than_its_mean_colour(tokenizer: CVQTokenizer) -> None:
+    steps = torch.linspace(0, 255, 64)
+    ramp = torch.stack([steps.expand(64, 64), steps[:, None].expand(64, 64), torch.full((64, 64), 90.0)])
+    image = ramp.round().to(torch.uint8)[None]
+    restored = to_uint8(tokenizer.detokenize(tokenizer.tokenize(normalize(image)), "tensor"))
+    flat = image.float().mean((2, 3), keepdim=True).round().to(torch.uint8).expand_as(image).contiguous()
+    assert psnr(restored, image) > psnr(flat, image) + 6
