@@ -24,15 +24,16 @@ from channelvq.train.tokenizer_task import TokenizerRecipe
 IMAGES = 768  # of each kind: 2 * 768 * 64 = 98,304 tokens, 24 for each code
 KINDS = ("emoji", "photos")
 
-_SHORT = ("train.steps=300", "train.warmup_steps=100", "train.checkpoint_every=300", "train.evaluate_every=300")
+_SHORT = ("train.steps=250", "train.checkpoint_every=250", "train.evaluate_every=250")
 STUDIES: dict[str, dict[str, tuple[str, tuple[str, ...]]]] = {
     "axis": {"channel": ("small/axis-channel", ()), "patch": ("small/axis-patch", ())},
     "codebook": {
         name: (f"small/axis-{'patch' if name.startswith('patch') else 'channel'}", (*_SHORT, *overrides))
         for name, overrides in {
             "base": (),
-            "learning rate x 2.5": ("train.learning_rate=5e-4",),
-            "learning rate / 2": ("train.learning_rate=1e-4",),
+            "learning rate x 4": ("train.learning_rate=2e-3",),
+            "learning rate / 4": ("train.learning_rate=1.25e-4",),
+            "Adam(0.5, 0.9)": ("train.betas=[0.5,0.9]",),
             "beta 0.02": ("model.quantizer.beta=0.02",),
             "beta 1": ("model.quantizer.beta=1.0",),
             "pixel loss x 10": ("objective.pixel_weight=10",),
@@ -40,8 +41,8 @@ STUDIES: dict[str, dict[str, tuple[str, tuple[str, ...]]]] = {
             "100 steps without codebook": ("objective.start_step=100",),
             "uniform start": ("model.quantizer.start=uniform",),
             "patch": (),
-            "patch, learning rate x 2.5": ("train.learning_rate=5e-4",),
-            "patch, learning rate / 2": ("train.learning_rate=1e-4",),
+            "patch, learning rate x 4": ("train.learning_rate=2e-3",),
+            "patch, learning rate / 4": ("train.learning_rate=1.25e-4",),
         }.items()
     },
 }
