@@ -260,6 +260,18 @@ def experiment_bundle(
     bundle(run_dir, package, results, "cvq train small/bundled")
 
 
+@experiment_app.command("tables")
+def experiment_tables(
+    pages: Annotated[list[Path], typer.Argument(help="Markdown pages with <!-- table: NAME --> sections.")],
+    results: Annotated[Path, typer.Option(help="Folder of result files.")] = Path("results"),
+) -> None:
+    """Write the tables of pages anew from the result files."""
+    from channelvq.experiments.tables import render
+
+    for page in pages:
+        page.write_text(render(page, results))
+
+
 @app.command()
 def demo(output: OutputOption = Path("demo")) -> None:
     """Tokenize pictures that the bundled tokenizer never saw; strips, a contact sheet and a table."""

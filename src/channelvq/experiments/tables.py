@@ -1,0 +1,103 @@
+"""Tables of README and docs, written from results/*.json, so that no figure is typed by hand.
+
+A page holds `<!-- table: axis -->` and `<!-- end -->`; what is between them is replaced.
+"""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from channelvq.errors import InputError
+
+SECTION = re.compile(r"<!-- table: (?P<name>[\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
+
+
+def render(page: Path, results: Path) -> str:
+    """The text of a page with every table made anew; raises InputError for a table that is not known."""
+
+    def table(match: re.Match[str]) -> str:
+        name = match["name"]
+        if name not in TABLES:
+            raise InputError(f"{page}: table {name!r} is unknown, the tables are {', '.join(TABLES)}")
+        file, make = TABLES[name]
+        return f"<!-- table: {name} -->\n{make(json.loads((results / file).read_text()))}\n<!-- end -->"
+
+    return SECTION.sub(table, page.read_text())
+
+
+def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def study(result: dict[str, Any]) -> str:
+    """Use, perplexity and quality of each run of a study."""
+    rows = []
+    for row in result["records"]:
+        m = row["metrics"]
+        cells = [
+            row["name"],
+            str(row["steps"]),
+            f"{m['use']:.1%}",
+            f"{m['perplexity']:.0f}",
+            f"{m['perplexity_ratio']:.2f}",
+        ]
+        cells += [f"{m['psnr']:.2f} ({m['psnr_interval'][0]:.2f} to {m['psnr_interval'][1]:.2f})"]
+        cells += [
+            f"{m['ssim']:.3f} ({m['ssim_interval'][0]:.3f} to {m['ssim_interval'][1]:.3f})",
+            f"{row['seconds']:.0f}",
+        ]
+        rows.append(cells)
+    first = result["records"][0]["metrics"]
+    headings = ("run", "steps", "use", "perplexity", "perplexity/N", "PSNR (95 %)", "SSIM (95 %)", "seconds")
+    note = (
+        f"\n\n{result['protocol']['n']} held-out images, {first['usage_tokens']} tokens; codes drawn at random would be "
+        f"used to {first['use_if_uniform']:.1%}."
+    )
+    return _markdown(headings, rows) + note
+
+
+def bundled(result: dict[str, Any]) -> str:
+    """The bundled tokenizer at full length on each kind of image, with the baselines at the same bytes."""
+    rows = []
+    for record in result["records"]:
+        m = record["metrics"]
+        others = [_at(record, name, m["bytes"]) for name in ("pca", "jpeg", "webp")]
+        cells = [record["data"], f"{m['psnr']:.2f} ({m['psnr_interval'][0]:.2f} to {m['psnr_interval'][1]:.2f})"]
+        cells += [
+            f"{m['ssim']:.3f}",
+            *others,
+            f"{m['use']:.1%}",
+            f"{m['perplexity_ratio']:.2f}",
+            str(m["usage_tokens"]),
+        ]
+        rows.append(cells)
+    headings = ("images", "PSNR (95 %)", "SSIM", "PCA", "JPEG", "WebP", "use", "perplexity/N", "tokens measured")
+    return _markdown(headings, rows)
+
+
+def _at(record: dict[str, Any], baseline: str, budget: int) -> str:
+    points = record["baselines"]["curves"][baseline]
+    return next((f"{point['psnr']:.2f}" for point in points if point["budget"] == budget), "-")
+
+
+def prefixes(result: dict[str, Any]) -> str:
+    """PSNR of the bundled tokenizer at every prefix length."""
+    lengths = [prefix["tokens"] for prefix in result["records"][0]["metrics"]["prefixes"]]
+    sizes = [prefix["bytes"] for prefix in result["records"][0]["metrics"]["prefixes"]]
+    headings = ["PSNR (dB)", *(f"{k} ({size} B)" for k, size in zip(lengths, sizes, strict=True))]
+    rows = [
+        [record["data"], *(f"{prefix['psnr']:.2f}" for prefix in record["metrics"]["prefixes"])]
+        for record in result["records"]
+    ]
+    return _markdown(headings, rows)
+
+
+TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+    "axis": ("axis-small.json", study),
+    "codebook": ("codebook-small.json", study),
+    "bundled": ("bundled-tokenizer.json", bundled),
+    "prefixes": ("bundled-tokenizer.json", prefixes),
+}
