@@ -53,8 +53,8 @@ def study(result: dict[str, Any]) -> str:
     first = result["records"][0]["metrics"]
     headings = ("run", "steps", "use", "perplexity", "perplexity/N", "PSNR (95 %)", "SSIM (95 %)", "seconds")
     note = (
-        f"\n\n{result['protocol']['n']} held-out images, {first['usage_tokens']} tokens; codes drawn at random would be "
-        f"used to {first['use_if_uniform']:.1%}."
+        f"\n\n{result['protocol']['n']} held-out images, {first['usage_tokens']} tokens; codes drawn at random would "
+        f"be used to {first['use_if_uniform']:.1%}."
     )
     return _markdown(headings, rows) + note
 
