@@ -37,7 +37,6 @@ STUDIES: dict[str, dict[str, tuple[str, tuple[str, ...]]]] = {
             "beta 0.02": ("model.quantizer.beta=0.02",),
             "beta 1": ("model.quantizer.beta=1.0",),
             "pixel loss x 10": ("objective.pixel_weight=10",),
-            "codebook rate x 5": ("objective.codebook_lr_ratio=5",),
             "100 steps without codebook": ("objective.start_step=100",),
             "uniform start": ("model.quantizer.start=uniform",),
             "patch": (),
