@@ -67,6 +67,22 @@ def test_unknown_recipe_names_the_known_ones(tmp_path: Path) -> None:
         read_recipe(tmp_path / "c.yaml")
 
 
+def test_a_base_is_beside_its_recipe_and_a_circle_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "a.yaml").write_text("base: b.yaml\ntrain: {seed: 3}\n")
+    (tmp_path / "sub" / "b.yaml").write_text("base: small/smoke\ntrain: {steps: 9}\n")
+    monkeypatch.chdir(tmp_path)
+    train = load_recipe("sub/a.yaml").train
+    assert (train.seed, train.steps) == (3, 9)
+    (tmp_path / "c.yaml").write_text("base: c.yaml\n")
+    with pytest.raises(InputError, match=r"c\.yaml -> c\.yaml"):
+        load_recipe("c.yaml")
+    for content in (b"base: 5\n", b"\xff\xfe\x00", b"task: [1]\n", b"task: painter\n"):
+        (tmp_path / "d.yaml").write_bytes(content)
+        with pytest.raises(InputError, match=r"d\.yaml"):
+            load_recipe("d.yaml")
+
+
 def test_base_recipe_is_read_first(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("base: small/smoke\ntrain: {steps: 7}\n")
     recipe = load_recipe(tmp_path / "a.yaml")

@@ -13,7 +13,7 @@ from channelvq import CVQTokenizer
 from channelvq.errors import InputError
 from channelvq.nn.conv import ConvConfig
 from channelvq.nn.modes import row_independent_kernels
-from channelvq.quantize.axis import Axis
+from channelvq.quantize.axis import Axis, from_vectors, to_vectors
 from channelvq.quantize.codebook import PlainConfig
 from channelvq.tokenizer import CVQConfig
 
@@ -147,6 +147,34 @@ def test_files_that_do_not_fit_are_refused(tokenizer: CVQTokenizer, tmp_path: Pa
         CVQTokenizer.from_pretrained(folder)
     with pytest.raises(InputError, match=r"holds no config\.json"):
         CVQTokenizer.from_pretrained(tmp_path)
+
+
+def test_damaged_files_are_named(tokenizer: CVQTokenizer, tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors"):
+        tokenizer.save_pretrained(tmp_path / name)
+        path = tmp_path / name / name
+        path.write_bytes(path.read_bytes()[:40])
+        with pytest.raises(InputError, match="damaged"):
+            CVQTokenizer.from_pretrained(tmp_path / name)
+
+
+def test_prefix_without_codebook_drops_tokens_of_the_axis(tokenizer: CVQTokenizer) -> None:
+    x, num = images(2), tokenizer.num_tokens
+    keep = (torch.arange(num) < 3).expand(2, -1)
+    with torch.no_grad():
+        masked, quantized = tokenizer(x, keep, quantize=False)
+        vectors = to_vectors(tokenizer.encoder(x), tokenizer.config.axis)
+        expected = tokenizer.decode(from_vectors(vectors * keep[:, :, None], tokenizer.config.axis, (4, 4)))
+    assert quantized is None
+    torch.testing.assert_close(masked, expected)
+
+
+def test_training_mode_of_every_part_is_put_back(tokenizer: CVQTokenizer) -> None:
+    tokenizer.train()
+    tokenizer.encoder.eval()
+    tokenizer.tokenize(images(1))
+    assert tokenizer.training
+    assert not tokenizer.encoder.training
 
 
 def test_half_precision_files_load_as_float32(tokenizer: CVQTokenizer, tmp_path: Path) -> None:

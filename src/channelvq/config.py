@@ -60,29 +60,47 @@ def recipe_names() -> list[str]:
 def read_recipe(name_or_path: str | Path) -> dict[str, Any]:
     """The plain data of a recipe, by name ("small/smoke") or by the path of a YAML file.
 
-    A recipe may name another one under `base`: the other's settings are read first and then overridden.
+    A recipe may name another one under `base` (a path is relative to the recipe's own folder): the other's settings are
+    read first and then overridden.
     """
-    path = Path(name_or_path)
-    if path.suffix in {".yaml", ".yml"}:
-        if not path.is_file():
-            raise InputError(f"recipe {str(name_or_path)!r}: there is no such file")
-        text = path.read_text()
-    else:
-        entry = resources.files("channelvq") / "recipes" / f"{name_or_path}.yaml"
-        if not entry.is_file():
-            known = ", ".join(recipe_names())
-            raise InputError(
-                f"recipe {str(name_or_path)!r}: no such recipe; known: {known}; or give the path of a .yaml file"
-            )
-        text = entry.read_text()
+    return _read_recipe(name_or_path, ())
+
+
+def _read_recipe(name_or_path: str | Path, above: tuple[str, ...]) -> dict[str, Any]:
+    name = str(name_or_path)
+    if name in above:
+        raise InputError(f"recipe {name!r} is its own base: {' -> '.join((*above, name))}")
     try:
-        data = OmegaConf.to_container(OmegaConf.create(text), resolve=True)
-    except (OmegaConfBaseException, YAMLError) as error:
-        raise InputError(f"recipe {str(name_or_path)!r} is not valid YAML: {error}") from None
+        data = OmegaConf.to_container(OmegaConf.create(_recipe_text(name)), resolve=True)
+    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"recipe {name!r} is not valid YAML: {error}") from None
     if not isinstance(data, dict):
-        raise InputError(f"recipe {str(name_or_path)!r}: expected a mapping of settings, got {type(data).__name__}")
-    base = data.pop("base", None)
-    return _merge(read_recipe(base), data) if base else {str(key): value for key, value in data.items()}
+        raise InputError(f"recipe {name!r}: expected a mapping of settings, got {type(data).__name__}")
+    settings = {str(key): value for key, value in data.items()}
+    base = settings.pop("base", None)
+    if base is None:
+        return settings
+    if not isinstance(base, str):
+        raise InputError(f"recipe {name!r}: base is the name or the path of a recipe, got {base!r}")
+    if _is_path(base):
+        base = str(Path(name).parent / base)
+    return _merge(_read_recipe(base, (*above, name)), settings)
+
+
+def _is_path(name: str) -> bool:
+    return Path(name).suffix in {".yaml", ".yml"}
+
+
+def _recipe_text(name: str) -> str:
+    if _is_path(name):
+        if not Path(name).is_file():
+            raise InputError(f"recipe {name!r}: there is no such file")
+        return Path(name).read_text()
+    entry = resources.files("channelvq") / "recipes" / f"{name}.yaml"
+    if not entry.is_file():
+        known = ", ".join(recipe_names())
+        raise InputError(f"recipe {name!r}: no such recipe; known: {known}; or give the path of a .yaml file")
+    return entry.read_text()
 
 
 def _merge(*layers: Any) -> dict[str, Any]:
@@ -99,6 +117,18 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
         return _merge(data, OmegaConf.from_dotlist(list(overrides)))
     except (OmegaConfBaseException, YAMLError) as error:
         raise InputError(f"overrides {list(overrides)}: {error}") from None
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Where two configs as plain data differ, as "dotted.key: old -> new"."""
+    found = []
+    for key in sorted(old.keys() | new.keys()):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found.append(f"{prefix}{key}: {a} -> {b}")
+    return found
 
 
 def save(config: Any, path: str | Path) -> None:

@@ -3,3 +3,7 @@
 
 class InputError(ValueError):
     """Something given to the library cannot be used: the message says what was given, what was expected, what to do."""
+
+
+class DivergedError(InputError):
+    """Training met a number that is not finite: the message says the step, where, and the last good checkpoint."""

@@ -23,6 +23,7 @@ from jaxtyping import Bool, Float, Int64
 from PIL import Image
 from pydantic import PositiveInt
 from pydantic.dataclasses import dataclass
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -31,7 +32,7 @@ from channelvq.errors import InputError
 from channelvq.images import ImageInput, images_to_batch, to_pil
 from channelvq.nn.conv import ConvConfig, ConvDecoder, ConvEncoder
 from channelvq.nn.modes import evaluating, row_independent_kernels
-from channelvq.quantize.axis import Axis, from_vectors
+from channelvq.quantize.axis import Axis, from_vectors, to_vectors
 from channelvq.quantize.channel_vq import ChannelVQ, QuantizerConfig
 from channelvq.quantize.codebook import PlainConfig
 from channelvq.quantize.quantized import Quantized
@@ -123,7 +124,10 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", li
         """Reconstruction and what the quantizer returned, for training; quantize=False skips the codebook."""
         if not quantize:
             z = self.encoder(x)
-            return self.decode(z if keep is None else z.masked_fill(~keep[:, :, None, None], 0.0)), None
+            if keep is not None:
+                vectors = to_vectors(z, self.config.axis).masked_fill(~keep[:, :, None], 0.0)
+                z = from_vectors(vectors, self.config.axis, (z.shape[2], z.shape[3]))
+            return self.decode(z), None
         quantized = self.encode(x, keep)
         return self.decode(quantized.z_q), quantized
 
@@ -170,19 +174,25 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", li
 
     def check_ids(self, ids: Any) -> Int64[Tensor, "B k"]:
         """Ids as int64 (B, k) on the device; raises InputError that names the id or the length that is out of range."""
-        ids = torch.as_tensor(ids, device=self.device)
+        try:
+            ids = torch.as_tensor(ids, device=self.device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"ids: expected a tensor or rows of equal length of whole numbers ({error})") from None
         if ids.dtype.is_floating_point or ids.dtype in (torch.bool, torch.complex64, torch.complex128):
             raise InputError(f"ids: expected whole numbers, got {ids.dtype}")
         ids = ids[None] if ids.ndim == 1 else ids
-        if ids.ndim != 2 or not 1 <= ids.shape[1] <= self.num_tokens:
-            raise InputError(f"ids: expected (B, k) with k in 1..{self.num_tokens}, got shape {tuple(ids.shape)}")
+        if ids.ndim != 2 or len(ids) == 0 or not 1 <= ids.shape[1] <= self.num_tokens:
+            raise InputError(
+                f"ids: expected (B, k) with B >= 1 and k in 1..{self.num_tokens}, got shape {tuple(ids.shape)}"
+            )
+        ids = ids.long()
         outside = (ids < 0) | (ids >= self.codebook_size)
         if outside.any():
             row, column = outside.nonzero()[0].tolist()
             raise InputError(
                 f"ids: {ids[row, column].item()} at image {row}, token {column} is outside 0..{self.codebook_size - 1}"
             )
-        return ids.long()
+        return ids
 
     def _in_chunks(self, function: Callable[[Tensor], Tensor], batch: Tensor, exact: bool) -> Tensor:
         """The function over chunks of CHUNK_ROWS rows, the last one filled with copies of its first row when exact."""
@@ -216,9 +226,13 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", li
     @classmethod
     def _from_files(cls, source: str, options: dict[str, Any]) -> "CVQTokenizer":
         files = {name: _pretrained_file(source, name, options) for name in ("config.json", "model.safetensors")}
-        config = from_dict(CVQConfig, json.loads(files["config.json"].read_text()), where=str(files["config.json"]))
-        model = cls(config)
-        state, own = load_file(files["model.safetensors"]), model.state_dict()
+        try:
+            settings = json.loads(files["config.json"].read_text())
+            state = load_file(files["model.safetensors"])
+        except (ValueError, SafetensorError) as error:
+            raise InputError(f"tokenizer {source!r}: a file is damaged ({error}); write or download it again") from None
+        model = cls(from_dict(CVQConfig, settings, where=str(files["config.json"])))
+        own = model.state_dict()
         shapes = [{name: tuple(t.shape) for name, t in tensors.items()} for tensors in (state, own)]
         wrong = sorted(name for name, _ in shapes[0].items() ^ shapes[1].items())
         if wrong:

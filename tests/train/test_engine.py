@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 
 from channelvq import CVQTokenizer
 from channelvq.config import to_dict
-from channelvq.errors import InputError
+from channelvq.errors import DivergedError, InputError
+from channelvq.nested import NestedConfig
 from channelvq.train.engine import Engine, read_metrics, schedule
 from channelvq.train.run import load_tokenizer_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe, TokenizerTask
@@ -166,8 +167,57 @@ def test_a_loss_that_is_not_finite_stops_with_its_name(tmp_path: Path) -> None:
             return (terms | {"pixel": terms["pixel"] * float("nan")} if step == 2 else terms), figures
 
     config = recipe(tmp_path, "train.steps=4", "train.checkpoint_every=1")
-    with pytest.raises(FloatingPointError, match=r"'pixel' is nan at step 3.*step-00000002"):
+    with pytest.raises(DivergedError, match=r"'pixel' is nan at step 3.*step-00000002"):
         Engine(Broken(config), config.train, config).fit()
+
+
+def test_a_network_that_diverges_is_reported_with_its_step(tmp_path: Path) -> None:
+    config = recipe(tmp_path, "train.steps=30", "train.learning_rate=1e30", "train.warmup_steps=0")
+    with pytest.raises(DivergedError, match=r"at step \d+; last good checkpoint: none yet"):
+        fit(config)
+
+
+def resumed(config: TokenizerRecipe, **train: object) -> TokenizerRecipe:
+    return replace(config, train=replace(config.train, resume=True, **train))
+
+
+def test_going_on_with_other_settings_is_refused_and_leaves_the_run_as_it_was(tmp_path: Path) -> None:
+    config = recipe(tmp_path, "train.steps=2")
+    fit(config)
+    before = (tmp_path / "config.yaml").read_text()
+    other = replace(resumed(config, learning_rate=0.5), nested=NestedConfig(alpha=0.0))
+    with pytest.raises(InputError, match=r"nested\.alpha: 0\.25 -> 0\.0\n.*train\.learning_rate: 0\.001 -> 0\.5"):
+        fit(other)
+    assert (tmp_path / "config.yaml").read_text() == before
+    with pytest.raises(InputError, match="already done 2 steps"):
+        fit(resumed(config, steps=1))
+    assert fit(resumed(config, steps=3, log_every=7)) is not None
+    assert read_metrics(tmp_path)[-1]["step"] == 3
+
+
+@pytest.mark.parametrize("damage", ["progress.json", "model.safetensors", "optimizer.bin"])
+def test_a_damaged_checkpoint_is_named(tmp_path: Path, damage: str) -> None:
+    config = recipe(tmp_path, "train.steps=1")
+    fit(config)
+    (tmp_path / "checkpoints" / "step-00000001" / damage).write_bytes(b"{}")
+    with pytest.raises(InputError, match="step-00000001"):
+        fit(resumed(config))
+
+
+def test_a_metrics_line_cut_by_a_crash_is_dropped(tmp_path: Path) -> None:
+    config = recipe(tmp_path, "train.steps=2", "train.checkpoint_every=1")
+    fit(config)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('12\n{"kind": "train", "st')
+    fit(resumed(config, steps=3))
+    assert [line["step"] for line in read_metrics(tmp_path) if line["kind"] == "train"] == [1, 2, 3]
+
+
+def test_what_cannot_work_is_refused_before_training(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="start_step 5 must be below"):
+        recipe(tmp_path, "objective.start_step=5", "train.steps=5")
+    with pytest.raises(InputError, match=r"train\.betas"):
+        recipe(tmp_path, "train.betas=[2,3]")
 
 
 def test_sigterm_saves_and_ends_with_0(tmp_path: Path) -> None:

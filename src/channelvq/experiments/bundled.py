@@ -3,7 +3,6 @@
 import json
 import platform
 import shutil
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from channelvq.evaluate.reconstruction import evaluate_reconstruction
 from channelvq.evaluate.report import git_revision, protocol, write_json
 from channelvq.experiments.held_out import DESCRIPTIONS, held_out
 from channelvq.tokenizer import CVQTokenizer
+from channelvq.train.engine import training_seconds
 from channelvq.train.run import load_tokenizer_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe
 
@@ -81,14 +81,10 @@ def _measure(tokenizer: CVQTokenizer, pca: PCABaseline, kind: str, results: Path
 
 
 def _run_facts(run_dir: Path, recipe: TokenizerRecipe, command: str) -> dict[str, Any]:
-    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    trained = [line for line in lines if line["kind"] == "train"]
-    seconds = sum((b["step"] - a["step"]) * recipe.train.batch_size / b["images_per_second"]
-                 for a, b in pairwise(trained))  # fmt: skip
     return {
         "command": command,
         "steps": recipe.train.steps,
-        "training_seconds": seconds,
+        "training_seconds": training_seconds(run_dir, recipe.train.batch_size),
         "machine": f"{torch.get_num_threads()} cores, {platform.machine()}, CPU only",
         "torch": torch.__version__,
         "git": git_revision(),

@@ -1,7 +1,6 @@
 """The experiment store: one folder for each resolved recipe, so that a run already there is never trained again."""
 
 import json
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from channelvq.config import digest
 from channelvq.errors import InputError
 from channelvq.evaluate.report import git_revision, write_json
 from channelvq.tokenizer import CVQTokenizer
+from channelvq.train.engine import training_seconds
 from channelvq.train.run import train
 from channelvq.train.tokenizer_task import TokenizerRecipe
 
@@ -28,11 +28,12 @@ def trained(recipe: TokenizerRecipe, store: Path = DEFAULT_STORE) -> tuple[CVQTo
     folder = store / key
     done = folder / "done.json"
     if not done.is_file():
-        began = time.perf_counter()
         settings = replace(recipe.train, output_dir=str(folder), resume=True)
         if train(replace(recipe, train=settings)) is None:
             raise InputError(f"experiment run {key} was stopped; the same command goes on from its last checkpoint")
-        write_json(done, {"run": key, "seconds": time.perf_counter() - began, "git": git_revision()})
+        write_json(
+            done, {"run": key, "seconds": training_seconds(folder, recipe.train.batch_size), "git": git_revision()}
+        )
     return CVQTokenizer.from_pretrained(folder / "final"), json.loads(done.read_text())
 
 

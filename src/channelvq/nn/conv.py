@@ -4,10 +4,10 @@ image (B, 3, H, W) -> unshuffle by `stem` -> conv -> [blocks, halve]* -> blocks,
 f = stem * 2^(number of halvings)
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from jaxtyping import Float
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
@@ -25,7 +25,7 @@ class ConvConfig:
 
     kind: Literal["conv"] = "conv"
     base_channels: PositiveInt = 128
-    multipliers: tuple[PositiveInt, ...] = (1, 1, 2, 2, 4)
+    multipliers: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 1, 2, 2, 4)
     num_blocks: PositiveInt = 2
     attention: bool = True
     stem: PositiveInt = 1

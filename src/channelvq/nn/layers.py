@@ -33,11 +33,12 @@ class ResBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Self-attention over positions with a residual connection, in heads of `head_dim` channels."""
+    """Self-attention over positions with a residual connection, in heads of about `head_dim` channels."""
 
     def __init__(self, channels: int, head_dim: int = 64) -> None:
         super().__init__()
-        self.num_heads = max(1, channels // head_dim)
+        most = max(1, channels // head_dim)
+        self.num_heads = next(heads for heads in range(most, 0, -1) if channels % heads == 0)
         self.norm = group_norm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = nn.Conv2d(channels, channels, 1)

@@ -11,12 +11,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode for the length of a with-block."""
-    was_training = model.training
+    before = {module: module.training for module in model.modules()}
     model.eval()
     try:
         yield
     finally:
-        model.train(was_training)
+        for module, was_training in before.items():
+            module.training = was_training
 
 
 def row_independent_kernels(device: torch.device) -> AbstractContextManager[object]:

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from channelvq.config import from_dict
 from channelvq.errors import InputError
 from channelvq.quantize.axis import Axis, from_vectors, to_vectors
 from channelvq.quantize.codebook import PlainCodebook, PlainConfig
@@ -44,8 +45,12 @@ class ChannelVQ(nn.Module):
             )
         if axis not in ("channel", "patch"):
             raise InputError(f"ChannelVQ: axis is 'channel' or 'patch', got {axis!r}")
+        if codebook_dim < 1:
+            raise InputError(
+                f"ChannelVQ: codebook_dim, the numbers in a codeword, must be at least 1, got {codebook_dim}"
+            )
         if config is None:
-            config = PlainConfig(codebook_size=codebook_size, **settings)  # type: ignore[arg-type]
+            config = from_dict(PlainConfig, {"codebook_size": codebook_size, **settings}, where="ChannelVQ")
         self.axis: Axis = axis
         self.codebook_dim = codebook_dim
         self.quantizer = build_quantizer(config, codebook_dim)

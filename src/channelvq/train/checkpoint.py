@@ -4,16 +4,45 @@ import json
 import shutil
 import warnings
 from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 
+from channelvq.config import differences, read_recipe, to_dict
 from channelvq.errors import InputError
 
 
 def checkpoints(run_dir: Path) -> list[Path]:
     """Whole checkpoints of a run, oldest first."""
     return sorted((run_dir / "checkpoints").glob("step-????????"))
+
+
+# Settings that a run may change when it goes on; `steps` too: the schedule then follows the new length.
+FREE = ("output_dir", "resume", "steps", "threads", "device", "data_workers")
+FREE_ENDINGS = ("_every", "_checkpoints")
+
+
+def check_run_folder(run_dir: Path, resolved: Any, resume: bool) -> None:
+    """Refuse to start over a run that is there, and to go on with settings that would make it another run."""
+    found = checkpoints(run_dir)
+    if found and not resume:
+        raise InputError(
+            f"{run_dir} already holds checkpoints up to {found[-1].name}: "
+            "go on with train.resume=true, or choose another train.output_dir"
+        )
+    if not found or not (run_dir / "config.yaml").is_file():
+        return
+    changed = differences(read_recipe(run_dir / "config.yaml"), to_dict(resolved))
+    free = tuple(f"train.{name}:" for name in FREE)
+    other = [line for line in changed if not line.startswith(free) and not line.split(":")[0].endswith(FREE_ENDINGS)]
+    if other:
+        raise InputError(
+            f"{run_dir} was begun with other settings:\n  " + "\n  ".join(other) + "\n"
+            "resume with the settings it has, or choose another train.output_dir"
+        )
 
 
 def save_checkpoint(accelerator: Accelerator, run_dir: Path, step: int, keep: int) -> Path:
@@ -40,17 +69,24 @@ def load_checkpoint(accelerator: Accelerator, folder: Path) -> int:
     """Restore everything from a checkpoint; returns its step. Warns when the thread or rank count is another one."""
     try:
         state = json.loads((folder / "progress.json").read_text())
-    except (OSError, ValueError) as error:
+        step, before = int(state["step"]), {name: int(state[name]) for name in ("threads", "ranks")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"checkpoint {folder}: cannot be read ({error}); remove the folder to use the one before"
         ) from None
     now = {"threads": torch.get_num_threads(), "ranks": accelerator.num_processes}
     for name, value in now.items():
-        if state[name] != value:
+        if before[name] != value:
             warnings.warn(
-                f"checkpoint {folder} was written with {state[name]} {name}, now {value}: "
+                f"checkpoint {folder} was written with {before[name]} {name}, now {value}: "
                 "training goes on, but not equal to the bit to an uninterrupted run",
                 stacklevel=2,
             )
-    accelerator.load_state(str(folder))
-    return int(state["step"])
+    try:
+        accelerator.load_state(str(folder))
+    except (OSError, ValueError, RuntimeError, EOFError, UnpicklingError, SafetensorError) as error:
+        raise InputError(
+            f"checkpoint {folder}: does not fit or is damaged ({str(error).splitlines()[0]}); "
+            "remove the folder to use the one before"
+        ) from None
+    return step

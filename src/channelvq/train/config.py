@@ -7,6 +7,8 @@ from pydantic.dataclasses import dataclass
 
 from channelvq.config import STRICT
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
 
 @dataclass(frozen=True, config=STRICT)
 class TrainConfig:
@@ -19,13 +21,13 @@ class TrainConfig:
 
     steps: PositiveInt = 1000
     batch_size: PositiveInt = 32
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     output_dir: str = "runs/run"
     resume: bool = False
     device: Literal["auto", "cpu"] = "auto"
     precision: Literal["no", "bf16", "fp16"] = "no"
     learning_rate: PositiveFloat = 1e-4
-    betas: tuple[float, float] = (0.5, 0.9)
+    betas: tuple[Beta, Beta] = (0.5, 0.9)
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     warmup_steps: NonNegativeInt = 100
     final_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0

@@ -8,6 +8,7 @@ import json
 import math
 import signal
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -22,8 +23,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
 from channelvq.config import save
-from channelvq.errors import InputError
-from channelvq.train.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from channelvq.errors import DivergedError, InputError
+from channelvq.train.checkpoint import check_run_folder, checkpoints, load_checkpoint, save_checkpoint
 from channelvq.train.config import TrainConfig
 from channelvq.train.progress import Progress
 
@@ -96,12 +97,8 @@ class Engine:
         self._prepare_models()
 
     def _prepare_folder(self, resolved: Any) -> None:
-        found = checkpoints(self.run_dir)
-        if found and not self.config.resume:
-            raise InputError(
-                f"{self.run_dir} already holds checkpoints up to {found[-1].name}: "
-                "go on with train.resume=true, or choose another train.output_dir"
-            )
+        check_run_folder(self.run_dir, resolved, self.config.resume)
+        self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             (self.run_dir / "samples").mkdir(parents=True, exist_ok=True)
             save(resolved, self.run_dir / "config.yaml")
@@ -149,10 +146,13 @@ class Engine:
     def _start_step(self) -> int:
         set_seed(self.config.seed)
         found = checkpoints(self.run_dir)
-        if found:
-            return load_checkpoint(self.accelerator, found[-1])
-        self.task.start()
-        return 0
+        if not found:
+            self.task.start()
+            return 0
+        step = load_checkpoint(self.accelerator, found[-1])
+        if step > self.config.steps:
+            raise InputError(f"{self.run_dir} has already done {step} steps, train.steps is {self.config.steps}")
+        return step
 
     def _step(self, batch: Tensor, step: int) -> dict[str, float]:
         batch = batch.to(self.accelerator.device)
@@ -160,11 +160,9 @@ class Engine:
         for name, optimizer in self.optimizers.items():
             model = self.models[name]
             model.train()
-            with self.accelerator.autocast():
-                terms, figures = self.task.losses(name, self.models, batch, step, self.accelerator.process_index)
+            terms, figures = self._losses(name, batch, step)
             total = sum(terms.values(), start=torch.zeros((), device=self.accelerator.device))
             logged |= {key: float(value.detach()) for key, value in terms.items()} | figures
-            self._check_finite(terms, step)
             self.accelerator.backward(total)
             if self.config.clip_norm is not None:
                 norm = self.accelerator.clip_grad_norm_(model.parameters(), self.config.clip_norm)
@@ -184,14 +182,22 @@ class Engine:
         for mine, theirs in zip(average.module.buffers(), model.buffers(), strict=True):
             mine.copy_(theirs)
 
-    def _check_finite(self, terms: dict[str, Tensor], step: int) -> None:
+    def _losses(self, name: str, batch: Tensor, step: int) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """The task's terms, all finite; raises DivergedError with the step, the term and the last good checkpoint."""
+        try:
+            with self.accelerator.autocast():
+                terms, figures = self.task.losses(name, self.models, batch, step, self.accelerator.process_index)
+        except InputError as error:  # the lookup refuses what is not finite
+            raise self._diverged(str(error), step) from None
         for key, value in terms.items():
             if not torch.isfinite(value).all():
-                found = checkpoints(self.run_dir)
-                good = found[-1] if found else "none yet"
-                raise FloatingPointError(
-                    f"loss term {key!r} is {value.item()} at step {step + 1}; last good checkpoint: {good}"
-                )
+                raise self._diverged(f"loss term {key!r} is {value.item()}", step)
+        return terms, figures
+
+    def _diverged(self, what: str, step: int) -> DivergedError:
+        found = checkpoints(self.run_dir)
+        good = found[-1] if found else "none yet"
+        return DivergedError(f"{what} at step {step + 1}; last good checkpoint: {good}; lower the learning rate")
 
     def evaluated_models(self) -> dict[str, nn.Module]:
         """The moving averages where there are any, else the models themselves, unwrapped."""
@@ -233,6 +239,12 @@ class _Signals:
     def __exit__(self, *_: object) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
+
+
+def training_seconds(run_dir: str | Path, batch_size: int) -> float:
+    """Seconds that the steps of a run took over all its sittings, evaluations not counted."""
+    lines = [line for line in read_metrics(run_dir) if line["kind"] == "train"]
+    return sum((b["step"] - a["step"]) * batch_size / b["images_per_second"] for a, b in pairwise(lines))
 
 
 def read_metrics(run_dir: str | Path) -> list[dict[str, Any]]:

@@ -36,7 +36,7 @@ class Progress:
             try:
                 if json.loads(line)["step"] <= step:
                     kept.append(line)
-            except ValueError:  # the line that was being written when the run was killed
+            except (ValueError, KeyError, TypeError):  # the line that was being written when the run was killed
                 continue
         self.path.write_text("".join(line + "\n" for line in kept))
 

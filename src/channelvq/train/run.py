@@ -19,7 +19,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     """The resolved config of a recipe with dotted overrides; raises InputError that names every mistake."""
     data = apply_overrides(read_recipe(name_or_path), overrides)
     task = data.get("task", "tokenizer")
-    if task not in KINDS:
+    if not isinstance(task, str) or task not in KINDS:
         raise InputError(f"recipe {name_or_path}: task {task!r} is unknown, the tasks are {', '.join(KINDS)}")
     return from_dict(KINDS[task], data, where=f"recipe {name_or_path}")
 

@@ -50,18 +50,27 @@ class TokenizerRecipe:
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
+    def __post_init__(self) -> None:
+        if self.objective.start_step >= self.train.steps:
+            raise ValueError(
+                f"objective.start_step {self.objective.start_step} must be below train.steps {self.train.steps}"
+            )
+
 
 class TokenizerTask:
     """Implements `channelvq.train.engine.Task`."""
 
     def __init__(self, recipe: TokenizerRecipe) -> None:
         self.recipe = recipe
-        torch.manual_seed(recipe.train.seed)
-        self.tokenizer = CVQTokenizer(recipe.model)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.train.seed)
+            self.tokenizer = CVQTokenizer(recipe.model)
         self.models: dict[str, nn.Module] = {"tokenizer": self.tokenizer}
         self.optimizers: dict[str, Optimizer] = {"tokenizer": self._optimizer()}
         self.data = build_mixture(recipe.data, recipe.model.image_size, "train", recipe.train.seed)
-        self._held_out: Tensor | None = None
+        # Read now: that validation images are missing or broken should not be found out after hours.
+        held_out = build_mixture(recipe.data, recipe.model.image_size, "validation", seed=0)
+        self.held_out = fixed_images(held_out, recipe.data.validation_images)
 
     def _optimizer(self) -> Optimizer:
         train, ratio = self.recipe.train, self.recipe.objective.codebook_lr_ratio
@@ -74,15 +83,6 @@ class TokenizerTask:
         ]
         return AdamW(groups, lr=train.learning_rate, betas=train.betas)
 
-    @property
-    def held_out(self) -> Tensor:
-        """The validation images, uint8 (n, 3, H, W)."""
-        if self._held_out is None:
-            data = self.recipe.data
-            mixture = build_mixture(data, self.recipe.model.image_size, "validation", seed=0)
-            self._held_out = fixed_images(mixture, data.validation_images)
-        return self._held_out
-
     def start(self) -> None:
         """Start the codebook from data at once, unless the network trains without it first."""
         if self.recipe.objective.start_step == 0:
@@ -94,7 +94,7 @@ class TokenizerTask:
         count, size = self.recipe.objective.start_images, 32
         maps = []
         with torch.no_grad():
-            # Negative seeds are never a run's own: the start does not eat into the training sequence.
+            # The first images of the training sequence, which come again when it begins.
             for position in range(0, count, size):
                 images = torch.stack([self.data[p].image for p in range(position, min(position + size, count))])
                 maps.append(self.tokenizer.encoder(normalize(images).to(self.tokenizer.device)).float())
