@@ -24,7 +24,7 @@ from channelvq.train.tokenizer_task import TokenizerRecipe
 IMAGES = 768  # of each kind: 2 * 768 * 64 = 98,304 tokens, 24 for each code
 KINDS = ("emoji", "photos")
 
-_SHORT = ("train.steps=250", "train.checkpoint_every=250", "train.evaluate_every=250")
+_SHORT = ("train.steps=150", "train.checkpoint_every=150", "train.evaluate_every=150")
 STUDIES: dict[str, dict[str, tuple[str, tuple[str, ...]]]] = {
     "axis": {"channel": ("small/axis-channel", ()), "patch": ("small/axis-patch", ())},
     "codebook": {
@@ -37,7 +37,7 @@ STUDIES: dict[str, dict[str, tuple[str, tuple[str, ...]]]] = {
             "beta 0.02": ("model.quantizer.beta=0.02",),
             "beta 1": ("model.quantizer.beta=1.0",),
             "pixel loss x 10": ("objective.pixel_weight=10",),
-            "100 steps without codebook": ("objective.start_step=100",),
+            "50 steps without codebook": ("objective.start_step=50",),
             "uniform start": ("model.quantizer.start=uniform",),
             "patch": (),
             "patch, learning rate x 4": ("train.learning_rate=2e-3",),
