@@ -1,4 +1,5 @@
 import json
+import pickle
 import shutil
 from io import BytesIO
 from typing import Any
@@ -10,12 +11,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from channelvq.data.folder import FolderSource, ManifestSource, SkippedFilesWarning
+from channelvq.config import from_dict
+from channelvq.data import checked
+from channelvq.data.build import DataConfig, FolderConfig, ManifestConfig, build_mixture, build_source
+from channelvq.data.folder import EmptySplitError, FolderSource, ManifestSource, SkippedFilesWarning
 from channelvq.data.split import assign_split
 from channelvq.errors import InputError
 from channelvq.images import load_image, random_crop, to_tensor
 
 SPLITS = ("train", "validation", "test")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("CHANNELVQ_CACHE", str(folder))
+    return folder
 
 
 def png(seed=0, height=20, width=30):
@@ -124,11 +135,106 @@ def test_unreadable_files_are_found_when_the_source_is_made(tmp_path):
     assert [s.path.name for s in source.skipped] == ["b.png"]
 
 
-def test_a_file_that_breaks_later_is_named(tmp_path):
+def test_a_truncated_file_is_found_when_the_source_is_made(tmp_path):
+    fill(tmp_path, ["a.png"])
     (tmp_path / "half.png").write_bytes(png()[:900])
+    for _ in range(2):  # a bad file is not remembered as one that was checked
+        with pytest.warns(SkippedFilesWarning, match=r"1 of 2 images skipped.*half\.png.*broken or incomplete"):
+            source = FolderSource(tmp_path, 8, "all")
+        assert keys(source) == ["a.png"]
+        assert source.skipped[0].path == tmp_path / "half.png"
+    (tmp_path / "half.png").write_bytes(png(5))
+    assert keys(FolderSource(tmp_path, 8, "all")) == ["a.png", "half.png"]
+
+
+def test_a_file_that_breaks_later_is_named(tmp_path):
+    fill(tmp_path, ["half.png"])
     source = FolderSource(tmp_path, 8, "all")
+    (tmp_path / "half.png").write_bytes(png()[:900])
     with pytest.raises(InputError, match=r"half\.png.*broken or incomplete"):
         source.sample(0, gen())
+
+
+def test_a_file_is_decoded_once_until_it_changes(tmp_path, cache, monkeypatch):
+    fill(tmp_path, ["a.png", "b.png"])
+    decoded = []
+    monkeypatch.setattr(checked, "load_image", lambda path: (decoded.append(path.name), load_image(path)))
+    FolderSource(tmp_path, 8, "all")
+    FolderSource(tmp_path, 8, "all")
+    assert sorted(decoded) == ["a.png", "b.png"]
+    (tmp_path / "b.png").write_bytes(png(7, height=21))
+    FolderSource(tmp_path, 8, "all")
+    assert decoded[2:] == ["b.png"]
+    (memory,) = (cache / "checked").iterdir()
+    for broken in ("{", "[]", '{"pillow": 1, "files": {}}', '{"files": 3}', "[" * 100_000):
+        memory.write_text(broken)
+        assert len(FolderSource(tmp_path, 8, "all")) == 2
+        assert json.loads(memory.read_text())["files"].keys() == {str(tmp_path / n) for n in ("a.png", "b.png")}
+    assert len(decoded) == 3 + 5 * 2
+
+
+def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path, monkeypatch):
+    fill(tmp_path / "images", ["a.png"])
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("CHANNELVQ_CACHE", str(tmp_path / "file" / "below"))
+    assert keys(FolderSource(tmp_path / "images", 8, "all")) == ["a.png"]
+
+
+def test_an_animation_is_an_image(tmp_path):
+    frames = [Image.new("RGB", (8, 8), (i, 0, 0)) for i in (0, 200)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert len(FolderSource(tmp_path, 8, "all")) == 1  # without a warning
+
+
+# Recipes
+
+
+def test_recipe_options_reach_the_source(tmp_path):
+    fill(tmp_path, [f"{i:02d}.png" for i in range(40)])
+    options: dict[str, Any] = {"crop": "random", "min_side": 9, "flip": True, "validation": 0.3, "test": 0.3}
+    (tmp_path / "m.csv").write_text("image\n" + "".join(f"{i:02d}.png\n" for i in range(40)))
+    configs = [
+        from_dict(FolderConfig, {"root": str(tmp_path), **options}),
+        from_dict(ManifestConfig, {"path": str(tmp_path / "m.csv"), **options}),
+    ]
+    expected = FolderSource(tmp_path, 8, "validation", **options)
+    for config in configs:
+        source = build_source(config, 8, "validation")
+        assert keys(source) == keys(expected)
+        assert torch.equal(source.sample(1, gen(3)).image, expected.sample(1, gen(3)).image)
+
+
+@pytest.mark.parametrize(
+    ("setting", "part"),
+    [
+        ({"validation": 1.5}, "validation"),
+        ({"test": -0.1}, "test"),
+        ({"validation": 0.6, "test": 0.6}, "together"),
+        ({"crop": "left"}, "crop"),
+        ({"min_side": 0}, "min_side"),
+    ],
+)
+def test_recipe_options_have_bounds(setting, part):
+    for cls, place in ((FolderConfig, {"root": "x"}), (ManifestConfig, {"path": "x"})):
+        with pytest.raises(InputError, match=part):
+            from_dict(cls, {**place, **setting})
+
+
+def test_an_empty_split_names_the_keys_of_the_recipe(tmp_path):
+    fill(tmp_path, ["a.png"])  # hashed to 0.79: train
+    config = DataConfig(sources={"mine": FolderConfig(root=str(tmp_path))})
+    assert len(build_mixture(config, 8, "train", 0).sources[0]) == 1
+    with pytest.raises(InputError, match=r"1 in train, 0 in validation.*data\.sources\.mine\.validation=0\.2"):
+        build_mixture(config, 8, "validation", 0)
+    config = DataConfig(sources={"mine": FolderConfig(root=str(tmp_path), validation=0.5, test=0.5)})
+    with pytest.raises(InputError, match=r"lower data\.sources\.mine\.validation"):
+        build_mixture(config, 8, "train", 0)
+    with pytest.raises(EmptySplitError, match="give larger fractions validation=") as caught:
+        FolderSource(tmp_path, 8, "validation")
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+# Sources without a sample
 
 
 def test_folders_without_a_sample(tmp_path):

@@ -1,20 +1,32 @@
 """Sources by configuration: what `data:` of a recipe may hold."""
 
 from dataclasses import field
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypedDict
 
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from channelvq.config import STRICT
 from channelvq.data.emoji import EmojiSource
-from channelvq.data.folder import FolderSource, ManifestSource
+from channelvq.data.folder import Crop, EmptySplitError, FolderSource, ManifestSource
 from channelvq.data.photos import PhotoSource
 from channelvq.data.scenes import SceneSource
 from channelvq.data.source import Source
 from channelvq.data.split import Split
 from channelvq.data.stream import Mixture
 from channelvq.errors import InputError
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class FileOptions(TypedDict):
+    """The options that FolderSource and ManifestSource share."""
+
+    crop: Crop
+    min_side: int
+    flip: bool
+    validation: float
+    test: float
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -45,22 +57,53 @@ class PhotoConfig:
     weight: NonNegativeFloat = 1.0
 
 
+def _check_fractions(validation: float, test: float) -> None:
+    if validation + test > 1:
+        raise ValueError(f"validation {validation} and test {test} must together be at most 1")
+
+
 @dataclass(frozen=True, config=STRICT)
 class FolderConfig:
-    """Every image below a folder."""
+    """Every image below a folder.
+
+    crop: "center", the largest centred square, or "random", a random square of at least `min_side` px. flip: mirror
+    half of the samples, wrong where captions say left and right. validation, test: shares of the images, by the hash
+    of their names.
+    """
 
     root: str
     kind: Literal["folder"] = "folder"
     weight: NonNegativeFloat = 1.0
+    crop: Crop = "center"
+    min_side: PositiveInt = 256
+    flip: bool = False
+    validation: Fraction = 0.05
+    test: Fraction = 0.10
+
+    def __post_init__(self) -> None:
+        _check_fractions(self.validation, self.test)
 
 
 @dataclass(frozen=True, config=STRICT)
 class ManifestConfig:
-    """The images that a .jsonl or .csv file lists."""
+    """The images that a .jsonl or .csv file lists.
+
+    crop: "center", the largest centred square, or "random", a random square of at least `min_side` px. flip: mirror
+    half of the samples, wrong where captions say left and right. validation, test: shares of the images, by the hash
+    of their names, where the file has no field `split`.
+    """
 
     path: str
     kind: Literal["manifest"] = "manifest"
     weight: NonNegativeFloat = 1.0
+    crop: Crop = "center"
+    min_side: PositiveInt = 256
+    flip: bool = False
+    validation: Fraction = 0.05
+    test: Fraction = 0.10
+
+    def __post_init__(self) -> None:
+        _check_fractions(self.validation, self.test)
 
 
 SourceConfig = Annotated[
@@ -86,15 +129,38 @@ def build_source(config: SourceConfig, size: int, split: Split) -> Source:
         case PhotoConfig():
             return PhotoSource(size=size, split=split, min_side=config.min_side)
         case FolderConfig():
-            return FolderSource(config.root, size=size, split=split)
+            return FolderSource(config.root, size, split, **_file_options(config))
         case ManifestConfig():
-            return ManifestSource(config.path, size=size, split=split)
+            return ManifestSource(config.path, size, split, **_file_options(config))
+
+
+def _file_options(config: FolderConfig | ManifestConfig) -> FileOptions:
+    return {
+        "crop": config.crop,
+        "min_side": config.min_side,
+        "flip": config.flip,
+        "validation": config.validation,
+        "test": config.test,
+    }
 
 
 def build_mixture(config: DataConfig, size: int, split: Split, seed: int) -> Mixture:
-    """All sources of a recipe in one split; raises InputError when none has a weight."""
+    """All sources of a recipe in one split; raises InputError when none has a weight, or one has no image there."""
     used = {name: source for name, source in config.sources.items() if source.weight > 0}
     if not used:
         raise InputError("data.sources: every weight is 0, there is nothing to read")
-    sources = {name: build_source(source, size, split) for name, source in used.items()}
+    sources = {name: _named(name, source, size, split) for name, source in used.items()}
     return Mixture(sources, {name: source.weight for name, source in used.items()}, seed)
+
+
+def _named(name: str, config: SourceConfig, size: int, split: Split) -> Source:
+    """`build_source`, where what a data set lacks is told in the words of the recipe."""
+    try:
+        return build_source(config, size, split)
+    except EmptySplitError as error:
+        key = f"data.sources.{name}"
+        mend = f"lower {key}.validation and {key}.test" if split == "train" else f"set for example {key}.{split}=0.2"
+        raise InputError(
+            f"{error.problem}; the hash of an image's name decides on its split, "
+            f"so a small data set needs other shares: {mend}, or add images"
+        ) from None

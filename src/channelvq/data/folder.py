@@ -13,13 +13,25 @@ from typing import Any, Literal, get_args
 import torch
 from PIL import Image, ImageOps
 
+from channelvq.data.checked import unreadable
 from channelvq.data.source import Sample
 from channelvq.data.split import Split, assign_split
 from channelvq.errors import InputError
-from channelvq.images import Skipped, find_images, image_size, load_image, random_crop, resize_crop, to_tensor
+from channelvq.images import Skipped, find_images, load_image, random_crop, resize_crop, to_tensor
 
 SplitOrAll = Split | Literal["all"]
 Crop = Literal["center", "random"]
+
+
+class EmptySplitError(InputError):
+    """A data set has no image in the split asked for; problem: what is wrong, without the advice of the message."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"{problem}; give larger fractions validation= and test=, or use split='all'")
+        self.problem = problem
+
+    def __reduce__(self) -> tuple[type["EmptySplitError"], tuple[str]]:
+        return type(self), (self.problem,)
 
 
 class SkippedFilesWarning(UserWarning):
@@ -37,7 +49,8 @@ class _Entry:
 class _FileSource:
     """Samples from image files; the two public sources differ in where their entries come from.
 
-    skipped: files of this split whose header could not be read when the source was made, each with its reason.
+    Each file is decoded once when the source is made (see data/checked.py).
+    skipped: files of this split that could not be decoded, each with its reason.
     """
 
     skipped: list[Skipped]
@@ -60,8 +73,10 @@ class _FileSource:
         found = [(entry, entry.split or assign_split(entry.key, validation, test)) for entry in entries]
         wanted = [entry for entry, its_split in found if split in ("all", its_split)]
         if not wanted:
-            raise InputError(_nothing(name, split, Counter(its_split for _, its_split in found)))
-        self._entries, self.skipped = _readable(wanted)
+            raise _nothing(name, split, Counter(its_split for _, its_split in found))
+        bad = unreadable([entry.path for entry in wanted], name)
+        self._entries = [entry for entry in wanted if entry.path not in bad]
+        self.skipped = [bad[entry.path] for entry in wanted if entry.path in bad]
         if not self._entries:
             raise InputError(f"{name}: none of {len(wanted)} images can be read; the first: {self.skipped[0].reason}")
         if self.skipped:
@@ -72,7 +87,7 @@ class _FileSource:
         return len(self._entries)
 
     def sample(self, index: int, generator: torch.Generator) -> Sample:
-        """Sample `index` with an image (3, size, size); InputError naming the file if it cannot be decoded."""
+        """Sample `index` with an image (3, size, size); InputError naming the file if it broke since it was checked."""
         if not 0 <= index < len(self):
             raise InputError(f"sample {index} of a source with {len(self)} samples")
         entry = self._entries[index]
@@ -170,24 +185,11 @@ def _check_options(size: int, split: str, crop: str, min_side: int) -> None:
         raise InputError(f"size={size}, min_side={min_side}: expected at least 1 pixel each")
 
 
-def _nothing(name: str, split: str, counts: Counter[str]) -> str:
+def _nothing(name: str, split: str, counts: Counter[str]) -> InputError:
     if not counts:
-        return f"{name}: it lists no image"
+        return InputError(f"{name}: it lists no image")
     have = ", ".join(f"{counts[each]} in {each}" for each in get_args(Split))
-    return f"{name}: no image in split {split!r} ({have}); change the fractions validation= and test=, or use 'all'"
-
-
-def _readable(entries: list[_Entry]) -> tuple[list[_Entry], list[Skipped]]:
-    good: list[_Entry] = []
-    skipped: list[Skipped] = []
-    for entry in entries:
-        try:
-            image_size(entry.path)
-        except InputError as error:
-            skipped.append(Skipped(entry.path, str(error)))
-        else:
-            good.append(entry)
-    return good, skipped
+    return EmptySplitError(f"{name}: no image in split {split!r} ({have})")
 
 
 def _sidecar_text(image: Path) -> str:

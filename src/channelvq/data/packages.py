@@ -51,7 +51,12 @@ def fetch(name: str, *, cache: Path | str | None = None, progress: Progress | No
     if found := find_package(name, cache):
         return found
     root = cache_root(cache)
-    root.mkdir(parents=True, exist_ok=True)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"cache folder {str(root)!r} cannot be made ({error}); set CHANNELVQ_CACHE to a folder you can write to"
+        ) from error
     with tempfile.TemporaryDirectory(dir=root, prefix=f".{name}-") as temporary:
         content = Path(temporary) / "content"
         for archive in package.archives:
