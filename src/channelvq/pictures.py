@@ -1,14 +1,19 @@
 """Pictures of tokenizers at work."""
 
+from collections.abc import Sequence
+
 from PIL import Image
 
 from channelvq.codec import num_bytes
+from channelvq.errors import InputError
 from channelvq.images import resize_crop, strip
 from channelvq.tokenizer import CVQTokenizer
 
 
 def prefix_lengths(num_tokens: int) -> list[int]:
-    """1, 2, 4, ... and num_tokens."""
+    """1, 2, 4, ... and num_tokens, whether that is a power of two or not; InputError below 1."""
+    if num_tokens < 1:
+        raise InputError(f"num_tokens={num_tokens}: expected at least 1 token")
     return [*(2**i for i in range((num_tokens - 1).bit_length())), num_tokens]
 
 
@@ -16,8 +21,21 @@ def prefix_strip(
     tokenizer: CVQTokenizer, image: Image.Image, num_tokens: int | None = None, scale: int = 2
 ) -> Image.Image:
     """The image as the tokenizer sees it, then decoded from 1, 2, 4, ... tokens (up to num_tokens), captioned."""
-    ids = tokenizer.tokenize(image)
-    lengths = prefix_lengths(num_tokens or tokenizer.num_tokens)
-    decoded = [tokenizer.detokenize(ids[:, :k])[0] for k in lengths]
-    captions = [f"{k} = {num_bytes(k, tokenizer.codebook_size)} B" for k in lengths]
-    return strip([resize_crop(image, tokenizer.image_size), *decoded], captions=["original", *captions], scale=scale)
+    return prefix_strips(tokenizer, [image], num_tokens, scale)[0]
+
+
+def prefix_strips(
+    tokenizer: CVQTokenizer, images: Sequence[Image.Image], num_tokens: int | None = None, scale: int = 2
+) -> list[Image.Image]:
+    """A `prefix_strip` of each image; together they cost a fraction of what they cost one by one."""
+    most = tokenizer.num_tokens
+    if num_tokens is not None and not 1 <= num_tokens <= most:
+        raise InputError(f"num_tokens={num_tokens}: the tokenizer has {most} tokens an image, give 1 to {most}")
+    ids = tokenizer.tokenize(images)
+    lengths = prefix_lengths(most if num_tokens is None else num_tokens)
+    decoded = [tokenizer.detokenize(ids[:, :k]) for k in lengths]
+    captions = ["original", *(f"{k} = {num_bytes(k, tokenizer.codebook_size)} B" for k in lengths)]
+    return [
+        strip([resize_crop(image, tokenizer.image_size), *prefixes], captions=captions, scale=scale)
+        for image, *prefixes in zip(images, *decoded, strict=True)
+    ]

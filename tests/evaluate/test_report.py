@@ -39,9 +39,15 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
 def test_an_interrupted_replacement_leaves_no_temporary_file(tmp_path: Path) -> None:
     path = tmp_path / "taken"
     path.mkdir()
-    with pytest.raises(OSError, match="taken"):
+    with pytest.raises(InputError, match=r"cannot write .*taken"):
         write_json(path, {})
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_place_below_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"cannot write .*file/result\.json"):
+        write_json(tmp_path / "file" / "result.json", {})
 
 
 def test_a_hash_knows_values_dtype_shape_and_name() -> None:

@@ -10,9 +10,11 @@ from jaxtyping import Float64, UInt8
 from rich.table import Table
 from torch import Tensor
 
+from channelvq.codec import num_bytes
 from channelvq.errors import InputError
 from channelvq.evaluate.metrics import Interval, check_images, mean_with_interval, psnr, ssim
 from channelvq.images import normalize, to_uint8
+from channelvq.pictures import prefix_lengths
 from channelvq.quantize.usage import CodebookUsage, UsageReport
 
 
@@ -46,7 +48,10 @@ class ImageTokenizer(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class PrefixQuality:
-    """Quality of the first num_tokens tokens: per-image values (n,) on the CPU and their means with intervals."""
+    """Quality of the first num_tokens tokens: per-image values (n,) on the CPU and their means with intervals.
+
+    num_bytes: as `channelvq.codec` packs them, in whole bits. bits_per_pixel: of their information, tokens * log2 N.
+    """
 
     num_tokens: int
     num_bytes: int
@@ -161,7 +166,7 @@ def _prefix_quality(k: int, codebook_size: int, pixels: int, psnrs: Tensor, ssim
     bits = bits_for(k, codebook_size)
     return PrefixQuality(
         num_tokens=k,
-        num_bytes=math.ceil(bits / 8),
+        num_bytes=num_bytes(k, codebook_size),
         bits_per_pixel=bits / pixels,
         psnr=mean_with_interval(psnrs, seed),
         ssim=mean_with_interval(ssims, seed),
@@ -172,7 +177,7 @@ def _prefix_quality(k: int, codebook_size: int, pixels: int, psnrs: Tensor, ssim
 
 def _prefix_lengths(num_tokens: int, prefixes: Sequence[int] | None) -> list[int]:
     if prefixes is None:
-        return [*(2**i for i in range((num_tokens - 1).bit_length())), num_tokens]
+        return prefix_lengths(num_tokens)
     if not prefixes or not all(1 <= k <= num_tokens for k in prefixes):
         raise InputError(f"prefixes: expected numbers of tokens in 1..{num_tokens}, got {list(prefixes)}")
     return sorted(set(prefixes))

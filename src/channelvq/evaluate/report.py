@@ -73,10 +73,17 @@ def write_json(path: str | Path, obj: Any) -> None:
     """Write JSON atomically: floats with 6 significant digits (null for nan and infinities), keys sorted.
 
     A reader sees the old file or the new one, never a part. Folders are made. Takes mappings, sequences, tensors and
-    plain values; raises InputError, with nothing written, for anything else.
+    plain values; raises InputError, with nothing written, for anything else and for a place that cannot be written.
     """
     text = json.dumps(_plain(obj, "$"), indent=2, sort_keys=True, allow_nan=False) + "\n"
     path = Path(path)
+    try:
+        _replace(path, text)
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot write {str(path)!r}: {error}") from error
+
+
+def _replace(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

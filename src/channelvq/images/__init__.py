@@ -5,7 +5,15 @@ the way back rounds. Sizes are (height, width).
 """
 
 from channelvq.images.batch import images_to_batch
-from channelvq.images.files import IMAGE_SUFFIXES, Skipped, find_images, read_folder, save_image
+from channelvq.images.files import (
+    IMAGE_SUFFIXES,
+    Skipped,
+    check_target,
+    find_images,
+    read_folder,
+    read_images,
+    save_image,
+)
 from channelvq.images.geometry import Padding, pad_to_multiple, random_crop, resize_crop, unpad
 from channelvq.images.load import WHITE, Color, FirstFrameWarning, ImageInput, image_size, load_image
 from channelvq.images.sheets import grid, strip
@@ -19,6 +27,7 @@ __all__ = [
     "ImageInput",
     "Padding",
     "Skipped",
+    "check_target",
     "find_images",
     "grid",
     "image_size",
@@ -28,6 +37,7 @@ __all__ = [
     "pad_to_multiple",
     "random_crop",
     "read_folder",
+    "read_images",
     "resize_crop",
     "save_image",
     "strip",

@@ -2,13 +2,15 @@
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
 from channelvq.errors import InputError
+from channelvq.images.geometry import resize_crop
 from channelvq.images.load import WHITE, Color, load_image
 
 # HEIC is listed although Pillow needs a plugin for it: such a photo is then reported as unreadable, not passed over.
@@ -73,21 +75,68 @@ def read_folder(
     return images(), skipped
 
 
+def read_images(
+    paths: Sequence[str | Path], *, size: int, background: Color = WHITE
+) -> tuple[Iterator[tuple[Path, Image.Image]], list[Skipped]]:
+    """Images of files and folders, one at a time as squares of `size` pixels (`resize_crop`), and what was skipped.
+
+    An unreadable file of a folder is skipped, one that was named itself is an InputError. So are, at once, a path that
+    does not exist, and no image file at all.
+    """
+    found = [(path, True) if path.is_dir() else (path, False) for path in map(Path, paths)]
+    files = [(file, in_folder) for path, in_folder in found for file in (find_images(path) if in_folder else [path])]
+    for file, _ in files:
+        if not file.exists():
+            raise InputError(f"cannot read image file {str(file)!r}: no such file or folder")
+    if not files:
+        raise InputError(f"no image file in {', '.join(map(repr, map(str, paths)))} or below (.jpg, .png, .webp, ...)")
+    skipped: list[Skipped] = []
+
+    def images() -> Iterator[tuple[Path, Image.Image]]:
+        for path, in_folder in files:
+            try:
+                image = load_image(path, background=background)
+            except InputError as error:
+                if not in_folder:
+                    raise
+                skipped.append(Skipped(path, str(error)))
+            else:
+                yield path, resize_crop(image, size)
+
+    return images(), skipped
+
+
+def check_target(path: str | Path, *, folder: bool = False) -> None:
+    """Raise InputError if `path`, a file or a folder, cannot be written: before work is spent on what goes there."""
+    path = Path(path)
+    if os.path.lexists(path) and path.is_dir() != folder:
+        given = "a file, expected a folder" if folder else "a folder, expected a file"
+        raise InputError(f"cannot write {str(path)!r}: it is {given}; choose another place")
+    start = path if folder else path.absolute().parent
+    above = next(each for each in (start, *start.absolute().parents) if os.path.lexists(each))
+    if not above.is_dir():
+        raise InputError(f"cannot write {str(path)!r}: {str(above)!r} is a file, not a folder; choose another place")
+    if not os.access(above, os.W_OK):
+        raise InputError(f"cannot write {str(path)!r}: no permission to write to {str(above)!r}; choose another place")
+
+
 def save_image(image: Image.Image, path: str | Path) -> None:
     """Write `image` in the format of the path's suffix, whole or not at all: a reader never meets half a file.
 
-    Missing folders are made. Raises InputError for a suffix without a format and a mode the format cannot hold.
+    Missing folders are made. Raises InputError for a suffix without a format, a mode the format cannot hold and a place
+    that cannot be written.
     """
     path = Path(path)
     format_name = Image.registered_extensions().get(path.suffix.lower())
     if format_name not in Image.SAVE:
         raise InputError(f"cannot save {str(path)!r}: no image format for {path.suffix!r}; use .png, .jpg or .webp")
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         image.save(temporary, format_name)
         os.replace(temporary, path)
     except (OSError, ValueError) as error:
         raise InputError(f"cannot save {str(path)!r}: {error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError, ValueError):  # where it could not be written, it is not there
+            temporary.unlink()
