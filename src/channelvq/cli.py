@@ -1,9 +1,12 @@
 """The command `cvq`: parses, calls the library, prints. Heavy imports happen inside the commands."""
 
-import json
+import re
 import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -19,6 +22,8 @@ app.add_typer(data_app, name="data")
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(experiment_app, name="experiment")
 
+BATCH_SIZE = 64  # images in memory at a time
+
 TokenizerOption = Annotated[
     str, typer.Option("--tokenizer", "-t", help="'bundled', a folder written by save_pretrained, or a hub repository.")
 ]
@@ -27,27 +32,39 @@ PrefixOption = Annotated[int | None, typer.Option("--num-tokens", "-k", help="Us
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")]
 
 
-def _load_images(paths: list[Path]) -> tuple[list[Path], list[Any]]:
-    """Images of files and folders; files that cannot be read are named on stderr and counted."""
-    from channelvq.images import load_image, read_folder
+def _batches(paths: list[Path], size: int) -> Iterator[tuple[list[Path], list[Any]]]:
+    """Names and resized images of files and folders, some at a time; what cannot be read is named and counted."""
+    from channelvq.images import read_images
 
-    names, images = [], []
-    for path in paths:
-        if path.is_dir():
-            pairs, skipped = read_folder(path)
-            for name, image in pairs:
-                names.append(name)
-                images.append(image)
-            for entry in skipped:
-                typer.echo(f"skipped {entry.path}: {entry.reason}", err=True)
-            if skipped:
-                typer.echo(f"{path}: {len(skipped)} file(s) skipped", err=True)
-        else:
-            names.append(path)
-            images.append(load_image(path))
-    if not images:
-        raise InputError(f"no image to read in {', '.join(map(str, paths))}")
-    return names, images
+    pairs, skipped = read_images(paths, size=size)
+    some = list(islice(pairs, BATCH_SIZE))
+    if not some:
+        raise InputError(f"none of {len(skipped)} image files can be read; the first: {skipped[0].reason}")
+    try:
+        while some:
+            yield [name for name, _ in some], [image for _, image in some]
+            some = list(islice(pairs, BATCH_SIZE))
+    finally:  # also where the caller wants no more of them
+        for entry in skipped:
+            typer.echo(f"skipped {entry.path}: {entry.reason}", err=True)
+        if skipped:
+            typer.echo(f"{len(skipped)} file(s) skipped", err=True)
+
+
+def _target(*, file: Path | None = None, folder: Path | None = None) -> None:
+    """InputError, before the work, where its result could not be written."""
+    from channelvq.images import check_target
+
+    if file is not None:
+        check_target(file)
+    if folder is not None:
+        check_target(folder, folder=True)
+
+
+def _output_name(number: int, source: str | Path) -> str:
+    """Number and stem, safe in any file system; the number tells files of the same name apart."""
+    stem = re.sub(r"[^-+@. \w]", "_", Path(source).stem)[:60]
+    return f"{number:04d}-{stem}.png"
 
 
 @app.command()
@@ -58,13 +75,15 @@ def tokenize(
 ) -> None:
     """Images -> ids, as a JSON file."""
     from channelvq import CVQTokenizer
-    from channelvq.evaluate.report import write_json
+    from channelvq.evaluate.token_file import TokenRow, write_tokens
 
+    _target(file=output)
     tok = CVQTokenizer.from_pretrained(tokenizer)
-    names, pictures = _load_images(images)
-    ids = tok.tokenize(pictures)
-    rows = [{"image": str(name), "ids": row} for name, row in zip(names, ids.tolist(), strict=True)]
-    write_json(output, {"tokenizer": tokenizer, "codebook_size": tok.codebook_size, "images": rows})
+    rows = []
+    for names, pictures in _batches(images, tok.image_size):
+        ids = tok.tokenize(pictures).tolist()
+        rows += [TokenRow(str(name), row) for name, row in zip(names, ids, strict=True)]
+    write_tokens(output, tokenizer, tok, rows)
     typer.echo(f"{len(rows)} image(s), {tok.num_tokens} tokens each -> {output}")
 
 
@@ -79,34 +98,16 @@ def detokenize(
 ) -> None:
     """Ids -> images, from all tokens or any prefix of them."""
     from channelvq import CVQTokenizer
+    from channelvq.evaluate.token_file import check_fits, decode_rows, read_tokens
     from channelvq.images import save_image
 
-    source, rows = _read_tokens(tokens)
-    tok = CVQTokenizer.from_pretrained(tokenizer or source)
-    for number, row in enumerate(rows):
-        image = tok.detokenize(_prefix(row["ids"], num_tokens))[0]
-        path = output / f"{number:04d}-{Path(row['image']).stem}.png"
-        save_image(image, path)
-    typer.echo(f"{len(rows)} image(s) -> {output}/")
-
-
-def _read_tokens(path: Path) -> tuple[str, list[dict[str, Any]]]:
-    try:
-        content = json.loads(path.read_text())
-        rows = [{"image": row["image"], "ids": [int(i) for i in row["ids"]]} for row in content["images"]]
-        return content["tokenizer"], rows
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path}: expected a JSON file that `cvq tokenize` wrote ({type(error).__name__}: {error})"
-        ) from None
-
-
-def _prefix(ids: list[int], num_tokens: int | None) -> Any:
-    import torch
-
-    if num_tokens is not None and not 1 <= num_tokens <= len(ids):
-        raise InputError(f"--num-tokens {num_tokens}: the image has {len(ids)} tokens, give 1 to {len(ids)}")
-    return torch.tensor([ids[:num_tokens]])
+    _target(folder=output)
+    file = read_tokens(tokens)
+    tok = CVQTokenizer.from_pretrained(tokenizer or file.tokenizer)
+    check_fits(file, tokens, tok, num_tokens)
+    for number, image in decode_rows(tok, file.rows, num_tokens):
+        save_image(image, output / _output_name(number, file.rows[number].image))
+    typer.echo(f"{len(file.rows)} image(s) -> {output}/")
 
 
 @app.command()
@@ -118,15 +119,17 @@ def reconstruct(
 ) -> None:
     """Images -> tokens -> images: for each a strip of the original and 1, 2, 4, ... tokens."""
     from channelvq import CVQTokenizer
-    from channelvq.pictures import prefix_strip
-
-    tok = CVQTokenizer.from_pretrained(tokenizer)
-    names, pictures = _load_images(images)
     from channelvq.images import save_image
+    from channelvq.pictures import prefix_strips
 
-    for number, (name, picture) in enumerate(zip(names, pictures, strict=True)):
-        save_image(prefix_strip(tok, picture, num_tokens), output / f"{number:04d}-{name.stem}.png")
-    typer.echo(f"{len(names)} strip(s) -> {output}/")
+    _target(folder=output)
+    tok = CVQTokenizer.from_pretrained(tokenizer)
+    number = 0
+    for names, pictures in _batches(images, tok.image_size):
+        for name, picture in zip(names, prefix_strips(tok, pictures, num_tokens), strict=True):
+            save_image(picture, output / _output_name(number, name))
+            number += 1
+    typer.echo(f"{number} strip(s) -> {output}/")
 
 
 @app.command()
@@ -147,6 +150,8 @@ def generate(
     from channelvq import CAR
     from channelvq.images import save_image
 
+    _target(folder=output)
+    _target(folder=stream)
     model = CAR.from_pretrained(car)
     done = None
     steps = model.stream(
@@ -167,15 +172,20 @@ def train(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Settings as key=value, such as train.steps=100.")
     ] = None,
+    json_file: JsonOption = None,
 ) -> None:
     """Train by a recipe; the same command with train.resume=true goes on after a stop."""
+    from channelvq.evaluate.report import write_json
     from channelvq.train.run import load_recipe
     from channelvq.train.run import train as run
 
+    _target(file=json_file)
     config = load_recipe(recipe, overrides or ())
     figures = run(config)
     if figures is None:
         raise typer.Exit(0)
+    if json_file:
+        write_json(json_file, {"recipe": recipe, "output_dir": config.train.output_dir, "metrics": figures})
     typer.echo(f"done: {config.train.output_dir}/final  " + "  ".join(f"{k} {v:.4g}" for k, v in figures.items()))
 
 
@@ -201,7 +211,7 @@ def evaluate_reconstruction(
     tokenizer: Annotated[str, typer.Argument(help="'bundled', a folder or a hub repository.")],
     data: Annotated[Path, typer.Argument(help="A folder of images.")],
     json_file: JsonOption = None,
-    max_images: Annotated[int | None, typer.Option(help="Stop after this many images.")] = None,
+    max_images: Annotated[int | None, typer.Option(min=1, help="Stop after this many images.")] = None,
 ) -> None:
     """PSNR, SSIM and codebook use for 1, 2, 4, ... C tokens."""
     import rich
@@ -210,11 +220,12 @@ def evaluate_reconstruction(
     from channelvq import CVQTokenizer
     from channelvq.evaluate.reconstruction import evaluate_reconstruction as run
     from channelvq.evaluate.report import protocol, write_json
-    from channelvq.images import resize_crop, to_tensor
+    from channelvq.images import to_tensor
 
+    _target(file=json_file)
     tok = CVQTokenizer.from_pretrained(tokenizer)
-    pictures = _load_images([data])[1][:max_images]
-    images = torch.stack([to_tensor(resize_crop(picture, tok.image_size)) for picture in pictures])
+    pictures = (picture for _, batch in _batches([data], tok.image_size) for picture in batch)
+    images = torch.stack([to_tensor(picture) for picture in islice(pictures, max_images)])
     report = run(tok, images)
     rich.print(report.table())
     if json_file:
@@ -224,28 +235,38 @@ def evaluate_reconstruction(
         write_json(json_file, {"protocol": how, "records": [{"metrics": report.to_dict()}]})
 
 
-def _study(name: str, json_file: Path | None, rerun: bool) -> None:
+def _study(name: str, stored: Path | None, json_file: Path | None, rerun: bool) -> None:
     import rich
 
+    from channelvq.evaluate.report import write_json
     from channelvq.experiments.studies import load, run, table
 
-    path = json_file or Path(f"results/{name}-small.json")
-    rich.print(table(run(name, path) if rerun else load(path)))
+    path = stored or Path(f"results/{name}-small.json")
+    _target(file=json_file)
+    if rerun:
+        _target(file=path)
+    result = run(name, path) if rerun else load(path)
+    rich.print(table(result))
+    if json_file:
+        write_json(json_file, result)
 
 
+StoredOption = Annotated[
+    Path | None, typer.Option(help="The result that is read, or written by --rerun; default: results/STUDY-small.json.")
+]
 RerunOption = Annotated[bool, typer.Option("--rerun", help="Train what is not in the store and measure again.")]
 
 
 @experiment_app.command("axis")
-def experiment_axis(json_file: JsonOption = None, rerun: RerunOption = False) -> None:
+def experiment_axis(stored: StoredOption = None, json_file: JsonOption = None, rerun: RerunOption = False) -> None:
     """Channel-wise against patch-wise: same network, data, start, steps and tokens."""
-    _study("axis", json_file, rerun)
+    _study("axis", stored, json_file, rerun)
 
 
 @experiment_app.command("codebook")
-def experiment_codebook(json_file: JsonOption = None, rerun: RerunOption = False) -> None:
+def experiment_codebook(stored: StoredOption = None, json_file: JsonOption = None, rerun: RerunOption = False) -> None:
     """What keeps the plain codebook alive: one setting changed at a time."""
-    _study("codebook", json_file, rerun)
+    _study("codebook", stored, json_file, rerun)
 
 
 @experiment_app.command("bundle")
@@ -273,17 +294,33 @@ def experiment_tables(
 
 
 @app.command()
-def demo(output: OutputOption = Path("demo")) -> None:
+def demo(output: OutputOption = Path("demo"), json_file: JsonOption = None) -> None:
     """Tokenize pictures that the bundled tokenizer never saw; strips, a contact sheet and a table."""
     from channelvq.demo import run
+    from channelvq.evaluate.report import write_json
 
-    run(output)
+    _target(file=json_file, folder=output)
+    rows = run(output)
+    if json_file:
+        write_json(json_file, [asdict(row) for row in rows])
 
 
 def main() -> None:
     """Entry point: what a user can mend is one line on stderr and exit code 2, never a traceback."""
     try:
         app()
-    except InputError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (InputError, FloatingPointError) as error:
+        _fail(str(error))
+    except OSError as error:
+        _fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error) or repr(error))
+    except Exception as error:
+        if type(error).__name__ != "SafetensorError":  # how safetensors tells of a full disk or a broken file
+            raise
+        _fail(str(error))
+
+
+def _fail(message: str) -> NoReturn:
+    typer.echo(f"error: {message}", err=True)
+    sys.exit(2)

@@ -1,0 +1,122 @@
+"""Ids of images as a JSON file: what `cvq tokenize` writes and `cvq detokenize` reads."""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from channelvq.errors import InputError
+from channelvq.evaluate.report import weights_sha256, write_json
+from channelvq.tokenizer import CVQTokenizer
+
+BATCH_SIZE = 64
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    """The ids of one image; image: the name of its file."""
+
+    image: str
+    ids: list[int]
+
+
+@dataclass(frozen=True)
+class TokenFile:
+    """tokenizer: by what name it was loaded. tokenizer_sha256: of its weights, for a name tells little."""
+
+    tokenizer: str
+    tokenizer_sha256: str
+    codebook_size: int
+    rows: list[TokenRow]
+
+
+def write_tokens(path: Path, name: str, tokenizer: CVQTokenizer, rows: Iterable[TokenRow]) -> None:
+    """Write the ids that `tokenizer`, loaded as `name`, gave."""
+    content = {
+        "tokenizer": name,
+        "tokenizer_sha256": weights_sha256(tokenizer),
+        "codebook_size": tokenizer.codebook_size,
+        "images": [{"image": row.image, "ids": row.ids} for row in rows],
+    }
+    write_json(path, content)
+
+
+def read_tokens(path: Path) -> TokenFile:
+    """Read what `write_tokens` wrote; InputError that names the first thing that is missing or of another type."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        rows = [
+            TokenRow(_entry(row, "image", str, f"images[{i}]"), _ids(row, f"images[{i}]"))
+            for i, row in enumerate(_entry(content, "images", list, ""))
+        ]
+        return TokenFile(
+            _entry(content, "tokenizer", str, ""),
+            _entry(content, "tokenizer_sha256", str, ""),
+            _entry(content, "codebook_size", int, ""),
+            rows,
+        )
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: expected a JSON file that `cvq tokenize` wrote: {error}") from None
+
+
+def check_fits(file: TokenFile, path: Path, tokenizer: CVQTokenizer, num_tokens: int | None) -> None:
+    """Raise InputError unless `tokenizer` gave the ids of the file and each image has `num_tokens` of them or more."""
+    if file.codebook_size != tokenizer.codebook_size:
+        raise InputError(
+            f"{path} holds ids of a codebook of {file.codebook_size} codes, the tokenizer has "
+            f"{tokenizer.codebook_size}; give the tokenizer that wrote it with --tokenizer (it was {file.tokenizer!r})"
+        )
+    own = weights_sha256(tokenizer)
+    if file.tokenizer_sha256 != own:
+        raise InputError(
+            f"{path} was written with other weights (SHA-256 {file.tokenizer_sha256[:12]}..., the tokenizer's are "
+            f"{own[:12]}...); give the tokenizer that wrote it with --tokenizer (it was {file.tokenizer!r})"
+        )
+    for row in file.rows:
+        _check_row(row, path, tokenizer, num_tokens)
+
+
+def decode_rows(
+    tokenizer: CVQTokenizer, rows: list[TokenRow], num_tokens: int | None = None
+) -> Iterator[tuple[int, Image.Image]]:
+    """(number of the row, image) decoded from its first `num_tokens` ids, in batches of rows of equal length."""
+    by_length: dict[int, list[int]] = {}
+    for number, row in enumerate(rows):
+        by_length.setdefault(len(row.ids[:num_tokens]), []).append(number)
+    for length, numbers in by_length.items():
+        for start in range(0, len(numbers), BATCH_SIZE):
+            batch = numbers[start : start + BATCH_SIZE]
+            images = tokenizer.detokenize(torch.tensor([rows[number].ids[:length] for number in batch]))
+            yield from zip(batch, images, strict=True)
+
+
+def _check_row(row: TokenRow, path: Path, tokenizer: CVQTokenizer, num_tokens: int | None) -> None:
+    count, most = len(row.ids), tokenizer.num_tokens
+    if not 1 <= count <= most:
+        raise InputError(f"{path}: image {row.image!r} has {count} ids, expected 1 to {most}")
+    if num_tokens is not None and not 1 <= num_tokens <= count:
+        raise InputError(f"--num-tokens {num_tokens}: image {row.image!r} has {count} tokens, give 1 to {count}")
+    for id_ in row.ids:
+        if not 0 <= id_ < tokenizer.codebook_size:
+            raise InputError(f"{path}: image {row.image!r} has the id {id_}, outside 0..{tokenizer.codebook_size - 1}")
+
+
+def _entry(row: Any, key: str, kind: type, where: str) -> Any:
+    value = row.get(key) if isinstance(row, dict) else None
+    if not isinstance(value, kind) or isinstance(value, bool):
+        name = f"{where}.{key}" if where else key
+        given = "missing" if value is None else f"{value!r:.60}"
+        raise ValueError(f"{name} is {given}, it should be of type {kind.__name__}")
+    return value
+
+
+def _ids(row: Any, where: str) -> list[int]:
+    ids = _entry(row, "ids", list, where)
+    wrong = next((i for i in ids if not isinstance(i, int) or isinstance(i, bool)), None)
+    if wrong is not None or None in ids:
+        raise ValueError(f"{where}.ids holds {wrong!r:.60}, they should be whole numbers")
+    return ids
