@@ -1,5 +1,7 @@
 """The lookup against brute force: float64 where it decides, exact fractions where it does not."""
 
+import subprocess
+import sys
 from fractions import Fraction
 
 import pytest
@@ -66,6 +68,13 @@ def test_answer_does_not_depend_on_tiles_batch_threads_or_layout(monkeypatch: py
     assert torch.equal(nearest_codeword(z.T.contiguous().T, e.T.contiguous().T), expected)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(nearest_codeword(z, e), expected)
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            assert torch.equal(nearest_codeword(z, e), expected)
+    finally:
+        torch.set_num_threads(before)
     monkeypatch.setattr(nearest, "ROW_TILE", 37)
     monkeypatch.setattr(nearest, "CODE_TILE", 64)
     assert torch.equal(nearest_codeword(z, e), expected)
@@ -110,3 +119,132 @@ def test_shapes_are_checked() -> None:
     with pytest.raises(InputError, match="empty"):
         nearest_codeword(torch.zeros(2, 3), torch.zeros(0, 3))
     assert nearest_codeword(torch.zeros(0, 3), torch.zeros(2, 3)).shape == (0,)
+
+
+def crowded(name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Vectors and codewords among which float32 or even float64 leaves many candidates."""
+    z, e = random(7, 6, seed=11), random(90, 6, seed=12)
+    word, wide = random(6, seed=13), 10 ** (random(6, seed=14).clamp(-2, 2) * 9)
+    orders = torch.stack([torch.randperm(6, generator=torch.Generator().manual_seed(i)) for i in range(90)])
+    return {
+        "identical codes": (z, word.expand(90, 6)),
+        "identical vectors": (word.expand(7, 6), e),
+        "constants": (torch.full((7, 6), 0.3), torch.full((90, 6), 0.3)),
+        "all zero": (torch.zeros(7, 6), torch.zeros(90, 6)),
+        "offset": (1000 + 0.01 * z, 1000 + 0.01 * e),
+        "far offset": (1e6 + z, 1e6 + e),
+        "signs": (torch.zeros(7, 6), e.sign()),
+        "integers": ((2 * z).round(), (2 * e).round()),
+        "orders of one word": (z[:, :1].expand(7, 6), word[orders]),
+        "orders of a wide word": (z[:, :1].expand(7, 6), (word * wide)[orders]),
+        "last places": (word.expand(7, 6) * (1 + 1e-7 * z), word * (1 + 1.2e-7 * e.sign())),
+        "subnormal": (z * 1e-40, e * 1e-40),
+        "overflowing": (z * 1e37, torch.cat([e[:45] * 1e37, e[45:] * 1e-37])),
+    }[name]
+
+
+CROWDED = [
+    "identical codes",
+    "identical vectors",
+    "constants",
+    "all zero",
+    "offset",
+    "far offset",
+    "signs",
+    "integers",
+    "orders of one word",
+    "orders of a wide word",
+    "last places",
+    "subnormal",
+    "overflowing",
+]
+
+
+@pytest.mark.parametrize("name", CROWDED)
+def test_exact_where_many_stay_open_in_any_tile(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    z, e = crowded(name)
+    expected = brute_force(z, e)
+    assert torch.equal(nearest_codeword(z, e), expected)
+    for tile, held, merged in ((16, 128, 2**20), (32, 4096, 0)):
+        monkeypatch.setattr(nearest, "CODE_TILE", tile)
+        monkeypatch.setattr(nearest, "HELD", held)
+        monkeypatch.setattr(nearest, "MERGED", merged)
+        assert torch.equal(nearest_codeword(z, e), expected)
+
+
+@pytest.mark.parametrize("name", CROWDED)
+def test_integers_alone_are_exact(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    z, e = crowded(name)
+    monkeypatch.setattr(nearest, "_stages", lambda dim, largest: [])
+    assert torch.equal(nearest_codeword(z, e), brute_force(z, e))
+
+
+def test_zeros_of_both_signs_are_equal() -> None:
+    e = torch.tensor([[1.0, 1.0], [0.0, -0.0], [-0.0, 0.0], [0.0, 0.0]])
+    assert nearest_codeword(torch.tensor([[-0.0, 0.0], [0.1, -0.1]]), e).tolist() == [1, 1]
+    assert nearest.first_equal(e).tolist() == [0, 1, 1, 1]
+
+
+def test_a_dimension_without_a_float32_bound_goes_to_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [stage.dtype for stage in nearest._stages(2**23, 1.0)] == [torch.float64]
+    assert [stage.dtype for stage in nearest._stages(64, 1.0)] == [torch.float32, torch.float64]
+    z, e = random(50, 30, seed=15), random(200, 30, seed=16)
+    expected = nearest_codeword(z, e)
+    monkeypatch.setattr(nearest, "_UNIT32", 0.1)
+    assert torch.equal(nearest_codeword(z, e), expected)
+
+
+@pytest.mark.parametrize("dim", [1, 5, 300, 20_000])
+def test_rounded_scores_stay_inside_the_bound(dim: int) -> None:
+    # Positive numbers of like size: every partial sum rounds, and the errors do not cancel as they do around zero.
+    z, e = random(8, dim, seed=17).abs() + 1, random(32, dim, seed=18).abs() + 1
+    exact = nearest._scores(e.double(), z.double())[0]
+    scores, norms = nearest._scores(e, z)
+    stage = nearest._stages(dim, 10.0)[0]
+    bound = stage.unit * norms * (torch.linalg.vector_norm(z.double(), dim=1) + norms)
+    assert ((scores - exact).abs() <= bound[:, None]).all()
+
+
+def test_bfloat16_and_float64_are_read_as_float32() -> None:
+    z, e = random(60, 16, seed=19), random(300, 16, seed=20)
+    assert torch.equal(
+        nearest_codeword(z.bfloat16(), e.bfloat16()), nearest_codeword(z.bfloat16().float(), e.bfloat16().float())
+    )
+    assert torch.equal(nearest_codeword(z.double() * (1 + 1e-12), e.double()), nearest_codeword(z, e))
+
+
+MEMORY = """
+import os, resource, torch
+from channelvq.quantize.nearest import nearest_codeword
+random = lambda *shape: torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
+cases = {
+    "ordinary": lambda: (random(2048, 64), random(65536, 64)),
+    "identical": lambda: (random(2048, 64), random(1, 64).expand(4096, 64).clone()),
+    "constant": lambda: (torch.full((256, 64), 0.3), torch.full((16384, 64), 0.3)),
+    "offset": lambda: (random(2048, 64).mul_(0.01).add_(1000), random(4096, 64).mul_(0.01).add_(1000)),
+    "signs": lambda: (torch.zeros(2048, 256), random(4096, 256).sign_()),
+    "bfloat16": lambda: (torch.ones(2**20, 64, dtype=torch.bfloat16), random(16, 64)),
+}
+for name, make in cases.items():
+    if os.fork():  # before the first kernel, so that no thread is lost
+        assert os.wait()[1] == 0
+        continue
+    z, e = make()
+    for kind in (torch.float32, torch.float64):
+        torch.ones(64, 64, dtype=kind) @ torch.ones(64, 64, dtype=kind)
+    nearest_codeword(z[:64], e[:64])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found = nearest_codeword(z, e)
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    print(name, grown - found.numel() * 8 / 2**20, flush=True)
+    os._exit(0)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux alone")
+def test_extra_memory_is_at_most_64_mib() -> None:
+    # Processes of their own, since a peak never falls. One (M, N) float32 array of the ordinary case has 512 MiB.
+    result = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
+    grown = dict(line.split() for line in result.stdout.splitlines())
+    assert len(grown) == 6
+    assert all(float(mebibytes) <= 64 for mebibytes in grown.values()), grown
