@@ -87,8 +87,12 @@ def _check_shapes(vectors: Tensor, codebook: Tensor) -> None:
 
 def _largest(table: Tensor, name: str) -> float:
     """The largest magnitude, 0 for an empty table; refuses NaN and infinity, which aminmax passes on."""
-    ends = [torch.stack(torch.aminmax(part)) for _, part in _read(table, None, max(1, HELD // table.shape[1]))]
-    largest = torch.stack(ends).abs().amax().item() if ends else 0.0
+    size = max(1, HELD // table.shape[1])
+    # Results go into one tensor made beforehand: small ones kept between freed tiles would break up the heap.
+    ends = torch.zeros(-(-len(table) // size) + 1, 2, device=table.device)
+    for start, part in _read(table, None, size):
+        ends[start // size] = torch.stack(torch.aminmax(part))
+    largest = ends.abs().amax().item()
     if not largest < float("inf"):
         raise InputError(f"nearest_codeword: {name} hold NaN or infinity; distances to them have no order")
     return largest
@@ -164,10 +168,9 @@ def _first_equal(table: Tensor, ids: Tensor | None) -> Int64[Tensor, " N"]:
     powers = [pow(_HASH, i + 1, 2**64) for i in range(table.shape[1])]
     factors = torch.tensor([p - 2**64 if p >= 2**63 else p for p in powers], device=table.device)
     # Adding zero turns -0.0 into 0.0; the sum wraps around, as a hash may.
-    keys = torch.cat(
-        [((part + 0.0).view(torch.int32) * factors).sum(1) for _, part in _read(table, ids, size)]
-        or [factors.new_zeros(0)]
-    )
+    keys = torch.zeros(len(table) if ids is None else len(ids), dtype=torch.int64, device=table.device)
+    for start, part in _read(table, ids, size):
+        keys[start : start + size] = ((part + 0.0).view(torch.int32) * factors).sum(1)
     own = torch.arange(len(keys), device=table.device)
     values, inverse = keys.unique(return_inverse=True)
     first = own.new_full((len(values),), len(keys)).scatter_reduce_(0, inverse, own, "amin")[inverse]
