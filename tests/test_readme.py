@@ -64,7 +64,7 @@ def test_user_errors_are_one_line_and_exit_code_2(folder: Path) -> None:
         (("train", "small/smoke", "train.stepz=1"), "train.stepz: there is no such setting"),
         (("detokenize", "photo.png"), "photo.png"),
         (("tokenize", "photo.png", "-t", "nowhere/at-all"), "nowhere/at-all"),
-        (("experiment", "axis", "--json", "none.json"), "--rerun"),
+        (("experiment", "axis", "--stored", "none.json"), "--rerun"),
         (("data", "fetch", "fluent"), "fluent-emoji"),
         (("frobnicate",), "frobnicate"),
     ):

@@ -26,7 +26,7 @@ from channelvq.train.run import load_tokenizer_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe
 
 IMAGES = 768  # 49,152 tokens, 12 for each code
-PCA_IMAGES, PCA_COMPONENTS = 6000, 128
+PCA_IMAGES, PCA_COMPONENTS = 6000, 256
 
 
 def bundle(run_dir: Path, package: Path, results: Path, command: str) -> dict[str, Any]:
