@@ -136,6 +136,7 @@ image. Trained with nested channel dropout: any prefix of the tokens decodes. St
 
 ```python
 from channelvq import CVQTokenizer
+
 tok = CVQTokenizer.from_pretrained("bundled")
 ```
 
