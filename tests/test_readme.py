@@ -40,7 +40,8 @@ def test_python_block(folder: Path) -> None:
     exec(code, scope)
     assert scope["ids"].shape == (1, 64)  # type: ignore[attr-defined]
     assert scope["indices"].shape == (4, 32)  # type: ignore[attr-defined]
-    assert Image.open("coarse.png").size == (64, 64)
+    with Image.open("coarse.png") as coarse:
+        assert coarse.size == (64, 64)
 
 
 def test_commands(folder: Path) -> None:
