@@ -9,9 +9,9 @@ import torch
 from channelvq import CVQTokenizer
 from channelvq.demo import run
 from channelvq.evaluate.metrics import psnr
-from channelvq.evaluate.report import weights_sha256
 from channelvq.images import normalize, to_uint8
 from channelvq.nn.modes import row_independent_kernels
+from channelvq.nn.state import weights_sha256
 from channelvq.quantize.nearest import nearest_codeword
 
 ROOT = Path(__file__).parents[1]

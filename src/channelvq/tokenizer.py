@@ -32,6 +32,7 @@ from channelvq.errors import InputError
 from channelvq.images import ImageInput, images_to_batch, to_pil
 from channelvq.nn.conv import ConvConfig, ConvDecoder, ConvEncoder
 from channelvq.nn.modes import evaluating, row_independent_kernels
+from channelvq.nn.state import misfits
 from channelvq.quantize.axis import Axis, from_vectors, to_vectors
 from channelvq.quantize.channel_vq import ChannelVQ, QuantizerConfig
 from channelvq.quantize.codebook import PlainConfig
@@ -232,11 +233,8 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", li
         except (ValueError, SafetensorError) as error:
             raise InputError(f"tokenizer {source!r}: a file is damaged ({error}); write or download it again") from None
         model = cls(from_dict(CVQConfig, settings, where=str(files["config.json"])))
-        own = model.state_dict()
-        shapes = [{name: tuple(t.shape) for name, t in tensors.items()} for tensors in (state, own)]
-        wrong = sorted(name for name, _ in shapes[0].items() ^ shapes[1].items())
-        if wrong:
-            raise InputError(f"{files['model.safetensors']} does not fit its config.json: {sorted(set(wrong))[:5]}")
+        if wrong := misfits(state, model.state_dict()):
+            raise InputError(f"{files['model.safetensors']} does not fit its config.json: {wrong[:5]}")
         model.load_state_dict(state)
         return model.eval()
 

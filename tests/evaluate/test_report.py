@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from channelvq.errors import InputError
-from channelvq.evaluate.report import protocol, tensor_sha256, weights_sha256, write_json
+from channelvq.evaluate.report import protocol, write_json
+from channelvq.nn.state import tensor_sha256, weights_sha256
 
 
 def test_floats_have_six_significant_digits_and_keys_are_sorted(tmp_path: Path) -> None:

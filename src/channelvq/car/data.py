@@ -26,6 +26,7 @@ from channelvq.data.source import Sample
 from channelvq.data.stream import Mixture
 from channelvq.errors import InputError
 from channelvq.images import normalize
+from channelvq.nn.state import weights_sha256
 from channelvq.tokenizer import CVQTokenizer
 
 SHARD_IMAGES = 1024
@@ -46,11 +47,8 @@ class TokenSet:
 
 def tokenizer_digest(tokenizer: CVQTokenizer) -> str:
     """The first 16 hex digits of the SHA-256 of a tokenizer's settings and weights."""
-    content = hashlib.sha256(json.dumps(to_dict(tokenizer.config), sort_keys=True).encode())
-    for name, tensor in sorted(tokenizer.state_dict().items()):
-        content.update(name.encode())
-        content.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return content.hexdigest()[:16]
+    settings = json.dumps(to_dict(tokenizer.config), sort_keys=True)
+    return hashlib.sha256(f"{settings}/{weights_sha256(tokenizer)}".encode()).hexdigest()[:16]
 
 
 def tokenized(

@@ -14,6 +14,7 @@ from channelvq.car.config import CARConfig
 from channelvq.car.text import TextTokenizer
 from channelvq.config import from_dict, to_dict
 from channelvq.errors import InputError
+from channelvq.nn.state import misfits
 from channelvq.tokenizer import CVQTokenizer
 
 if TYPE_CHECKING:
@@ -69,7 +70,6 @@ def _load_weights(model: "CAR", folder: Path) -> None:
             f"{folder}: the generator was trained on another image tokenizer than the one in its folder tokenizer/ "
             f"(codebook {theirs} against {tuple(own['codebook'].shape)}, or of other values); put the right one there"
         )
-    shapes = [{n: tuple(t.shape) for n, t in tensors.items()} for tensors in (state, own)]
-    if wrong := sorted({name for name, _ in shapes[0].items() ^ shapes[1].items()}):
+    if wrong := misfits(state, own):
         raise InputError(f"{folder / 'model.safetensors'} does not fit its config.json: {wrong[:5]}")
     model.to(codebook.dtype).load_state_dict(state, strict=False)

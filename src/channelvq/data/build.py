@@ -57,22 +57,15 @@ class PhotoConfig:
     weight: NonNegativeFloat = 1.0
 
 
-def _check_fractions(validation: float, test: float) -> None:
-    if validation + test > 1:
-        raise ValueError(f"validation {validation} and test {test} must together be at most 1")
-
-
-@dataclass(frozen=True, config=STRICT)
-class FolderConfig:
-    """Every image below a folder.
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class _FilesConfig:
+    """What folders and manifests share.
 
     crop: "center", the largest centred square, or "random", a random square of at least `min_side` px. flip: mirror
     half of the samples, wrong where captions say left and right. validation, test: shares of the images, by the hash
     of their names.
     """
 
-    root: str
-    kind: Literal["folder"] = "folder"
     weight: NonNegativeFloat = 1.0
     crop: Crop = "center"
     min_side: PositiveInt = 256
@@ -81,29 +74,24 @@ class FolderConfig:
     test: Fraction = 0.10
 
     def __post_init__(self) -> None:
-        _check_fractions(self.validation, self.test)
+        if self.validation + self.test > 1:
+            raise ValueError(f"validation {self.validation} and test {self.test} must together be at most 1")
 
 
-@dataclass(frozen=True, config=STRICT)
-class ManifestConfig:
-    """The images that a .jsonl or .csv file lists.
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class FolderConfig(_FilesConfig):
+    """Every image below the folder `root`."""
 
-    crop: "center", the largest centred square, or "random", a random square of at least `min_side` px. flip: mirror
-    half of the samples, wrong where captions say left and right. validation, test: shares of the images, by the hash
-    of their names, where the file has no field `split`.
-    """
+    root: str
+    kind: Literal["folder"] = "folder"
+
+
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class ManifestConfig(_FilesConfig):
+    """The images that the .jsonl or .csv file `path` lists; its field `split`, where there is one, decides."""
 
     path: str
     kind: Literal["manifest"] = "manifest"
-    weight: NonNegativeFloat = 1.0
-    crop: Crop = "center"
-    min_side: PositiveInt = 256
-    flip: bool = False
-    validation: Fraction = 0.05
-    test: Fraction = 0.10
-
-    def __post_init__(self) -> None:
-        _check_fractions(self.validation, self.test)
 
 
 SourceConfig = Annotated[
@@ -134,7 +122,7 @@ def build_source(config: SourceConfig, size: int, split: Split) -> Source:
             return ManifestSource(config.path, size, split, **_file_options(config))
 
 
-def _file_options(config: FolderConfig | ManifestConfig) -> FileOptions:
+def _file_options(config: _FilesConfig) -> FileOptions:
     return {
         "crop": config.crop,
         "min_side": config.min_side,

@@ -1,6 +1,5 @@
 """Result files: what was measured, on what, with what, and JSON that is the same to the byte for the same result."""
 
-import hashlib
 import json
 import math
 import os
@@ -11,12 +10,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from channelvq.errors import InputError
 from channelvq.evaluate.metrics import check_images
+from channelvq.nn.state import tensor_sha256, weights_sha256
 
 
 def protocol(
@@ -49,16 +48,6 @@ def protocol(
         "tokenizer_sha256": None if tokenizer is None else weights_sha256(tokenizer),
         "git": git_revision(),
     }
-
-
-def tensor_sha256(tensor: Tensor) -> str:
-    """SHA-256 of dtype, shape and bytes of a tensor, in hexadecimal digits."""
-    return _digest({"": tensor})
-
-
-def weights_sha256(module: nn.Module) -> str:
-    """SHA-256 of a module's state dict: names in order, dtypes, shapes and bytes; independent of device and file."""
-    return _digest(module.state_dict())
 
 
 def git_revision() -> str | None:
@@ -117,15 +106,6 @@ def _plain(obj: Any, where: str) -> Any:
             raise InputError(
                 f"write_json: {where} is a {type(obj).__name__}, which is not plain data (keys are strings)"
             )
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(dtype=torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

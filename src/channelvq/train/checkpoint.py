@@ -46,7 +46,7 @@ def check_run_folder(run_dir: Path, resolved: Any, resume: bool) -> None:
 
 
 def save_checkpoint(accelerator: Accelerator, run_dir: Path, step: int, keep: int) -> Path:
-    """Write everything that resuming needs as checkpoints/step-XXXXXXXX; all ranks call it together."""
+    """Write everything that resuming needs as checkpoints/step-00001234; all ranks call it together."""
     final = run_dir / "checkpoints" / f"step-{step:08d}"
     partial = final.with_name(f".partial-{final.name}")
     if accelerator.is_main_process:

@@ -121,7 +121,7 @@ class Engine:
         batches = self.task.batches(start_step, self.accelerator.process_index, self.accelerator.num_processes)
         figures = None
         with (
-            self._signals(),
+            _Signals(self),
             Progress(config.steps, start_step, self.run_dir, self.accelerator.is_main_process) as progress,
         ):
             for step in range(start_step, config.steps):
@@ -214,9 +214,6 @@ class Engine:
     def _save_final(self) -> None:
         if self.accelerator.is_main_process:
             self.task.save(self.evaluated_models(), self.run_dir / "final")
-
-    def _signals(self) -> "_Signals":
-        return _Signals(self)
 
 
 class _Signals:
