@@ -1,5 +1,7 @@
 """Building blocks of the convolutional networks.
 
+Every residual branch starts at zero (Zhang et al. 2019, arXiv 1901.09321), so that the untrained encoder is close to a
+linear map of the pixels: the codebook that is started from its maps is then a good one from the first step.
 No BatchNorm anywhere: the output for an image must not depend on the other images of its batch.
 """
 
@@ -14,6 +16,12 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(groups, channels, eps=1e-6)
 
 
+def _start_at_zero(conv: nn.Conv2d) -> None:
+    nn.init.zeros_(conv.weight)
+    assert conv.bias is not None
+    nn.init.zeros_(conv.bias)
+
+
 class ResBlock(nn.Module):
     """x + conv(silu(norm(conv(silu(norm(x)))))), with a 1x1 convolution on the skip when the width changes."""
 
@@ -23,6 +31,7 @@ class ResBlock(nn.Module):
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.norm2 = group_norm(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        _start_at_zero(self.conv2)
         self.skip = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
 
     def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B out h w"]:
@@ -42,6 +51,7 @@ class AttentionBlock(nn.Module):
         self.norm = group_norm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = nn.Conv2d(channels, channels, 1)
+        _start_at_zero(self.out)
 
     def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
         """(B, C, h, w) -> (B, C, h, w)."""
