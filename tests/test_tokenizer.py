@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from channelvq import CVQTokenizer
 from channelvq.errors import InputError
 from channelvq.nn.conv import ConvConfig
+from channelvq.nn.layers import AttentionBlock, ResBlock
 from channelvq.nn.modes import row_independent_kernels
 from channelvq.quantize.axis import Axis, from_vectors, to_vectors
 from channelvq.quantize.codebook import PlainConfig
@@ -196,9 +197,22 @@ def test_wrong_tensors_are_refused(tokenizer: CVQTokenizer) -> None:
         CVQConfig(image_size=18, network=ConvConfig(stem=4, multipliers=(1, 2)))
 
 
+@pytest.mark.parametrize("block", [ResBlock(16, 16), ResBlock(16, 32), AttentionBlock(16)])
+def test_residual_branches_start_at_zero(block: ResBlock | AttentionBlock) -> None:
+    x = torch.randn(2, 16, 4, 4, generator=torch.Generator().manual_seed(0))
+    skip = block.skip(x) if isinstance(block, ResBlock) else x
+    assert torch.equal(block(x), skip)
+
+
 def test_every_parameter_gets_a_gradient(tokenizer: CVQTokenizer) -> None:
     tokenizer.train()
     x = images(8)
+    # Residual branches start at zero, where only their last convolution learns; here they have left it.
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in tokenizer.parameters():
+            if not parameter.any():
+                parameter.normal_(std=0.05, generator=generator)
     x_hat, quantized = tokenizer(x)
     ((x_hat - x).square().mean() + quantized.loss).backward()
     silent = [n for n, p in tokenizer.named_parameters() if p.grad is None or p.grad.abs().sum() == 0]
