@@ -17,9 +17,8 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 
 def _start_at_zero(conv: nn.Conv2d) -> None:
-    nn.init.zeros_(conv.weight)
-    assert conv.bias is not None
-    nn.init.zeros_(conv.bias)
+    for parameter in conv.parameters():
+        nn.init.zeros_(parameter)
 
 
 class ResBlock(nn.Module):
