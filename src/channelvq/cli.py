@@ -135,7 +135,9 @@ def reconstruct(
 @app.command()
 def generate(
     prompts: Annotated[list[str], typer.Argument(help="One prompt or several.")],
-    car: Annotated[str, typer.Option("--car", "-c", help="A folder written by save_pretrained, or a hub repository.")],
+    car: Annotated[
+        str, typer.Option("--car", "-c", help="'bundled', a folder written by save_pretrained, or a hub repository.")
+    ] = "bundled",
     output: OutputOption = Path("generated"),
     stream: Annotated[Path | None, typer.Option(help="Also write the image as it gets richer to this folder.")] = None,
     every: Annotated[int, typer.Option(help="Tokens between two streamed images.")] = 8,
@@ -279,6 +281,41 @@ def experiment_bundle(
     from channelvq.experiments.bundled import bundle
 
     bundle(run_dir, package, results, "cvq train small/bundled")
+
+
+@experiment_app.command("generator")
+def experiment_generator(
+    stored: Annotated[Path, typer.Option(help="The result that is read, or written by --rerun.")] = Path(
+        "results/generator-small.json"
+    ),
+    json_file: JsonOption = None,
+    rerun: RerunOption = False,
+) -> None:
+    """Next-channel prediction: nested dropout or not, three sizes, exposure bias."""
+    import rich
+
+    from channelvq.evaluate.report import write_json
+    from channelvq.experiments.generator import load, run, table
+
+    _target(file=json_file)
+    if rerun:
+        _target(file=stored)
+    result = run(stored) if rerun else load(stored)
+    rich.print(table(result))
+    if json_file:
+        write_json(json_file, result)
+
+
+@experiment_app.command("bundle-generator")
+def experiment_bundle_generator(
+    run_dir: Annotated[Path, typer.Argument(help="A finished run of small/scenes-car.")] = Path("runs/scenes-car"),
+    package: Annotated[Path, typer.Option(help="Where the package keeps its weights.")] = Path("src/channelvq/bundled"),
+    results: Annotated[Path, typer.Option(help="Folder of result files.")] = Path("results"),
+) -> None:
+    """Put a finished generator into the package: half-precision weights, model card, results."""
+    from channelvq.experiments.bundled_generator import bundle
+
+    bundle(run_dir, package, results, "cvq train small/scenes-car")
 
 
 @experiment_app.command("tables")

@@ -7,6 +7,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from channelvq.config import STRICT
+from channelvq.data.captions import TASKS, Task
 from channelvq.data.emoji import EmojiSource
 from channelvq.data.folder import Crop, EmptySplitError, FolderSource, ManifestSource
 from channelvq.data.photos import PhotoSource
@@ -31,10 +32,14 @@ class FileOptions(TypedDict):
 
 @dataclass(frozen=True, config=STRICT)
 class SceneConfig:
-    """Captioned scenes drawn by our code; sprites: "shapes" needs nothing, "fluent" the package fluent-emoji."""
+    """Captioned scenes drawn by our code; sprites: "shapes" needs nothing, "fluent" the package fluent-emoji.
+
+    tasks: what is shown and said, in turn: GenEval's six, and "color_position" (both things coloured and placed).
+    """
 
     kind: Literal["scenes"] = "scenes"
     sprites: Literal["shapes", "fluent"] = "shapes"
+    tasks: tuple[Task, ...] = TASKS
     weight: NonNegativeFloat = 1.0
 
 
@@ -111,7 +116,7 @@ def build_source(config: SourceConfig, size: int, split: Split) -> Source:
     """The source of a config in one split, with images of size x size."""
     match config:
         case SceneConfig():
-            return SceneSource(size=size, split=split, sprites=config.sprites)
+            return SceneSource(size=size, split=split, sprites=config.sprites, tasks=config.tasks)
         case EmojiConfig():
             return EmojiSource(style=config.style, size=size, split=split, augment=None if config.augment else False)
         case PhotoConfig():

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Task = Literal["single_object", "two_object", "counting", "colors", "position", "color_attr"]
-TASKS: tuple[Task, ...] = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+Task = Literal["single_object", "two_object", "counting", "colors", "position", "color_attr", "color_position"]
+TASKS: tuple[Task, ...] = ("single_object", "two_object", "counting", "colors", "position", "color_attr")  # GenEval's
+ALL_TASKS: tuple[Task, ...] = (*TASKS, "color_position")  # "a red car left of a blue umbrella": both at once
 Relation = Literal["above", "below", "left of", "right of"]
 INVERSE: dict[Relation, Relation] = {"above": "below", "below": "above", "left of": "right of", "right of": "left of"}
 NUMBERS = ("zero", "one", "two", "three", "four")

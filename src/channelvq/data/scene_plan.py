@@ -67,13 +67,10 @@ def combinations(plan: Plan) -> tuple[list[str], list[str]]:
     """(what the scene is about, what else it combines), each as the keys that the split is a hash of."""
     pair = ["pair " + " & ".join(sorted(thing.name for thing in plan.things))] if len(plan.things) == 2 else []
     coloured = [f"colour {thing.colour} {thing.name}" for thing in plan.things if thing.colour]
+    placed = [f"relation {_one_way(plan)}"] if plan.relation else []
     if plan.count > 1:
         return [f"count {plan.count} {plan.things[0].name}"], []
-    if coloured:
-        return coloured, pair
-    if plan.relation:
-        return [f"relation {_one_way(plan)}"], pair
-    return pair, []
+    return (coloured + placed, pair) if coloured or placed else (pair, [])
 
 
 def _one_way(plan: Plan) -> str:
@@ -118,9 +115,11 @@ def _propose(tag: Task, names: Sequence[str], coloured: Sequence[Thing], draws: 
             return Plan(tag, (Thing(draws.choose(names)),), count=int(draws.uniform(2, LARGEST_COUNT + 1)))
         case "colors":
             return Plan(tag, (draws.choose(coloured),))
-        case "color_attr":
+        case "color_attr" | "color_position":
             first, second = draws.choose_two(coloured)
-            same = first.name == second.name or first.colour == second.colour
-            return None if same else Plan(tag, (first, second))
-    first, second = (Thing(name) for name in draws.choose_two(names))
-    return Plan(tag, (first, second), relation=draws.choose(RELATIONS) if tag == "position" else None)
+            if first.name == second.name or first.colour == second.colour:
+                return None
+        case "two_object" | "position":
+            first, second = (Thing(name) for name in draws.choose_two(names))
+    placed = tag in ("position", "color_position")
+    return Plan(tag, (first, second), relation=draws.choose(RELATIONS) if placed else None)

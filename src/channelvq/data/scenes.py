@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from channelvq.data.backdrop import NUM_DRAWS, Backdrop, random_backdrop
-from channelvq.data.captions import TASKS, Plan, Task, free_caption, geneval_prompt
+from channelvq.data.captions import ALL_TASKS, TASKS, Plan, Task, free_caption, geneval_prompt
 from channelvq.data.scene_plan import Draws, coloured_things, draw_plan
 from channelvq.data.source import Sample
 from channelvq.data.split import Split
@@ -79,7 +79,7 @@ class SceneSource:
     """`length` numbered scenes of one split (see scene_plan.py for what is held out), size x size pixels.
 
     sprites: "fluent" (63 COCO classes; fetches the package) or "shapes" (16 shapes, no download). captions: GenEval's
-    prompts, free sentences, or half of each. tasks: the GenEval tasks that scenes are made for, in turn.
+    prompts, free sentences, or half of each. tasks: what scenes are made for, in turn: by default the six of GenEval.
     """
 
     def __init__(
@@ -94,8 +94,8 @@ class SceneSource:
     ) -> None:
         if size < SMALLEST_SIZE or length < 1:
             raise InputError(f"scenes: size {size}, length {length}: need size >= {SMALLEST_SIZE} and length >= 1")
-        if not tasks or not set(tasks) <= set(TASKS):
-            raise InputError(f"scenes: tasks {list(tasks)}: need one or more of {', '.join(TASKS)}")
+        if not tasks or not set(tasks) <= set(ALL_TASKS):
+            raise InputError(f"scenes: tasks {list(tasks)}: need one or more of {', '.join(ALL_TASKS)}")
         if captions not in ("mixed", "geneval", "free"):
             raise InputError(f"scenes: captions {captions!r} is neither mixed, geneval nor free")
         self.size, self.captions, self.length = size, captions, length

@@ -42,6 +42,20 @@ def quality_against_bytes(
     figure.savefig(path, dpi=150)
 
 
+def channel_curves(curves: Mapping[str, tuple[int, Sequence[float]]], label: str, path: str | Path) -> None:
+    """Draw lines over channels 1..C: by name, the channels that a line leaves out at its start, and its values."""
+    figure = _figure()
+    axes = figure.add_subplot()
+    for name, (skipped, values) in curves.items():
+        axes.plot(range(skipped + 1, skipped + len(values) + 1), values, label=name)
+    axes.set_xlabel("channel")
+    axes.set_ylabel(label)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+
+
 def _figure() -> "Figure":
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -3,6 +3,7 @@
 import json
 import platform
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from channelvq.config import to_dict
-from channelvq.data.build import EmojiConfig, PhotoConfig, build_mixture
+from channelvq.data.build import DataConfig, EmojiConfig, PhotoConfig, SceneConfig, build_mixture
 from channelvq.data.catalogue import PACKAGES, Work
 from channelvq.data.photo_list import PHOTOS
 from channelvq.data.stream import Mixture, fixed_images
@@ -22,7 +23,7 @@ from channelvq.evaluate.report import git_revision, protocol, write_json
 from channelvq.experiments.held_out import DESCRIPTIONS, held_out
 from channelvq.tokenizer import CVQTokenizer
 from channelvq.train.engine import training_seconds
-from channelvq.train.run import load_tokenizer_recipe
+from channelvq.train.run import Recipe, load_tokenizer_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe
 
 IMAGES = 768  # 49,152 tokens, 12 for each code
@@ -36,12 +37,13 @@ def bundle(run_dir: Path, package: Path, results: Path, command: str) -> dict[st
     """
     recipe = load_tokenizer_recipe(run_dir / "config.yaml")
     folder = package / "tokenizer"
-    _store_half(run_dir / "final", folder)
+    _copy_files(run_dir / "final", folder)
+    halve(folder / "model.safetensors")
     tokenizer = CVQTokenizer.from_pretrained(folder)
     pca = PCABaseline.fit(fixed_images(_train_mixture(recipe), PCA_IMAGES), num_components=PCA_COMPONENTS)
     pca.save(package / "pca.safetensors")
     records = [_measure(tokenizer, pca, kind, results) for kind in DESCRIPTIONS]
-    result = {"run": _run_facts(run_dir, recipe, command), "protocol": {"baselines": PROTOCOL}, "records": records}
+    result = {"run": run_facts(run_dir, recipe, command), "protocol": {"baselines": PROTOCOL}, "records": records}
     write_json(results / "bundled-tokenizer.json", result)
     stored = json.loads((results / "bundled-tokenizer.json").read_text())
     (folder / "README.md").write_text(model_card(stored, recipe))
@@ -52,13 +54,18 @@ def _train_mixture(recipe: TokenizerRecipe) -> Mixture:
     return build_mixture(recipe.data, recipe.model.image_size, "train", seed=1)
 
 
-def _store_half(source: Path, folder: Path) -> None:
+def _copy_files(source: Path, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    state = load_file(source / "model.safetensors")
-    half = {name: t.half() if t.is_floating_point() else t for name, t in state.items()}
-    save_file(half, folder / "model.safetensors", metadata={"format": "pt"})
-    shutil.copy(source / "config.json", folder / "config.json")
+    for name in ("model.safetensors", "config.json"):
+        shutil.copy(source / name, folder / name)
+
+
+def halve(path: Path, keep: Collection[str] = ()) -> None:
+    """Store the floating-point weights of a file in half precision, but for the ones to keep."""
+    state = load_file(path)
+    half = {name: t.half() if t.is_floating_point() and name not in keep else t for name, t in state.items()}
+    save_file(half, path, metadata={"format": "pt"})
 
 
 def _measure(tokenizer: CVQTokenizer, pca: PCABaseline, kind: str, results: Path) -> dict[str, Any]:
@@ -80,7 +87,8 @@ def _measure(tokenizer: CVQTokenizer, pca: PCABaseline, kind: str, results: Path
             "baselines": {"images": "the first 256", "curves": baselines}}  # fmt: skip
 
 
-def _run_facts(run_dir: Path, recipe: TokenizerRecipe, command: str) -> dict[str, Any]:
+def run_facts(run_dir: Path, recipe: Recipe, command: str) -> dict[str, Any]:
+    """How a bundled run was made."""
     return {
         "command": command,
         "steps": recipe.train.steps,
@@ -102,7 +110,7 @@ def model_card(result: dict[str, Any], recipe: TokenizerRecipe) -> str:
         cells = [record["data"], f"{m['psnr']:.2f}", f"{m['ssim']:.3f}", f"{pca['psnr']:.2f}" if pca else "-"]
         cells += [f"{m['use']:.1%}", f"{m['use_if_uniform']:.1%}", f"{m['perplexity']:.0f}", f"{m['usage_tokens']}"]
         rows.append("| " + " | ".join(cells) + " |")
-    works = "\n".join(f"- {work.name}: {work.licence}, {work.attribution}" for work in _works(recipe))
+    works = "\n".join(f"- {work.name}: {work.licence}, {work.attribution}" for work in works_of(recipe.data))
     return CARD.format(
         tokens=recipe.model.num_tokens, codes=recipe.model.quantizer.codebook_size, side=recipe.model.latent_size,
         size=recipe.model.image_size, bytes=result["records"][0]["metrics"]["bytes"], command=run["command"],
@@ -112,13 +120,15 @@ def model_card(result: dict[str, Any], recipe: TokenizerRecipe) -> str:
     )  # fmt: skip
 
 
-def _works(recipe: TokenizerRecipe) -> list[Work]:
-    """What the recipe trains on, with licences; of the photographs only those of the train split."""
+def works_of(data: DataConfig) -> list[Work]:
+    """What a recipe trains on, with licences; of the photographs only those of the train split."""
     names, works = set[str](), list[Work]()
-    for source in recipe.data.sources.values():
+    for source in data.sources.values():
         match source:
             case EmojiConfig():
                 names |= {"fluent-emoji" if source.style == "fluent" else source.style, "emojibase-data"}
+            case SceneConfig(sprites="fluent"):
+                names |= {"fluent-emoji", "emojibase-data"}
             case PhotoConfig():
                 works += [Work(p.name, p.licence, p.attribution) for p in PHOTOS if p.split == "train"]
     return [work for name in sorted(names) for work in PACKAGES[name].works] + works

@@ -5,26 +5,47 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from channelvq.car.model import CAR
 from channelvq.config import digest
 from channelvq.errors import InputError
 from channelvq.evaluate.report import git_revision, write_json
 from channelvq.tokenizer import CVQTokenizer
+from channelvq.train.car_task import CARRecipe
 from channelvq.train.engine import training_seconds
-from channelvq.train.run import train
+from channelvq.train.run import Recipe, train
 from channelvq.train.tokenizer_task import TokenizerRecipe
 
 DEFAULT_STORE = Path("runs/store")
 
 
-def run_key(recipe: TokenizerRecipe) -> str:
+def run_key(recipe: Recipe) -> str:
     """Digest of what decides the result of a run: where it is written and whether it resumes do not."""
     neutral = replace(recipe.train, output_dir="", resume=False)
     return digest(replace(recipe, train=neutral))
 
 
+def generator_key(tokenizer: TokenizerRecipe, recipe: CARRecipe) -> str:
+    """As `run_key`, of a generator on the tokenizer that another recipe trains."""
+    return run_key(replace(recipe, tokenizer=run_key(tokenizer)))
+
+
 def trained(recipe: TokenizerRecipe, store: Path = DEFAULT_STORE) -> tuple[CVQTokenizer, dict[str, Any]]:
     """The tokenizer of a recipe and {"run", "seconds", "git"}: trained now, resumed, or read from the store."""
-    key = run_key(recipe)
+    folder, done = _finished(recipe, run_key(recipe), store)
+    return CVQTokenizer.from_pretrained(folder / "final"), done
+
+
+def trained_generator(
+    tokenizer: TokenizerRecipe, recipe: CARRecipe, store: Path = DEFAULT_STORE
+) -> tuple[CAR, dict[str, Any]]:
+    """As `trained`, for a generator on the tokenizer of another recipe, which is trained first if it has to be."""
+    base, _ = _finished(tokenizer, run_key(tokenizer), store)
+    here = replace(recipe, tokenizer=str(base / "final"))
+    folder, done = _finished(here, generator_key(tokenizer, recipe), store)
+    return CAR.from_pretrained(folder / "final"), done
+
+
+def _finished(recipe: Recipe, key: str, store: Path) -> tuple[Path, dict[str, Any]]:
     folder = store / key
     done = folder / "done.json"
     if not done.is_file():
@@ -34,7 +55,7 @@ def trained(recipe: TokenizerRecipe, store: Path = DEFAULT_STORE) -> tuple[CVQTo
         write_json(
             done, {"run": key, "seconds": training_seconds(folder, recipe.train.batch_size), "git": git_revision()}
         )
-    return CVQTokenizer.from_pretrained(folder / "final"), json.loads(done.read_text())
+    return folder, json.loads(done.read_text())
 
 
 def record(recipe: TokenizerRecipe, run: dict[str, Any], data: str, metrics: dict[str, Any]) -> dict[str, Any]:

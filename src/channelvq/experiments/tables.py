@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from channelvq.errors import InputError
+from channelvq.experiments import generator
 
 SECTION = re.compile(r"<!-- table: (?P<name>[\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
 
@@ -95,9 +96,21 @@ def prefixes(result: dict[str, Any]) -> str:
     return _markdown(headings, rows)
 
 
+def generators(result: dict[str, Any]) -> str:
+    """Nats and accuracy of every run of the generator study."""
+    return _markdown(generator.HEADINGS, generator.rows(result))
+
+
+def scene_tokenizers(result: dict[str, Any]) -> str:
+    """PSNR at every prefix of the tokenizers of the generator study."""
+    return prefixes({"records": [r | {"data": r["name"]} for r in result["records"] if "prefixes" in r["metrics"]]})
+
+
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "axis": ("axis-small.json", study),
     "codebook": ("codebook-small.json", study),
     "bundled": ("bundled-tokenizer.json", bundled),
     "prefixes": ("bundled-tokenizer.json", prefixes),
+    "generators": ("generator-small.json", generators),
+    "scene-tokenizers": ("generator-small.json", scene_tokenizers),
 }

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 import torch
-from jaxtyping import Float, Int32
+from jaxtyping import Int32
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from rich.console import Console
@@ -23,6 +23,7 @@ from torch.optim import AdamW, Optimizer
 
 from channelvq.car.config import CARConfig
 from channelvq.car.data import TokenSet, tokenized
+from channelvq.car.likelihood import ROWS, encode_captions, teacher_forced, with_other_captions
 from channelvq.car.model import CAR
 from channelvq.car.text import TextTokenizer, train_bpe
 from channelvq.config import STRICT, digest
@@ -37,7 +38,6 @@ from channelvq.train.config import TrainConfig
 
 Stage = Literal["lm", "stage1", "stage2"]
 SAMPLES = 8
-EVALUATION_ROWS = 32
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -75,14 +75,23 @@ class CARRecipe:
             )
 
 
+def token_set(data: DataConfig, tokenizer: CVQTokenizer, split: Split, count: int) -> TokenSet:
+    """The first `count` images of a split as ids, from the cache where they are there; the same for every seed."""
+    mixture = build_mixture(data, tokenizer.image_size, split, seed=0)
+    settings = f"{digest(replace(data, validation_images=1))}/{split}"
+    return tokenized(tokenizer, mixture, count, settings, progress=Console().print)
+
+
 class CARTask:
     """Implements `channelvq.train.engine.Task`."""
 
     def __init__(self, recipe: CARRecipe) -> None:
         self.recipe = recipe
         tokenizer = CVQTokenizer.from_pretrained(recipe.tokenizer)
-        self.train_set = self._tokenized(tokenizer, "train", recipe.train.seed, recipe.objective.train_images)
-        self.held_out = self._tokenized(tokenizer, "validation", 0, recipe.data.validation_images)
+        tokenizer.to("cuda" if recipe.train.device == "auto" and torch.cuda.is_available() else "cpu")
+        self.train_set = token_set(recipe.data, tokenizer, "train", recipe.objective.train_images)
+        self.held_out = token_set(recipe.data, tokenizer, "validation", recipe.data.validation_images)
+        tokenizer.to("cpu")
         generator = torch.Generator().manual_seed(recipe.train.seed)
         self.car = CAR(recipe.model, tokenizer, self._text(), generator=generator)
         self.train_text = self._encode(self.train_set, "training")
@@ -93,16 +102,6 @@ class CARTask:
 
     # Data
 
-    def _tokenized(self, tokenizer: CVQTokenizer, split: Split, seed: int, count: int) -> TokenSet:
-        data = self.recipe.data
-        mixture = build_mixture(data, tokenizer.image_size, split, seed)
-        on_gpu = self.recipe.train.device == "auto" and torch.cuda.is_available()
-        tokenizer.to("cuda" if on_gpu else "cpu")
-        settings = f"{digest(replace(data, validation_images=1))}/{split}"
-        found = tokenized(tokenizer, mixture, count, settings, progress=Console().print)
-        tokenizer.to("cpu")
-        return found
-
     def _text(self) -> TextTokenizer:
         if isinstance(self.recipe.model.backbone, str):
             return TextTokenizer.from_backbone(self.recipe.model.backbone)
@@ -111,10 +110,9 @@ class CARTask:
     def _encode(self, tokens: TokenSet, name: str) -> Int32[Tensor, "n T"]:
         """Captions in the text slot, -1 on padding."""
         try:
-            text = self.car.text.encode(tokens.captions, self.recipe.model.max_text_tokens)
+            return encode_captions(self.car, tokens.captions)
         except InputError as error:
             raise InputError(f"{name} captions: {error}; or raise model.max_text_tokens") from None
-        return text.ids.masked_fill(~text.mask, -1).to(torch.int32)
 
     def start(self) -> None:
         """Nothing: the weights are initialised with the model."""
@@ -198,29 +196,21 @@ class CARTask:
         The gap between the two is what the model makes of its prompts. In the language stage: nats per text token.
         """
         car = cast(CAR, models["car"])
-        batch = torch.cat([self.held_out_text, self.held_out.ids], dim=1).long()
         if self.stage_at(step - 1) == "lm":
-            return {"text_nats": self._text_nats(car, batch)}
-        nats, right = held_out_nats(car, batch, self.recipe.model.max_text_tokens)
-        shuffled, _ = held_out_nats(car, self._with_other_captions(batch), self.recipe.model.max_text_tokens)
+            return {"text_nats": self._text_nats(car)}
+        nats, right = teacher_forced(car, self.held_out_text, self.held_out.ids)
+        shuffled, _ = teacher_forced(car, with_other_captions(self.held_out_text), self.held_out.ids)
         self._samples(car, run_dir / "samples" / f"step-{step:08d}.png")
         return {"nats": float(nats.mean()), "nats_shuffled": float(shuffled.mean()), "top1": float(right.mean())}
 
-    def _text_nats(self, car: CAR, batch: Tensor) -> float:
+    def _text_nats(self, car: CAR) -> float:
         total, count = 0.0, 0
         with evaluating(car):
-            for rows in batch.to(car.device).split(EVALUATION_ROWS):
-                text, _ = self._split(rows)
+            for text in self.held_out_text.to(car.device).long().split(ROWS):
                 predicted = car(text.clamp(min=0), text >= 0)
                 total += float(predicted.nats[predicted.counted].sum())
                 count += int(predicted.counted.sum())
         return total / max(1, count)
-
-    def _with_other_captions(self, batch: Tensor) -> Tensor:
-        order = torch.randperm(len(batch), generator=torch.Generator().manual_seed(0))
-        other, slot = batch.clone(), self.recipe.model.max_text_tokens
-        other[order, :slot] = batch[order.roll(1), :slot]
-        return other
 
     def _samples(self, car: CAR, path: Path) -> None:
         """Held-out images as the tokenizer restores them, above images drawn for their captions."""
@@ -233,19 +223,6 @@ class CARTask:
     def save(self, models: dict[str, nn.Module], folder: Path) -> None:
         """config.json, model.safetensors, tokenizer.json, tokenizer/ and README.md."""
         cast(CAR, models["car"]).save_pretrained(folder)
-
-
-@torch.no_grad()
-def held_out_nats(car: CAR, batch: Tensor, slot: int) -> tuple[Float[Tensor, "n C"], Float[Tensor, "n C"]]:
-    """By image and channel, of rows as `CARTask.batches` gives: nats, and 1 where the likeliest token is right."""
-    nats, right = [], []
-    with evaluating(car):
-        for rows in batch.to(car.device).split(EVALUATION_ROWS):
-            text, ids = rows[:, :slot], rows[:, slot:]
-            predicted = car(text.clamp(min=0), text >= 0, ids)
-            nats.append(predicted.nats.cpu())
-            right.append((predicted.logits.argmax(2) == ids).float().cpu())
-    return torch.cat(nats), torch.cat(right)
 
 
 @lru_cache(maxsize=4)

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
 
-from channelvq.config import differences, read_recipe, to_dict
+from channelvq.config import differences, from_dict, read_recipe, to_dict
 from channelvq.errors import InputError
 
 
@@ -35,7 +35,7 @@ def check_run_folder(run_dir: Path, resolved: Any, resume: bool) -> None:
         )
     if not found or not (run_dir / "config.yaml").is_file():
         return
-    changed = differences(read_recipe(run_dir / "config.yaml"), to_dict(resolved))
+    changed = differences(_begun_with(run_dir, resolved), to_dict(resolved))
     free = tuple(f"train.{name}:" for name in FREE)
     other = [line for line in changed if not line.startswith(free) and not line.split(":")[0].endswith(FREE_ENDINGS)]
     if other:
@@ -43,6 +43,15 @@ def check_run_folder(run_dir: Path, resolved: Any, resume: bool) -> None:
             f"{run_dir} was begun with other settings:\n  " + "\n  ".join(other) + "\n"
             "resume with the settings it has, or choose another train.output_dir"
         )
+
+
+def _begun_with(run_dir: Path, resolved: Any) -> dict[str, Any]:
+    """The settings of a run, with the defaults of those that did not exist when it began."""
+    stored = read_recipe(run_dir / "config.yaml")
+    try:
+        return to_dict(from_dict(type(resolved), stored))
+    except InputError:  # of another kind, or with settings that are gone: all of it is told
+        return stored
 
 
 def save_checkpoint(accelerator: Accelerator, run_dir: Path, step: int, keep: int) -> Path:

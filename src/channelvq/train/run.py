@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -12,6 +13,7 @@ from channelvq.train.engine import Engine, Task
 from channelvq.train.tokenizer_task import TokenizerRecipe, TokenizerTask
 
 Recipe = TokenizerRecipe | CARRecipe
+R = TypeVar("R", TokenizerRecipe, CARRecipe)
 KINDS: dict[str, type[Recipe]] = {"tokenizer": TokenizerRecipe, "car": CARRecipe}
 
 
@@ -26,9 +28,18 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
 
 def load_tokenizer_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> TokenizerRecipe:
     """As `load_recipe`, for where only a tokenizer's recipe will do."""
-    recipe = load_recipe(name_or_path, overrides)
-    if not isinstance(recipe, TokenizerRecipe):
-        raise InputError(f"recipe {name_or_path}: expected one with task: tokenizer, this one has task: {recipe.task}")
+    return _of_kind(TokenizerRecipe, load_recipe(name_or_path, overrides), name_or_path)
+
+
+def load_car_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> CARRecipe:
+    """As `load_recipe`, for where only a generator's recipe will do."""
+    return _of_kind(CARRecipe, load_recipe(name_or_path, overrides), name_or_path)
+
+
+def _of_kind(kind: type[R], recipe: Recipe, name_or_path: str | Path) -> R:
+    if not isinstance(recipe, kind):
+        wanted = next(task for task, cls in KINDS.items() if cls is kind)
+        raise InputError(f"recipe {name_or_path}: expected one with task: {wanted}, this one has task: {recipe.task}")
     return recipe
 
 

@@ -1,0 +1,195 @@
+"""What the generator learns: nats by channel, with and without nested dropout, its size, and its own mistakes.
+
+Short runs of small/scenes-car, each on a tokenizer of small/scenes-tokenizer: the nested one or its twin without nested
+dropout, three seeds each, and two other sizes on the nested one. Tokens of different tokenizers differ in entropy, so
+nats are compared with the counts of each tokenizer's own channels ("unigram"), not with each other alone.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import UInt8
+from rich.table import Table
+from torch import Tensor
+
+from channelvq.car.data import TokenSet
+from channelvq.car.model import CAR
+from channelvq.data.build import build_mixture
+from channelvq.data.stream import fixed_images
+from channelvq.errors import InputError
+from channelvq.evaluate.next_channel import evaluate_next_channel
+from channelvq.evaluate.plots import channel_curves
+from channelvq.evaluate.reconstruction import evaluate_reconstruction
+from channelvq.evaluate.report import protocol, write_json
+from channelvq.experiments.store import DEFAULT_STORE, generator_key, record, run_key, trained, trained_generator
+from channelvq.images import grid, save_image
+from channelvq.tokenizer import CVQTokenizer
+from channelvq.train.car_task import CARRecipe, token_set
+from channelvq.train.run import load_car_recipe, load_tokenizer_recipe
+from channelvq.train.tokenizer_task import TokenizerRecipe
+
+IMAGES = 1024  # test scenes: 65,536 tokens, 16 for each code
+TOKENIZERS: dict[str, tuple[str, ...]] = {"nested": (), "not nested": ("nested.alpha=0",)}
+_SHORT = (
+    "train.steps=700", "objective.lm_steps=100", "objective.stage1_steps=100", "train.evaluate_every=350",
+)  # fmt: skip
+
+
+def _size(hidden: int, layers: int, heads: int) -> tuple[str, ...]:
+    return (
+        f"model.backbone.hidden_size={hidden}", f"model.backbone.num_hidden_layers={layers}",
+        f"model.backbone.num_attention_heads={heads}", f"model.backbone.intermediate_size={3 * hidden}",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One run: on which tokenizer, and what it changes in small/scenes-car."""
+
+    tokenizer: str
+    overrides: tuple[str, ...]
+
+
+VARIANTS: dict[str, Variant] = {
+    **{
+        f"{tokenizer}, seed {seed}": Variant(tokenizer, (*_SHORT, f"train.seed={seed}"))
+        for seed in range(3)
+        for tokenizer in TOKENIZERS
+    },
+    "small": Variant("nested", (*_SHORT, *_size(128, 4, 2))),
+    "large": Variant("nested", (*_SHORT, *_size(384, 6, 6))),
+}
+PROMPTS = (
+    "a photo of two bananas", "a photo of a dog", "a photo of a red car and a blue umbrella",
+    "a photo of a cat left of a chair", "a photo of three apples", "a photo of a green bus",
+)  # fmt: skip
+
+
+def recipes(variant: Variant) -> tuple[TokenizerRecipe, CARRecipe]:
+    """The resolved recipes of a run: of its tokenizer and its own."""
+    return (
+        load_tokenizer_recipe("small/scenes-tokenizer", TOKENIZERS[variant.tokenizer]),
+        load_car_recipe("small/scenes-car", variant.overrides),
+    )
+
+
+def keys() -> dict[str, str]:
+    """The run key of every record of the result."""
+    found = {
+        f"{n} tokenizer": run_key(load_tokenizer_recipe("small/scenes-tokenizer", o)) for n, o in TOKENIZERS.items()
+    }
+    return found | {name: generator_key(*recipes(variant)) for name, variant in VARIANTS.items()}
+
+
+def run(path: Path, store: Path = DEFAULT_STORE) -> dict[str, Any]:
+    """Train the runs (or take them from the store), measure on held-out scenes, write and return the result."""
+    _, first = recipes(next(iter(VARIANTS.values())))
+    records, sets, shown, images = [], {}, {}, None
+    for name, overrides in TOKENIZERS.items():
+        recipe = load_tokenizer_recipe("small/scenes-tokenizer", overrides)
+        tokenizer, done = trained(recipe, store)
+        test_set, train_ids, images = token_sets(first, tokenizer)
+        report = evaluate_reconstruction(tokenizer, images)
+        records.append({"name": f"{name} tokenizer"} | record(recipe, done, "scenes", report.to_dict()))
+        sets[name] = test_set, train_ids
+    for name, variant in VARIANTS.items():
+        test_set, train_ids = sets[variant.tokenizer]
+        car, entry = _measured(variant, test_set, train_ids, store)
+        records.append({"name": name} | entry)
+        shown.setdefault(variant.tokenizer, car)
+    how = protocol(images, data="captioned scenes of Fluent sprites, combinations of the test split", split="test",
+                   resize="drawn at 64 px", crop="none")  # fmt: skip
+    write_json(path, {"protocol": how, "records": records})
+    result = load(path)
+    draw(result, shown, path.parent)
+    return result
+
+
+def token_sets(recipe: CARRecipe, tokenizer: CVQTokenizer) -> tuple[TokenSet, Tensor, UInt8[Tensor, "n 3 h w"]]:
+    """The test scenes as ids with captions, the ids trained on, and the very pixels of the test scenes."""
+    train = token_set(recipe.data, tokenizer, "train", recipe.objective.train_images)
+    images = fixed_images(build_mixture(recipe.data, tokenizer.image_size, "test", seed=0), IMAGES)
+    return token_set(recipe.data, tokenizer, "test", IMAGES), train.ids, images
+
+
+def _measured(variant: Variant, held_out: TokenSet, train_ids: Tensor, store: Path) -> tuple[CAR, dict[str, Any]]:
+    tokenizer_recipe, recipe = recipes(variant)
+    car, done = trained_generator(tokenizer_recipe, recipe, store)
+    metrics = evaluate_next_channel(car, held_out, train_ids).to_dict()
+    mine = {"seed": recipe.train.seed, "steps": recipe.train.steps, "parameters": parameters(car)}
+    return car, record(tokenizer_recipe, done, "scenes", metrics) | mine
+
+
+def parameters(car: CAR) -> dict[str, int]:
+    """How many numbers training changes: in the backbone without its text embedding, in that, and in the rest."""
+    text = car.text_embedding.weight.numel()
+    backbone = sum(p.numel() for p in car.backbone.parameters()) - text
+    return {"backbone": backbone, "text_embedding": text, "image": sum(p.numel() for p in car.new_parameters())}
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A stored result; raises InputError when there is none."""
+    if not path.is_file():
+        raise InputError(f"{path}: there is no stored result; make it with --rerun (about 4 hours on 2 cores)")
+    return json.loads(path.read_text())
+
+
+def seed_means(result: Mapping[str, Any], tokenizer: str) -> dict[str, list[float]]:
+    """By channel, the mean over seeds of what is measured for one tokenizer; free runs as "free after k"."""
+    rows = [r["metrics"]["by_channel"] for r in result["records"] if r["name"].startswith(f"{tokenizer}, seed")]
+    flat = [
+        {k: v for k, v in row.items() if k != "free_running"}
+        | {f"free after {k}": v for k, v in row["free_running"].items()}
+        for row in rows
+    ]
+    return {key: torch.tensor([row[key] for row in flat]).mean(0).tolist() for key in flat[0]}
+
+
+def draw(result: Mapping[str, Any], cars: Mapping[str, CAR], folder: Path) -> None:
+    """generator-nats.png, generator-exposure.png and generator-samples.png."""
+    names = {"nats": "", "nats_shuffled": ", other caption", "nats_unigram": ", counts alone"}
+    nats = {
+        f"{tokenizer}{words}": (0, seed_means(result, tokenizer)[key])
+        for tokenizer in TOKENIZERS
+        for key, words in names.items()
+    }
+    channel_curves(nats, "nats a token", folder / "generator-nats.png")
+    nested = seed_means(result, "nested")
+    own = {key: (int(key.split()[-1]), values) for key, values in nested.items() if key.startswith("free")}
+    channel_curves({"told the truth": (0, nested["top1"])} | own, "accuracy", folder / "generator-exposure.png")
+    pictures = [
+        image for car in cars.values() for seed in (0, 100) for image in car.generate(PROMPTS, seed=seed).images
+    ]
+    captions = [f"{name}: {prompt}" for name in cars for _ in range(2) for prompt in PROMPTS]
+    save_image(grid(pictures, len(PROMPTS), captions=captions, scale=3), folder / "generator-samples.png")
+
+
+def table(result: Mapping[str, Any]) -> Table:
+    """For a terminal."""
+    shown = Table(title=f"{result['protocol']['n']} held-out scenes", caption="nats a token; top-1 of the true token")
+    for heading in HEADINGS:
+        shown.add_column(heading, justify="right")
+    for row in rows(result):
+        shown.add_row(*row)
+    return shown
+
+
+HEADINGS = ("run", "parameters", "nats (95 %)", "other caption", "counts alone", "top-1", "seconds")
+
+
+def rows(result: Mapping[str, Any]) -> list[list[str]]:
+    """The cells of the generators' table, one row a run."""
+    return [
+        [
+            row["name"],
+            f"{(row['parameters']['backbone'] + row['parameters']['image']) / 1e6:.1f} M",
+            f"{m['nats']:.3f} ({m['nats_interval'][0]:.3f} to {m['nats_interval'][1]:.3f})",
+            f"{m['nats_shuffled']:.3f}", f"{m['nats_unigram']:.3f}", f"{m['top1']:.1%}", f"{row['seconds']:.0f}",
+        ]
+        for row in result["records"]
+        if "nats" in (m := row["metrics"])
+    ]  # fmt: skip
