@@ -1,4 +1,4 @@
-"""`cvq demo`: pictures that the bundled tokenizer never saw, decoded from 1, 2, 4, ... of their tokens."""
+"""`cvq demo`: pictures that the bundled tokenizer never saw, and pictures for prompts, from 1, 2, 4, ... tokens."""
 
 import importlib
 import time
@@ -12,6 +12,7 @@ from PIL import Image
 from rich.table import Table
 from torch import Tensor
 
+from channelvq.car.model import CAR
 from channelvq.codec import num_bytes
 from channelvq.data.emoji import EmojiSource
 from channelvq.data.packages import find_package
@@ -25,6 +26,15 @@ from channelvq.pictures import prefix_lengths
 from channelvq.tokenizer import CVQTokenizer
 
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee")
+PROMPTS = (
+    "a photo of two bananas",
+    "a photo of a red car left of a blue umbrella",
+    "a photo of a green dog",
+    "a photo of three apples",
+    "a photo of a cat above a chair",
+    "a photo of a purple bus and a yellow bird",
+)
+SEED = 0
 CODEC_BUDGETS = (12, 24, 48, 96)  # bytes, those of 8, 16, 32 and 64 tokens of 4,096 codes
 
 
@@ -49,7 +59,24 @@ def run(output: Path) -> list[Row]:
     _write_pictures(output, names, images, decoded, baselines)
     _print_table(rows + baseline_rows, len(images))
     rich.print(f"{len(images)} strips and {output / 'contact-sheet.png'} written")
+    seconds = draw_prompts(output)
+    rich.print(f"{len(PROMPTS)} prompts drawn in {seconds:.0f} s: {output / 'generated.png'}")
     return rows + baseline_rows
+
+
+def draw_prompts(output: Path) -> float:
+    """Draw every prompt with the bundled generator, from 1, 2, 4, ... tokens, as generated.png; gives the seconds."""
+    began = time.perf_counter()
+    car = CAR.from_pretrained("bundled")
+    ids = car.generate(PROMPTS, seed=SEED).ids
+    lengths = prefix_lengths(car.num_tokens)
+    decoded = [car.tokenizer.detokenize(ids[:, :k]) for k in lengths]
+    captions = [f"{k} token{'s' if k > 1 else ''}" for k in lengths]
+    strips = [strip(pictures, captions=captions, scale=2) for pictures in zip(*decoded, strict=True)]
+    for i, picture in enumerate(strips):
+        save_image(picture, output / f"prompt-{i}.png")
+    save_image(grid(strips, 1, captions=PROMPTS), output / "generated.png")
+    return time.perf_counter() - began
 
 
 def _pictures(size: int) -> tuple[list[str], Tensor]:

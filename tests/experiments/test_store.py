@@ -7,13 +7,20 @@ import pytest
 import torch
 
 from channelvq.errors import InputError
-from channelvq.experiments.store import record, run_key, trained
+from channelvq.experiments import generator
+from channelvq.experiments.store import generator_key, record, run_key, trained, trained_generator
 from channelvq.experiments.studies import STUDIES, load, recipes, table
-from channelvq.train.run import load_tokenizer_recipe
+from channelvq.train.run import load_car_recipe, load_tokenizer_recipe
 
 TINY = (
     "model.image_size=32", "model.latent_channels=4", "model.network.base_channels=8", "train.steps=2",
     "model.quantizer.codebook_size=16", "data.validation_images=4", "objective.start_images=8", "train.batch_size=2",
+)  # fmt: skip
+
+TINY_CAR = (
+    "train.steps=3", "objective.lm_steps=1", "objective.stage1_steps=1", "train.batch_size=2",
+    "data.validation_images=4", "model.max_text_tokens=64", "objective.train_images=8", "objective.text_vocab_size=300", "data.sources.scenes.sprites=shapes",
+    "model.backbone.hidden_size=32", "model.backbone.num_hidden_layers=1", "model.backbone.num_attention_heads=2",
 )  # fmt: skip
 
 
@@ -36,6 +43,38 @@ def test_a_stored_run_is_not_trained_again(tmp_path: Path) -> None:
     entry = record(recipe, done, "scenes", {"psnr": 1.0})
     assert (entry["axis"], entry["codes"], entry["tokens"], entry["dim"]) == ("channel", 16, 4, 16)
     assert entry["run"] == run_key(recipe)
+
+
+def test_a_generator_is_named_by_its_tokenizers_recipe_not_by_a_path() -> None:
+    tokenizer = load_tokenizer_recipe("small/scenes-tokenizer")
+    car = load_car_recipe("small/scenes-car")
+    assert generator_key(tokenizer, replace(car, tokenizer="elsewhere")) == generator_key(tokenizer, car)
+    twin = load_tokenizer_recipe("small/scenes-tokenizer", ["nested.alpha=0"])
+    assert generator_key(twin, car) != generator_key(tokenizer, car)
+    assert generator_key(tokenizer, replace(car, train=replace(car.train, seed=1))) != generator_key(tokenizer, car)
+
+
+def test_a_generator_trains_on_the_stored_tokenizer_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHANNELVQ_CACHE", str(tmp_path / "cache"))
+    tokenizer = load_tokenizer_recipe("small/smoke", TINY)
+    recipe = load_car_recipe("small/scenes-car", TINY_CAR)
+    car, done = trained_generator(tokenizer, recipe, tmp_path)
+    assert done["run"] == generator_key(tokenizer, recipe)
+    base, _ = trained(tokenizer, tmp_path)
+    assert torch.equal(car.codebook, base.quantizer.codes())
+    again, _ = trained_generator(tokenizer, recipe, tmp_path)
+    assert torch.equal(again.head.weight, car.head.weight)
+    assert len([path for path in tmp_path.iterdir() if (path / "done.json").is_file()]) == 2
+
+
+def test_the_generator_study_changes_one_thing_at_a_time() -> None:
+    assert len(set(generator.keys().values())) == len(generator.VARIANTS) + len(generator.TOKENIZERS)
+    found = {name: generator.recipes(variant) for name, variant in generator.VARIANTS.items()}
+    (_, first), (_, twin) = found["nested, seed 0"], found["not nested, seed 0"]
+    assert first == twin
+    for _, recipe in found.values():
+        assert (recipe.data, recipe.objective) == (first.data, first.objective)
+        assert replace(recipe.train, seed=0) == first.train
 
 
 @pytest.mark.parametrize("study", STUDIES)

@@ -8,9 +8,9 @@ from typing import Any
 from channelvq.car.model import CAR
 from channelvq.evaluate.next_channel import evaluate_next_channel
 from channelvq.evaluate.reconstruction import evaluate_reconstruction
-from channelvq.evaluate.report import protocol, write_json
+from channelvq.evaluate.report import write_json
 from channelvq.experiments.bundled import halve, run_facts, works_of
-from channelvq.experiments.generator import parameters, token_sets
+from channelvq.experiments.generator import parameters, scene_protocol, token_sets
 from channelvq.tokenizer import CVQTokenizer
 from channelvq.train.car_task import CARRecipe
 from channelvq.train.run import load_car_recipe
@@ -28,12 +28,11 @@ def bundle(run_dir: Path, package: Path, results: Path, command: str) -> dict[st
     folder = package / "car"
     _store_half(run_dir / "final", folder)
     car = CAR.from_pretrained(folder)
-    test_set, train_ids, images = token_sets(recipe, car.tokenizer)
-    metrics = evaluate_next_channel(car, test_set, train_ids).to_dict()
-    how = protocol(images, data="captioned scenes of Fluent sprites, combinations of the test split", split="test",
-                   resize="drawn at 64 px", crop="none", tokenizer=car.tokenizer)  # fmt: skip
+    sets = token_sets(recipe, car.tokenizer)
+    metrics = evaluate_next_channel(car, sets.test, sets.train_ids).to_dict()
+    how = scene_protocol(sets.images, car.tokenizer)
     record = {"data": "scenes", "split": "held-out", "metrics": metrics, "parameters": parameters(car),
-              "reconstruction": evaluate_reconstruction(car.tokenizer, images).to_dict()}  # fmt: skip
+              "reconstruction": evaluate_reconstruction(car.tokenizer, sets.images).to_dict()}  # fmt: skip
     path = results / "bundled-generator.json"
     write_json(path, {"run": run_facts(run_dir, recipe, command), "protocol": how, "records": [record]})
     stored = json.loads(path.read_text())
@@ -79,8 +78,8 @@ tags: [text-to-image, vector-quantization]
 ---
 # The bundled CAR generator
 
-Text -> 64 channel tokens of 4,096 codes -> 64 x 64 px, one channel at a time; {millions:.1f} M parameters, stored in half
-precision, with its own image tokenizer (tokenizer/) and a byte-level BPE for the text.
+Text -> 64 channel tokens of 4,096 codes -> 64 x 64 px, one channel at a time; {millions:.1f} M parameters, stored in
+half precision, with its own image tokenizer (tokenizer/) and a byte-level BPE for the text.
 
 ```python
 from channelvq import CAR
@@ -89,13 +88,13 @@ car = CAR.from_pretrained("bundled")
 car.generate("a photo of two bananas", seed=0).images[0].save("bananas.png")
 ```
 
-It knows scenes of one to four things of 63 classes in ten colours, in GenEval's grammar ("a photo of three dogs", "a photo
-of a red car and a blue umbrella", "a photo of a cat left of a chair") and in free sentences of that meaning.
+It knows scenes of one to four things of 63 classes in ten colours, in GenEval's grammar ("a photo of three dogs",
+"a photo of a red car and a blue umbrella", "a photo of a cat left of a chair") and in free sentences of that meaning.
 
 ## Training
 
-`{command}`: {steps} steps of {batch} images out of {images}, {minutes:.0f} minutes on {machine}, torch {torch}, revision
-`{git}`.
+`{command}`: {steps} steps of {batch} images out of {images}, {minutes:.0f} minutes on {machine}, torch {torch},
+revision `{git}`.
 
 ## Held-out results
 

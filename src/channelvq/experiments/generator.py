@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int32, UInt8
 from rich.table import Table
 from torch import Tensor
 
@@ -88,38 +88,49 @@ def keys() -> dict[str, str]:
 def run(path: Path, store: Path = DEFAULT_STORE) -> dict[str, Any]:
     """Train the runs (or take them from the store), measure on held-out scenes, write and return the result."""
     _, first = recipes(next(iter(VARIANTS.values())))
-    records, sets, shown, images = [], {}, {}, None
+    records, sets, shown = [], {}, {}
     for name, overrides in TOKENIZERS.items():
         recipe = load_tokenizer_recipe("small/scenes-tokenizer", overrides)
         tokenizer, done = trained(recipe, store)
-        test_set, train_ids, images = token_sets(first, tokenizer)
-        report = evaluate_reconstruction(tokenizer, images)
+        sets[name] = token_sets(first, tokenizer)
+        report = evaluate_reconstruction(tokenizer, sets[name].images)
         records.append({"name": f"{name} tokenizer"} | record(recipe, done, "scenes", report.to_dict()))
-        sets[name] = test_set, train_ids
     for name, variant in VARIANTS.items():
-        test_set, train_ids = sets[variant.tokenizer]
-        car, entry = _measured(variant, test_set, train_ids, store)
+        car, entry = _measured(variant, sets[variant.tokenizer], store)
         records.append({"name": name} | entry)
         shown.setdefault(variant.tokenizer, car)
-    how = protocol(images, data="captioned scenes of Fluent sprites, combinations of the test split", split="test",
-                   resize="drawn at 64 px", crop="none")  # fmt: skip
-    write_json(path, {"protocol": how, "records": records})
+    write_json(path, {"protocol": scene_protocol(sets["nested"].images), "records": records})
     result = load(path)
     draw(result, shown, path.parent)
     return result
 
 
-def token_sets(recipe: CARRecipe, tokenizer: CVQTokenizer) -> tuple[TokenSet, Tensor, UInt8[Tensor, "n 3 h w"]]:
-    """The test scenes as ids with captions, the ids trained on, and the very pixels of the test scenes."""
+@dataclass(frozen=True, eq=False)
+class TokenSets:
+    """What a generator is measured with: test scenes as ids, their pixels, and the ids it was trained on."""
+
+    test: TokenSet
+    images: UInt8[Tensor, "n 3 h w"]
+    train_ids: Int32[Tensor, "m C"]
+
+
+def token_sets(recipe: CARRecipe, tokenizer: CVQTokenizer) -> TokenSets:
+    """The test scenes of a recipe in the ids of a tokenizer."""
     train = token_set(recipe.data, tokenizer, "train", recipe.objective.train_images)
     images = fixed_images(build_mixture(recipe.data, tokenizer.image_size, "test", seed=0), IMAGES)
-    return token_set(recipe.data, tokenizer, "test", IMAGES), train.ids, images
+    return TokenSets(token_set(recipe.data, tokenizer, "test", IMAGES), images, train.ids)
 
 
-def _measured(variant: Variant, held_out: TokenSet, train_ids: Tensor, store: Path) -> tuple[CAR, dict[str, Any]]:
+def scene_protocol(images: UInt8[Tensor, "n 3 h w"], tokenizer: CVQTokenizer | None = None) -> dict[str, Any]:
+    """How scenes are measured."""
+    return protocol(images, data="captioned scenes of Fluent sprites, combinations of the test split", split="test",
+                    resize="drawn at 64 px", crop="none", tokenizer=tokenizer)  # fmt: skip
+
+
+def _measured(variant: Variant, sets: TokenSets, store: Path) -> tuple[CAR, dict[str, Any]]:
     tokenizer_recipe, recipe = recipes(variant)
     car, done = trained_generator(tokenizer_recipe, recipe, store)
-    metrics = evaluate_next_channel(car, held_out, train_ids).to_dict()
+    metrics = evaluate_next_channel(car, sets.test, sets.train_ids).to_dict()
     mine = {"seed": recipe.train.seed, "steps": recipe.train.steps, "parameters": parameters(car)}
     return car, record(tokenizer_recipe, done, "scenes", metrics) | mine
 
