@@ -19,7 +19,8 @@ TINY = (
 
 TINY_CAR = (
     "train.steps=3", "objective.lm_steps=1", "objective.stage1_steps=1", "train.batch_size=2",
-    "data.validation_images=4", "model.max_text_tokens=64", "objective.train_images=8", "objective.text_vocab_size=300", "data.sources.scenes.sprites=shapes",
+    "data.validation_images=4", "data.sources.scenes.sprites=shapes", "model.max_text_tokens=64",
+    "objective.train_images=8", "objective.text_vocab_size=300",
     "model.backbone.hidden_size=32", "model.backbone.num_hidden_layers=1", "model.backbone.num_attention_heads=2",
 )  # fmt: skip
 
