@@ -17,7 +17,7 @@ import channelvq.demo
 import channelvq.train.run
 from channelvq import CVQTokenizer
 from channelvq.cli import main
-from channelvq.experiments import studies
+from channelvq.experiments import generator, studies
 from channelvq.images import load_image
 from channelvq.nn.conv import ConvConfig
 from channelvq.quantize.codebook import PlainConfig
@@ -297,12 +297,12 @@ class Rerun:
     result: dict[str, Any]
     path: Path | None = None
 
-    def __call__(self, study: str, path: Path) -> dict[str, Any]:
-        self.path = path
+    def __call__(self, *arguments: Any) -> dict[str, Any]:
+        self.path = arguments[-1]
         return self.result
 
 
-@pytest.mark.parametrize("study", ["axis", "codebook"])
+@pytest.mark.parametrize("study", ["axis", "codebook", "generator"])
 def test_experiments_read_one_file_and_write_another(
     cvq: Cvq, here: Path, monkeypatch: pytest.MonkeyPatch, study: str
 ) -> None:
@@ -311,10 +311,10 @@ def test_experiments_read_one_file_and_write_another(
     (here / "s.json").write_text(json.dumps(result))
     code, stdout, _ = cvq("experiment", study, "--stored", "s.json", "--json", "f.json")
     assert code == 0
-    assert "7 held-out images" in stdout
+    assert "7 held-out" in stdout
     assert json.loads((here / "f.json").read_text()) == result
     rerun = Rerun(result | {"new": True})
-    monkeypatch.setattr(studies, "run", rerun)
+    monkeypatch.setattr(generator if study == "generator" else studies, "run", rerun)
     assert cvq("experiment", study, "--stored", "s.json", "--rerun", "--json", "f.json")[0] == 0
     assert rerun.path == Path("s.json")
     assert json.loads((here / "f.json").read_text())["new"]

@@ -26,7 +26,7 @@ def bundle(run_dir: Path, package: Path, results: Path, command: str) -> dict[st
     """
     recipe = load_car_recipe(run_dir / "config.yaml")
     folder = package / "car"
-    _store_half(run_dir / "final", folder)
+    store_half(run_dir / "final", folder)
     car = CAR.from_pretrained(folder)
     sets = token_sets(recipe, car.tokenizer)
     metrics = evaluate_next_channel(car, sets.test, sets.train_ids).to_dict()
@@ -40,7 +40,7 @@ def bundle(run_dir: Path, package: Path, results: Path, command: str) -> dict[st
     return stored
 
 
-def _store_half(source: Path, folder: Path) -> None:
+def store_half(source: Path, folder: Path) -> None:
     """Halve the image tokenizer, then everything that the generator has beside it."""
     trained = CAR.from_pretrained(source)
     shutil.rmtree(folder, ignore_errors=True)
