@@ -46,8 +46,18 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def digest(config: Any) -> str:
-    """The first 16 hex digits of the SHA-256 of the resolved config: equal settings, equal digest."""
-    return hashlib.sha256(json.dumps(to_dict(config), sort_keys=True).encode()).hexdigest()[:16]
+    """The first 16 hex digits of the SHA-256 of the resolved config: equal settings, equal digest.
+
+    A setting that is None counts as absent, so an option that is added later leaves the digests of before.
+    """
+    settings = _without_none(to_dict(config))
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _without_none(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: _without_none(value) for key, value in data.items() if value is not None}
+    return [_without_none(value) for value in data] if isinstance(data, list) else data
 
 
 def recipe_names() -> list[str]:

@@ -4,7 +4,7 @@ image (B, 3, H, W) -> unshuffle by `stem` -> conv -> [blocks, halve]* -> blocks,
 f = stem * 2^(number of halvings)
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 from jaxtyping import Float
 from pydantic import Field, PositiveInt
@@ -94,6 +94,11 @@ class ConvDecoder(nn.Module):
             nn.PixelShuffle(config.stem),
         ]
         self.layers = nn.Sequential(*layers)
+
+    @property
+    def last_weight(self) -> Tensor:
+        """Of the convolution that makes the pixels: where losses on the image are balanced."""
+        return cast(nn.Conv2d, self.layers[-2]).weight
 
     def forward(self, z: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
         """Feature maps -> images, not clamped."""

@@ -33,7 +33,8 @@ class Task(Protocol):
     """What the engine needs to know of a task.
 
     models and optimizers: by name; each optimizer makes one update a step, in this order. `losses` gets the prepared
-    (possibly wrapped) models and gives the weighted, named terms of one optimizer's objective, plus figures to log.
+    (possibly wrapped) models and gives the weighted, named terms of one optimizer's objective, plus figures to log; no
+    terms, no update.
     """
 
     models: dict[str, nn.Module]
@@ -161,6 +162,10 @@ class Engine:
             model = self.models[name]
             model.train()
             terms, figures = self._losses(name, batch, step)
+            if not terms:  # nothing to do yet: without gradients a step changes nothing, but the schedule goes on
+                self.task.optimizers[name].step()
+                self.schedulers[name].step()
+                continue
             total = sum(terms.values(), start=torch.zeros((), device=self.accelerator.device))
             logged |= {key: float(value.detach()) for key, value in terms.items()} | figures
             self.accelerator.backward(total)

@@ -16,6 +16,17 @@ from channelvq.data.build import DataConfig, build_mixture
 from channelvq.data.stream import fixed_images, position_generator, training_batches
 from channelvq.evaluate.metrics import psnr
 from channelvq.images import grid, normalize, save_image, to_pil, to_uint8
+from channelvq.losses.adversarial import (
+    AdversarialConfig,
+    PatchDiscriminator,
+    adaptive_weight,
+    hinge_discriminator,
+    hinge_generator,
+    lecam,
+    prefix_weights,
+    r1_penalty,
+    ramp,
+)
 from channelvq.losses.reconstruction import PixelLoss, pixel_loss
 from channelvq.nested import NestedConfig, draw_keep, keep_mask
 from channelvq.quantize.usage import CodebookUsage
@@ -29,6 +40,7 @@ class ObjectiveConfig:
 
     start_step: the codebook enters at this step; before it the network trains without quantization. start_images: how
     many images' tokens its start is drawn from. codebook_lr_ratio: the codebook's learning rate over the network's.
+    adversarial: a discriminator and its game, where there is to be one.
     """
 
     pixel: PixelLoss = "l2"
@@ -37,6 +49,7 @@ class ObjectiveConfig:
     codebook_lr_ratio: Annotated[float, Field(gt=0)] = 1.0
     start_step: NonNegativeInt = 0
     start_images: PositiveInt = 512
+    adversarial: AdversarialConfig | None = None
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -65,8 +78,17 @@ class TokenizerTask:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.train.seed)
             self.tokenizer = CVQTokenizer(recipe.model)
+            game = recipe.objective.adversarial
+            self.discriminator = None if game is None else PatchDiscriminator(game)
         self.models: dict[str, nn.Module] = {"tokenizer": self.tokenizer}
         self.optimizers: dict[str, Optimizer] = {"tokenizer": self._optimizer()}
+        if game is not None and self.discriminator is not None:
+            self.models["discriminator"] = self.discriminator
+            rate = recipe.train.learning_rate * game.lr_ratio
+            self.optimizers["discriminator"] = AdamW(
+                self.discriminator.parameters(), rate, recipe.train.betas, weight_decay=recipe.train.weight_decay
+            )
+        self._restored: tuple[Tensor, Tensor] | None = None  # this step's reconstructions, and their weights
         self.data = build_mixture(recipe.data, recipe.model.image_size, "train", recipe.train.seed)
         # Read now: that validation images are missing or broken should not be found out after hours.
         held_out = build_mixture(recipe.data, recipe.model.image_size, "validation", seed=0)
@@ -111,8 +133,10 @@ class TokenizerTask:
     def losses(
         self, name: str, models: dict[str, nn.Module], batch: Tensor, step: int, rank: int
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """Pixel loss on the decoded prefix, quantization loss on the kept channels."""
+        """Pixel and adversarial loss on the decoded prefix, quantization loss on the kept channels."""
         objective, x = self.recipe.objective, normalize(batch)
+        if name == "discriminator":
+            return self._discriminator_losses(models[name], x)
         quantize = step >= objective.start_step
         if step == objective.start_step and step > 0:
             self._start_codebook()
@@ -121,10 +145,48 @@ class TokenizerTask:
         pixel = pixel_loss(x_hat.float(), x, objective.pixel)
         terms = {"pixel": objective.pixel_weight * pixel}
         figures = {"psnr": 10 * float(torch.log10(4 / (x_hat.detach().float() - x).square().mean()))}
+        if self.discriminator is not None:
+            terms |= self._adversarial_terms(x_hat.float(), terms["pixel"], keep, step)
         if quantized is not None:
             terms |= {key: objective.quantizer_weight * value for key, value in quantized.losses.items()}
             figures["batch_use"] = len(quantized.indices.unique()) / self.tokenizer.codebook_size
         return terms, figures
+
+    def _adversarial_terms(
+        self, x_hat: Tensor, reconstruction: Tensor, keep: Tensor | None, step: int
+    ) -> dict[str, Tensor]:
+        """The tokenizer's side of the game. The discriminator is held still, or its own step would feel this one."""
+        game, tokens = self.recipe.objective.adversarial, self.tokenizer.num_tokens
+        assert game is not None
+        assert self.discriminator is not None
+        self._restored = None
+        if (share := ramp(game, step)) == 0:
+            return {}
+        kept = torch.full((len(x_hat),), tokens) if keep is None else keep.sum(1)
+        weights = prefix_weights(game, kept, tokens).to(x_hat.device)
+        self._restored = (x_hat.detach(), weights)
+        self.discriminator.requires_grad_(False)
+        loss = hinge_generator(self.discriminator(x_hat), weights)
+        self.discriminator.requires_grad_(True)
+        balance = adaptive_weight(reconstruction, loss, self.tokenizer.decoder.last_weight) if game.adaptive else 1.0
+        return {"adversarial": share * game.weight * balance * loss}
+
+    def _discriminator_losses(self, model: nn.Module, x: Tensor) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """On the reconstructions that the tokenizer has just been judged by; nothing before the game begins."""
+        game, discriminator = self.recipe.objective.adversarial, self.discriminator
+        assert game is not None
+        assert discriminator is not None
+        if self._restored is None:
+            return {}, {}
+        x_hat, weights = self._restored
+        real, fake = model(torch.cat([x, x_hat])).chunk(2)
+        terms = {"discriminator": hinge_discriminator(real, fake, weights)}
+        if game.r1:
+            terms["r1"] = game.r1 * r1_penalty(discriminator, x)
+        if game.lecam:
+            terms["lecam"] = game.lecam * lecam(discriminator, real, fake)
+        discriminator.note(real, fake)
+        return terms, {"logit_real": float(real.detach().mean()), "logit_fake": float(fake.detach().mean())}
 
     def _keep(self, batch: int, step: int, rank: int) -> Tensor | None:
         config = self.recipe.nested
