@@ -10,11 +10,12 @@ from channelvq.config import apply_overrides, from_dict, read_recipe
 from channelvq.errors import InputError
 from channelvq.train.car_task import CARRecipe, CARTask
 from channelvq.train.engine import Engine, Task
+from channelvq.train.perceptual_task import PerceptualRecipe, PerceptualTask
 from channelvq.train.tokenizer_task import TokenizerRecipe, TokenizerTask
 
-Recipe = TokenizerRecipe | CARRecipe
+Recipe = TokenizerRecipe | CARRecipe | PerceptualRecipe
 R = TypeVar("R", TokenizerRecipe, CARRecipe)
-KINDS: dict[str, type[Recipe]] = {"tokenizer": TokenizerRecipe, "car": CARRecipe}
+KINDS: dict[str, type[Recipe]] = {"tokenizer": TokenizerRecipe, "car": CARRecipe, "perceptual": PerceptualRecipe}
 
 
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -52,4 +53,6 @@ def train(recipe: Recipe) -> dict[str, float] | None:
             task: Task = TokenizerTask(recipe)
         case CARRecipe():
             task = CARTask(recipe)
+        case PerceptualRecipe():
+            task = PerceptualTask(recipe)
     return Engine(task, recipe.train, recipe).fit()

@@ -27,6 +27,7 @@ from channelvq.losses.adversarial import (
     r1_penalty,
     ramp,
 )
+from channelvq.losses.perceptual import PerceptualLossConfig, build_perceptual
 from channelvq.losses.reconstruction import PixelLoss, pixel_loss
 from channelvq.nested import NestedConfig, draw_keep, keep_mask
 from channelvq.quantize.usage import CodebookUsage
@@ -40,7 +41,7 @@ class ObjectiveConfig:
 
     start_step: the codebook enters at this step; before it the network trains without quantization. start_images: how
     many images' tokens its start is drawn from. codebook_lr_ratio: the codebook's learning rate over the network's.
-    adversarial: a discriminator and its game, where there is to be one.
+    perceptual, adversarial: the loss on features, and a discriminator and its game, where there is to be one.
     """
 
     pixel: PixelLoss = "l2"
@@ -49,6 +50,7 @@ class ObjectiveConfig:
     codebook_lr_ratio: Annotated[float, Field(gt=0)] = 1.0
     start_step: NonNegativeInt = 0
     start_images: PositiveInt = 512
+    perceptual: PerceptualLossConfig | None = None
     adversarial: AdversarialConfig | None = None
 
 
@@ -88,6 +90,8 @@ class TokenizerTask:
             self.optimizers["discriminator"] = AdamW(
                 self.discriminator.parameters(), rate, recipe.train.betas, weight_decay=recipe.train.weight_decay
             )
+        features = recipe.objective.perceptual
+        self.perceptual = None if features is None else build_perceptual(features)
         self._restored: tuple[Tensor, Tensor] | None = None  # this step's reconstructions, and their weights
         self.data = build_mixture(recipe.data, recipe.model.image_size, "train", recipe.train.seed)
         # Read now: that validation images are missing or broken should not be found out after hours.
@@ -145,8 +149,12 @@ class TokenizerTask:
         pixel = pixel_loss(x_hat.float(), x, objective.pixel)
         terms = {"pixel": objective.pixel_weight * pixel}
         figures = {"psnr": 10 * float(torch.log10(4 / (x_hat.detach().float() - x).square().mean()))}
+        if self.perceptual is not None and objective.perceptual is not None:
+            distance = self.perceptual.to(x.device)(x_hat.float(), x).mean()
+            terms["perceptual"] = objective.perceptual.weight * distance
         if self.discriminator is not None:
-            terms |= self._adversarial_terms(x_hat.float(), terms["pixel"], keep, step)
+            reconstruction = sum(terms.values(), start=x.new_zeros(()))
+            terms |= self._adversarial_terms(x_hat.float(), reconstruction, keep, step)
         if quantized is not None:
             terms |= {key: objective.quantizer_weight * value for key, value in quantized.losses.items()}
             figures["batch_use"] = len(quantized.indices.unique()) / self.tokenizer.codebook_size

@@ -1,0 +1,101 @@
+"""A small network whose features tell pictures apart the way a viewer would: for losses and distances on 64 px images.
+
+x (B, 3, H, W) in [-1, 1] -> conv -> [blocks, halve]* -> features of every stage -> mean over positions -> (B, E)
+"""
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import cast
+
+import torch
+from jaxtyping import Float
+from pydantic import PositiveInt
+from pydantic.dataclasses import dataclass
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from channelvq.config import STRICT, from_dict, to_dict
+from channelvq.errors import InputError
+from channelvq.nn.layers import Downsample, ResBlock, group_norm
+from channelvq.nn.state import misfits
+
+
+@dataclass(frozen=True, config=STRICT)
+class PerceptualConfig:
+    """widths: channels of each stage, at full resolution first and halved from stage to stage. embedding: E."""
+
+    widths: tuple[PositiveInt, ...] = (16, 32, 64, 128, 192)
+    num_blocks: PositiveInt = 1
+    embedding: PositiveInt = 128
+
+
+class PerceptualNetwork(nn.Module):
+    """Features of each stage, and one embedding of unit length an image."""
+
+    def __init__(self, config: PerceptualConfig) -> None:
+        super().__init__()
+        self.config = config
+        previous = config.widths[0]
+        self.stem = nn.Conv2d(3, previous, 3, padding=1)
+        self.stages = nn.ModuleList()
+        for depth, width in enumerate(config.widths):
+            stage: list[nn.Module] = [Downsample(previous)] if depth else []
+            for _ in range(config.num_blocks):
+                stage.append(ResBlock(previous, width))
+                previous = width
+            self.stages.append(nn.Sequential(*stage))
+        self.norm = group_norm(previous)
+        self.out = nn.Linear(previous, config.embedding)
+
+    def features(self, x: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B _ _ _"]]:
+        """Maps of every stage, finest first."""
+        maps, h = [], self.stem(x)
+        for stage in self.stages:
+            h = stage(h)
+            maps.append(h)
+        return maps
+
+    def forward(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B E"]:
+        """Embeddings of unit length."""
+        last = F.silu(self.norm(self.features(x)[-1]))
+        return F.normalize(self.out(last.mean((2, 3))).float(), dim=1)
+
+    def save(self, folder: Path) -> None:
+        """Write config.json and model.safetensors."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text(json.dumps(to_dict(self.config), indent=2) + "\n")
+        state = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+
+    @classmethod
+    def load(cls, source: str | Path) -> "PerceptualNetwork":
+        """From "bundled" or a folder that `save` wrote, in evaluation mode and without gradients of its own."""
+        if source == "bundled":
+            with resources.as_file(resources.files("channelvq") / "bundled" / "perceptual") as folder:
+                return cls._load(folder)
+        return cls._load(Path(source))
+
+    @classmethod
+    def _load(cls, folder: Path) -> "PerceptualNetwork":
+        for name in ("config.json", "model.safetensors"):
+            if not (folder / name).is_file():
+                raise InputError(f"perceptual network {folder}: there is no {name}; expected 'bundled' or a folder")
+        text = (folder / "config.json").read_text()
+        network = cls(from_dict(PerceptualConfig, json.loads(text), where=str(folder / "config.json")))
+        state = load_file(folder / "model.safetensors")
+        if wrong := misfits(state, network.state_dict()):
+            raise InputError(f"{folder / 'model.safetensors'} does not fit its config.json: {wrong[:5]}")
+        network.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+        return cast(PerceptualNetwork, network.eval().requires_grad_(False))
+
+
+def contrastive_loss(
+    a: Float[Tensor, "B E"], b: Float[Tensor, "B E"], temperature: float
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Symmetric InfoNCE (van den Oord et al. 2018, eq. 4), and the share of rows whose nearest is their own pair."""
+    logits = a @ b.T / temperature
+    target = torch.arange(len(a), device=a.device)
+    loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+    return loss, (logits.argmax(1) == target).float().mean()
