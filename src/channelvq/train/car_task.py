@@ -58,10 +58,14 @@ class CARObjectiveConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class CARRecipe:
-    """Everything that decides a generator's training. tokenizer: "bundled", a folder or a hub id."""
+    """Everything that decides a generator's training.
+
+    tokenizer: "bundled", a folder or a hub id. tokenizer_recipe: the recipe that trains it, for planning before it has.
+    """
 
     task: Literal["car"] = "car"
     tokenizer: str = "bundled"
+    tokenizer_recipe: str | None = None
     model: CARConfig = field(default_factory=CARConfig)
     objective: CARObjectiveConfig = field(default_factory=CARObjectiveConfig)
     data: DataConfig = field(default_factory=DataConfig)

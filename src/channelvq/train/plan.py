@@ -1,0 +1,213 @@
+"""What a recipe costs before it is begun: built on the meta device, so that 8 billion parameters need no memory.
+
+FLOPs count a multiplication and an addition as two. A training step costs three forward passes. Those of convolutions
+and linear layers are counted by torch on the very networks, those of a language model are 2 a parameter and token, and
+2 n H a layer for causal attention (Chowdhery et al. 2022, appendix B). Activations: for networks the tensors that
+autograd keeps, in the training precision; for a language model checkpointed at every layer, the layers' inputs and
+34 n H bytes for the one that is recomputed (Korthikanti et al. 2022, eq. 2, without the attention matrix).
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from channelvq.car.backbone import PUBLISHED
+from channelvq.car.config import CARConfig
+from channelvq.car.model import CAR
+from channelvq.car.text import TextTokenizer, train_bpe
+from channelvq.errors import InputError
+from channelvq.losses.adversarial import PatchDiscriminator
+from channelvq.tokenizer import CVQConfig, CVQTokenizer
+from channelvq.train.car_task import CARRecipe
+from channelvq.train.config import TrainConfig
+from channelvq.train.run import Recipe, load_tokenizer_recipe
+from channelvq.train.tokenizer_task import TokenizerRecipe
+
+ADAM_BYTES, FLOAT_BYTES = 8, 4
+LAYER_BYTES = 34
+
+
+@dataclass(frozen=True)
+class Machine:
+    """gpus: the weights' states are spread over them (FSDP). peak: TFLOP/s of one. mfu: the share of it in use."""
+
+    gpus: int = 8
+    peak: float = 989.0
+    mfu: float = 0.4
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of a recipe's parameters: trained, or frozen as they were loaded."""
+
+    name: str
+    parameters: int
+    trained: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """memory: bytes a GPU, by kind. forward_flops: of one image. gpu_hours: of all steps on such a machine."""
+
+    recipe: str
+    parts: tuple[Part, ...]
+    tokens: int
+    codes: int
+    codeword: int
+    forward_flops: float
+    images: int
+    steps: int
+    memory: dict[str, float]
+    gpu_hours: float
+    machine: Machine
+
+    @property
+    def parameters(self) -> int:
+        """All of them."""
+        return sum(part.parameters for part in self.parts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data."""
+        return asdict(self) | {"parameters": self.parameters, "memory_total": sum(self.memory.values())}
+
+
+def plan(name: str, recipe: Recipe, machine: Machine) -> Plan:
+    """The plan of a recipe; raises InputError for a kind that needs none, or where what it builds on is unknown."""
+    if min(machine.gpus, machine.peak, machine.mfu) <= 0 or machine.mfu > 1:
+        raise InputError(f"plan: gpus and peak must be positive and mfu in (0, 1], got {machine}")
+    match recipe:
+        case TokenizerRecipe():
+            return _tokenizer_plan(name, recipe, machine)
+        case CARRecipe():
+            return _car_plan(name, recipe, machine)
+    raise InputError(f"recipe {name}: a {recipe.task} network is small, there is nothing to plan")
+
+
+def _tokenizer_plan(name: str, recipe: TokenizerRecipe, machine: Machine) -> Plan:
+    model, game = recipe.model, recipe.objective.adversarial
+    with torch.device("meta"):
+        tokenizer = CVQTokenizer(model)
+        judge = None if game is None else PatchDiscriminator(game)
+    parts = [
+        Part(part, sum(p.numel() for p in module.parameters()), trained=True)
+        for part, module in (("encoder", tokenizer.encoder), ("quantizer", tokenizer.quantizer),
+                             ("decoder", tokenizer.decoder), ("discriminator", judge)) if module is not None
+    ]  # fmt: skip
+    image = torch.empty(1, 3, model.image_size, model.image_size, device="meta")
+    latent = torch.empty(1, model.latent_channels, model.latent_size, model.latent_size, device="meta")
+    passes: list[tuple[nn.Module, Tensor]] = [(tokenizer.encoder, image), (tokenizer.decoder, latent)]
+    if judge is not None:
+        passes += [(judge, image)] * 2  # a real and a restored image
+    lookup = 2.0 * model.num_tokens * model.quantizer.codebook_size * model.codebook_dim
+    flops, kept = lookup, 0.0
+    for module, x in passes:
+        more, held = _measure(module, x)
+        flops, kept = flops + more, kept + held
+    return _plan(name, recipe.train, machine, parts, model, flops, kept * _bytes(recipe.train) / FLOAT_BYTES)
+
+
+def _measure(module: nn.Module, x: Tensor) -> tuple[float, float]:
+    """(FLOPs, bytes that autograd keeps) of a forward pass in float32."""
+    own = {p.untyped_storage()._cdata for p in module.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            kept[storage._cdata] = storage.nbytes()
+        return tensor
+
+    with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept):
+        module(x.requires_grad_(True))
+    return float(counter.get_total_flops()), float(sum(kept.values()))
+
+
+def _car_plan(name: str, recipe: CARRecipe, machine: Machine) -> Plan:
+    model = tokenizer_config(recipe)
+    settings = recipe.model.backbone
+    if isinstance(settings, str):
+        settings = _published(settings)
+    text_tokens = settings.get("vocab_size", recipe.objective.text_vocab_size)
+    with torch.device("meta"):
+        tokenizer = CVQTokenizer(model)
+        config = CARConfig(settings | {"vocab_size": text_tokens}, recipe.model.max_text_tokens, recipe.model.head,
+                           recipe.model.channel_embedding)  # fmt: skip
+        car = CAR(config, tokenizer, TextTokenizer(train_bpe([], 256)))
+    text = car.text_embedding.weight.numel()
+    backbone = sum(p.numel() for p in car.backbone.parameters()) - text
+    new = sum(p.numel() for p in car.new_parameters())
+    frozen = sum(p.numel() for p in tokenizer.parameters())
+    parts = [Part("backbone", backbone, True), Part("text embedding", text, True),
+             Part("projector, marker, head", new, True), Part("image tokenizer", frozen, False)]  # fmt: skip
+    shape = car.backbone.config.get_text_config(decoder=True)
+    layers, width = shape.num_hidden_layers, shape.hidden_size
+    n = recipe.model.max_text_tokens + model.num_tokens
+    flops = 2.0 * n * (backbone + new) + 2.0 * layers * n * n * width
+    kept = n * width * (layers * _bytes(recipe.train) + LAYER_BYTES) + 4.0 * model.num_tokens * car.codebook_size
+    return _plan(name, recipe.train, machine, parts, model, flops, kept)
+
+
+def tokenizer_config(recipe: CARRecipe) -> CVQConfig:
+    """What a generator's image tokenizer is: from its files, or from the recipe that is to train it."""
+    if recipe.tokenizer == "bundled" or Path(recipe.tokenizer).is_dir():
+        return CVQTokenizer.from_pretrained(recipe.tokenizer).config
+    if recipe.tokenizer_recipe is None:
+        raise InputError(
+            f"plan: the tokenizer {recipe.tokenizer!r} is not here; name the recipe that trains it as tokenizer_recipe"
+        )
+    return load_tokenizer_recipe(recipe.tokenizer_recipe).model
+
+
+def _published(name: str) -> dict[str, Any]:
+    if name not in PUBLISHED:
+        raise InputError(f"plan: the shape of backbone {name!r} is not known, only of {', '.join(PUBLISHED)}; "
+                         "give model.backbone as settings")  # fmt: skip
+    return PUBLISHED[name]
+
+
+def _bytes(train: TrainConfig) -> int:
+    return FLOAT_BYTES if train.precision == "no" else 2
+
+
+def _plan(
+    name: str, train: TrainConfig, machine: Machine, parts: list[Part], model: CVQConfig, flops: float, kept: float
+) -> Plan:
+    """kept: bytes of activations of one image."""
+    trained = sum(part.parameters for part in parts if part.trained)
+    everything = sum(part.parameters for part in parts)
+    memory = {
+        "weights": everything * FLOAT_BYTES / machine.gpus,
+        "gradients": trained * FLOAT_BYTES / machine.gpus,
+        "optimizer": trained * ADAM_BYTES / machine.gpus,
+        "moving average": trained * FLOAT_BYTES / machine.gpus if train.ema else 0.0,
+        "activations": kept * train.batch_size / machine.gpus,
+    }
+    images = train.steps * train.batch_size
+    hours = 3 * flops * images / (machine.peak * 1e12 * machine.mfu) / 3600
+    return Plan(name, tuple(parts), model.num_tokens, model.quantizer.codebook_size, model.codebook_dim, flops, images,
+                train.steps, memory, hours, machine)  # fmt: skip
+
+
+def table(found: Plan) -> Table:
+    """For a terminal."""
+    machine = found.machine
+    shown = Table(
+        "what", "how much", title=found.recipe, caption=f"{machine.gpus} GPUs of {machine.peak:g} TFLOP/s, of which "
+        f"{machine.mfu:.0%} are used; states sharded; activations are an estimate",
+    )  # fmt: skip
+    for part in found.parts:
+        shown.add_row(part.name, f"{part.parameters / 1e6:,.1f} M{'' if part.trained else ', frozen'}")
+    shown.add_row("all parameters", f"{found.parameters / 1e6:,.1f} M", end_section=True)
+    shown.add_row("tokens an image", f"{found.tokens} of {found.codes} codes of {found.codeword} numbers")
+    shown.add_row("forward pass of an image", f"{found.forward_flops / 1e9:,.1f} GFLOP")
+    shown.add_row("steps, images", f"{found.steps:,}, {found.images:,}", end_section=True)
+    for kind, size in found.memory.items():
+        shown.add_row(f"{kind}, a GPU", f"{size / 2**30:,.2f} GiB")
+    shown.add_row("all memory, a GPU", f"{sum(found.memory.values()) / 2**30:,.2f} GiB", end_section=True)
+    shown.add_row("GPU-hours", f"{found.gpu_hours:,.1f}")
+    return shown
