@@ -43,8 +43,8 @@ PROTOCOL = {
 class Observation:
     """Sums over all images, in float64 on the CPU.
 
-    counts: how often a code came at a position. errors, variances, feature_squares, code_squares: means over the images
-    of |z - e|^2, |z - mean z|^2, |z|^2 and |e|^2 at each position. mean_codes: mean of e. features: some of the z, evenly
+    counts: how often a code came at a position. errors, variances, feature_squares, code_squares: means over images
+    of |z - e|^2, |z - mean z|^2, |z|^2 and |e|^2 at each position. mean_codes: mean of e. features: some z, drawn
     from all images and positions, and at which position each was.
     """
 
@@ -66,8 +66,8 @@ class DoctorReport:
     """The figures of a tokenizer on a set of images; `PROTOCOL` says how each is computed.
 
     relative_error: of all positions together; nan for features that do not vary. position_*: one number for each token
-    position: share of all codes in use, perplexity (1..N), bits (0..log2 N), relative error. knockout: PSNR in dB that is
-    lost without a token. dead: codes that never came. duplicates: (code, lower code that it repeats). feature_norm,
+    position: share of all codes in use, perplexity (1..N), bits (0..log2 N), relative error. knockout: PSNR in dB lost
+    without a token. dead: codes that never came. duplicates: (code, lower code that it repeats). feature_norm,
     code_norm: root mean squares over all tokens; table_norms: 5th, 50th and 95th percentile over all codes.
     """
 
@@ -212,9 +212,9 @@ def diagnose(seen: Observation, knockout: Float64[Tensor, " K"]) -> DoctorReport
 def entropy_bits(counts: Int64[Tensor, "K N"]) -> Float64[Tensor, " K"]:
     """Entropy in bits of the distribution that each row of counts was drawn from, in [0, log2 N].
 
-    Chao and Shen 2003 (Environmental and Ecological Statistics 10): a row sees far fewer tokens than there are codes, and
-    counting alone would find at most log2 of their number. With n tokens, f of them seen once, and p = (1 - f/n) count/n:
-    H = -sum p log p / (1 - (1 - p)^n). All seen once counts as all but one, lest nothing is left.
+    Chao and Shen 2003 (Environmental and Ecological Statistics 10): a row sees far fewer tokens than there are codes,
+    and counting alone would find at most log2 of their number. With n tokens, f codes seen once, and
+    p = (1 - f/n) count/n: H = -sum p log p / (1 - (1 - p)^n). f = n counts as n - 1, lest nothing is left.
     """
     n = counts.sum(dim=1, keepdim=True).double()
     once = (counts == 1).sum(dim=1, keepdim=True).double()

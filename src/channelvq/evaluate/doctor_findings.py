@@ -185,8 +185,8 @@ _SILENT = _Kind(
     "silent tokens",
     "warning",
     "Tokens that are nearly always the same cost log2 N bits and say almost nothing.",
-    "Fewer tokens (model.latent_channels), a lower nested.alpha so that late channels are trained more often, or longer "
-    "training.",
+    "Fewer tokens (model.latent_channels), a lower nested.alpha so that late channels are trained more often, or "
+    "longer training.",
 )
 _NOISE = _Kind(
     "tokens worse than their mean",
