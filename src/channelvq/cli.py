@@ -59,17 +59,17 @@ def _measured(data: Path, tok: Any, max_images: int | None) -> tuple[Any, dict[s
     import torch
 
     from channelvq.evaluate.report import protocol
-    from channelvq.experiments.held_out import DESCRIPTIONS, held_out
+    from channelvq.experiments.held_out import DESCRIPTIONS, held_out, held_out_protocol
     from channelvq.images import to_tensor
 
     if (name := str(data)) in DESCRIPTIONS and not data.exists():
         images = held_out(name, max_images or 768, tok.image_size)  # 12 N tokens of the bundled tokenizer
-        name, split, crop = f"{name}: {DESCRIPTIONS[name]}", "test", "see data"
-    else:
-        pictures = (picture for _, batch in _batches([data], tok.image_size) for picture in batch)
-        images = torch.stack([to_tensor(picture) for picture in islice(pictures, max_images)])
-        split, crop = "given", "centred square"
-    return images, protocol(images, data=name, split=split, resize="antialiased", crop=crop, tokenizer=tok)
+        return images, held_out_protocol(name, images, tok)
+    pictures = (picture for _, batch in _batches([data], tok.image_size) for picture in batch)
+    images = torch.stack([to_tensor(picture) for picture in islice(pictures, max_images)])
+    return images, protocol(
+        images, data=name, split="given", resize="antialiased", crop="centred square", tokenizer=tok
+    )
 
 
 def _target(*, file: Path | None = None, folder: Path | None = None) -> None:

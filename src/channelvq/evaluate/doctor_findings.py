@@ -66,8 +66,8 @@ def usage_findings(usage: UsageReport, codebook_size: int) -> list[Finding]:
     )
     enough = usage.tokens >= ENOUGH_TOKENS * codebook_size
     if usage.use < COLLAPSED_USE * usage.use_if_uniform:
-        found.append(_COLLAPSED(measured))
-    elif enough and usage.use < LOW_USE * usage.use_if_uniform:
+        return [_COLLAPSED(measured)]  # that much is certain from a few images
+    if enough and usage.use < LOW_USE * usage.use_if_uniform:
         found.append(_LOW_USE(measured))
     elif usage.perplexity < UNEVEN * usage.use * codebook_size:
         used = round(usage.use * codebook_size)

@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from rich.console import Group
 from rich.markup import escape as plain
+from rich.padding import Padding
 from rich.table import Table
 from torch import Tensor
 
@@ -40,8 +41,8 @@ def figures(report: DoctorReport) -> list[tuple[str, str]]:
             f"{report.relative_error:.3f} of the variance (white noise: {report.gaussian_error:.3f})",
         ),
         (f"entropy of a {report.position}", f"{low:.1f} to {high:.1f} bits"),
-        ("norm of features, codewords", f"{report.feature_norm:.2f}, {report.code_norm:.2f} (rms over tokens)"),
-        ("norm of the codes", f"{median:.2f} (5 %: {five:.2f}, 95 %: {ninety_five:.2f})"),
+        ("norm of features, codewords", f"{report.feature_norm:.3g}, {report.code_norm:.3g} (rms over tokens)"),
+        ("norm of the codes", f"{median:.3g} (5 %: {five:.3g}, 95 %: {ninety_five:.3g})"),
     ]
 
 
@@ -54,8 +55,9 @@ def text(report: DoctorReport, name: str) -> Group:
     parts: list[Any] = [table]
     for each in found:
         colour = _COLOURS[each.level]
-        parts.append(f"[{colour}]{each.level}: {each.name}[/{colour}]  {plain(each.measured)}")
-        parts.append(f"  {plain(each.meaning)}\n  [bold]remedy[/bold] {plain(each.remedy)}")
+        parts.append(f"[{colour}]{each.level}: {each.name}[/{colour}]")
+        lines = f"{plain(each.measured)}.\n{plain(each.meaning)}\n[bold]Remedy:[/bold] {plain(each.remedy)}"
+        parts.append(Padding(lines, (0, 0, 0, 2)))
     return Group(*parts)
 
 
