@@ -54,22 +54,23 @@ def _batches(paths: list[Path], size: int) -> Iterator[tuple[list[Path], list[An
             typer.echo(f"{len(skipped)} file(s) skipped", err=True)
 
 
-def _measured(data: Path, tok: Any, max_images: int | None) -> tuple[Any, dict[str, Any]]:
-    """uint8 images (n, 3, h, w) of a folder or of a named held-out set, and their protocol."""
+def _measured(tokenizer: str, data: Path, max_images: int | None) -> tuple[Any, Any, dict[str, Any]]:
+    """The tokenizer, uint8 images (n, 3, h, w) of a folder or of a named held-out set, and their protocol."""
     import torch
 
+    from channelvq import CVQTokenizer
     from channelvq.evaluate.report import protocol
     from channelvq.experiments.held_out import DESCRIPTIONS, held_out, held_out_protocol
     from channelvq.images import to_tensor
 
+    tok = CVQTokenizer.from_pretrained(tokenizer)
     if (name := str(data)) in DESCRIPTIONS and not data.exists():
         images = held_out(name, max_images or 768, tok.image_size)  # 12 N tokens of the bundled tokenizer
-        return images, held_out_protocol(name, images, tok)
+        return tok, images, held_out_protocol(name, images, tok)
     pictures = (picture for _, batch in _batches([data], tok.image_size) for picture in batch)
     images = torch.stack([to_tensor(picture) for picture in islice(pictures, max_images)])
-    return images, protocol(
-        images, data=name, split="given", resize="antialiased", crop="centred square", tokenizer=tok
-    )
+    how = {"split": "given", "resize": "antialiased", "crop": "centred square"}
+    return tok, images, protocol(images, data=name, tokenizer=tok, **how)
 
 
 def _target(*, file: Path | None = None, folder: Path | None = None) -> None:
@@ -236,13 +237,11 @@ def evaluate_reconstruction(
     """PSNR, SSIM and codebook use for 1, 2, 4, ... C tokens."""
     import rich
 
-    from channelvq import CVQTokenizer
     from channelvq.evaluate.reconstruction import evaluate_reconstruction as run
     from channelvq.evaluate.report import write_json
 
     _target(file=json_file)
-    tok = CVQTokenizer.from_pretrained(tokenizer)
-    images, how = _measured(data, tok, max_images)
+    tok, images, how = _measured(tokenizer, data, max_images)
     report = run(tok, images)
     rich.print(report.table())
     if json_file:
@@ -260,13 +259,11 @@ def doctor(
     """What ails a codebook: use, entropy, errors, dead and duplicate codes, each finding with its remedy."""
     import rich
 
-    from channelvq import CVQTokenizer
     from channelvq.evaluate import doctor_page as page
     from channelvq.evaluate.doctor import examine
 
     _target(file=json_file, folder=output)
-    tok = CVQTokenizer.from_pretrained(tokenizer)
-    images, how = _measured(data, tok, max_images)
+    tok, images, how = _measured(tokenizer, data, max_images)
     report, seen = examine(tok, images)
     rich.print(page.text(report, tokenizer))
     if json_file:

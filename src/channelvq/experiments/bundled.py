@@ -20,7 +20,7 @@ from channelvq.evaluate.baselines import PROTOCOL, PCABaseline, baseline_curves
 from channelvq.evaluate.plots import quality_against_bytes
 from channelvq.evaluate.reconstruction import evaluate_reconstruction
 from channelvq.evaluate.report import git_revision, write_json
-from channelvq.experiments.held_out import DESCRIPTIONS, held_out
+from channelvq.experiments.held_out import DESCRIPTIONS, held_out, held_out_protocol
 from channelvq.tokenizer import CVQTokenizer
 from channelvq.train.engine import training_seconds
 from channelvq.train.run import Recipe, load_tokenizer_recipe
