@@ -32,7 +32,7 @@ _TILE = 2**22  # distances in memory at a time: 32 MiB of float64
 
 PROTOCOL = {
     "entropy": "bits, of each token position alone, coverage-adjusted (Chao and Shen 2003), at most log2 N",
-    "quantization_error": "mean squared distance of features to their codewords over the features' variance",
+    "quantization_error": "mean squared distance of features to their codewords over their unbiased variance",
     "gaussian_error": "N^(-2/D), the least such error for white Gaussian features at log2 N bits (Shannon)",
     "duplicates": f"codes within {DUPLICATE_TOLERANCE} of the rms distance of features to codewords from a lower index",
     "knockout": f"mean PSNR loss over the first {KNOCKOUT_IMAGES} images with one token set to zero",
@@ -44,7 +44,7 @@ class Observation:
     """Sums over all images, in float64 on the CPU.
 
     counts: how often a code came at a position. errors, variances, feature_squares, code_squares: means over images
-    of |z - e|^2, |z - mean z|^2, |z|^2 and |e|^2 at each position. mean_codes: mean of e. features: some z, drawn
+    of |z - e|^2, |z - mean z|^2 (over n - 1), |z|^2 and |e|^2 at each position. mean_codes: mean of e. features: some z, drawn
     from all images and positions, and at which position each was.
     """
 
@@ -164,6 +164,7 @@ def observe(tokenizer: CVQTokenizer, images: UInt8[Tensor, "n 3 h w"]) -> Observ
         features.append(z.flatten(0, 1)[here].float())
     errors, z_squares, e_squares = (total / len(images) for total in sums)
     variances = z_squares - (z_sum / len(images)).square().sum(dim=1)
+    variances *= len(images) / max(1, len(images) - 1)  # unbiased: else few images make every token look worse
     assert usage.position_counts is not None
     return Observation(
         axis=axis,

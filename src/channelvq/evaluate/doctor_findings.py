@@ -22,6 +22,7 @@ UNEVEN = 0.4  # perplexity over codes in use: 0.46 to 0.77 in the runs that went
 GAUSSIAN_SHARE = 0.7
 DUPLICATE_SHARE = 0.01  # below one code in a hundred it costs less than 0.02 bits a token
 SILENT_BITS = 1.0  # a token that says less than one bit where it is paid for with log2 N
+ENOUGH_IMAGES = 16  # to judge single tokens: fewer may have the same code by chance, and a variance far from the true
 _GUIDE = "see docs/decisions/0003-what-keeps-the-codebook-alive.md"
 
 
@@ -104,14 +105,14 @@ def _duplicates(report: DoctorReport) -> list[Finding]:
 
 def _silent(report: DoctorReport) -> list[Finding]:
     which = (report.position_bits < SILENT_BITS).nonzero().flatten().tolist()
-    if not which:
+    if not which or report.num_images < ENOUGH_IMAGES:
         return []
     return [_SILENT(f"{_listed(report.position, which)} carry less than {SILENT_BITS:g} bit")]
 
 
 def _worse_than_mean(report: DoctorReport) -> list[Finding]:
     which = (report.position_errors >= 1).nonzero().flatten().tolist()
-    if not which:
+    if not which or report.num_images < ENOUGH_IMAGES:
         return []
     return [_NOISE(f"{_listed(report.position, which)} have a quantization error above their variance")]
 

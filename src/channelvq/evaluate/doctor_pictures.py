@@ -162,8 +162,9 @@ def _small(images: UInt8[Tensor, "n 3 h w"]) -> list[Image.Image]:
 
 
 def _on_a_plane(points: Float64[Tensor, "n D"]) -> tuple[Float64[Tensor, "n 2"], str]:
-    """t-SNE; where scikit-learn is missing, or the points are too few for it, the two main axes."""
-    if len(points) > 3 * _TSNE_PERPLEXITY:
+    """t-SNE; where scikit-learn is missing, or the points are too few or all one, the two main axes."""
+    centred = points - points.mean(dim=0)
+    if len(points) > 3 * _TSNE_PERPLEXITY and bool(centred.any()):
         try:
             from sklearn.manifold import TSNE
         except ImportError:
@@ -172,7 +173,6 @@ def _on_a_plane(points: Float64[Tensor, "n D"]) -> tuple[Float64[Tensor, "n 2"],
             # From the main axes, and seeded: the same points give the same map.
             tsne = TSNE(n_components=2, perplexity=_TSNE_PERPLEXITY, init="pca", random_state=0)
             return torch.from_numpy(tsne.fit_transform(points.float().numpy())).double(), "t-SNE"
-    centred = points - points.mean(dim=0)
     axes = torch.linalg.svd(centred, full_matrices=False).Vh[:2]
     plane = centred @ axes.T
     return torch.nn.functional.pad(plane, (0, 2 - plane.shape[1])), "PCA"
