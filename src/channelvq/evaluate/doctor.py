@@ -44,8 +44,8 @@ class Observation:
     """Sums over all images, in float64 on the CPU.
 
     counts: how often a code came at a position. errors, variances, feature_squares, code_squares: means over images
-    of |z - e|^2, |z - mean z|^2 (over n - 1), |z|^2 and |e|^2 at each position. mean_codes: mean of e. features: some z, drawn
-    from all images and positions, and at which position each was.
+    of |z - e|^2, |z - mean z|^2 (over n - 1), |z|^2 and |e|^2 at each position. mean_codes: mean of e.
+    features: some z, drawn from all images and positions, and at which position each was.
     """
 
     axis: Axis
