@@ -185,7 +185,6 @@ def diagnose(seen: Observation, knockout: Float64[Tensor, " K"]) -> DoctorReport
     """The figures that follow from an observation; knockout: of `knockout_loss`."""
     size, dim = seen.table.shape
     total = seen.counts.sum(dim=0)
-    p = seen.counts.double() / seen.counts.sum(dim=1, keepdim=True)
     tolerance = DUPLICATE_TOLERANCE * seen.errors.mean().sqrt().item()
     first = near_duplicates(seen.table, tolerance)
     repeated = (first != torch.arange(size)).nonzero().flatten().tolist()
@@ -197,7 +196,7 @@ def diagnose(seen: Observation, knockout: Float64[Tensor, " K"]) -> DoctorReport
         num_images=int(seen.counts[0].sum()),
         usage=seen.usage,
         position_use=(seen.counts > 0).double().mean(dim=1),
-        position_perplexity=torch.special.entr(p).sum(dim=1).exp(),
+        position_perplexity=torch.tensor(seen.usage.position_bits, dtype=torch.float64).exp2(),
         position_bits=entropy_bits(seen.counts),
         position_errors=_ratio(seen.errors, seen.variances),
         relative_error=_ratio(seen.errors.sum(), seen.variances.sum()).item(),
@@ -217,13 +216,15 @@ def entropy_bits(counts: Int64[Tensor, "K N"]) -> Float64[Tensor, " K"]:
     and counting alone would find at most log2 of their number. With n tokens, f codes seen once, and
     p = (1 - f/n) count/n: H = -sum p log p / (1 - (1 - p)^n). f = n counts as n - 1, lest nothing is left.
     """
-    n = counts.sum(dim=1, keepdim=True).double()
-    once = (counts == 1).sum(dim=1, keepdim=True).double()
-    once = torch.where(once == n, (n - 1).clamp(min=0), once)
-    p = (1 - once / n) * counts / n
-    seen = 1 - (1 - p).pow(n)
-    terms = torch.where(counts > 0, torch.special.entr(p) / seen.clamp(min=1e-300), 0.0)
-    return (terms.sum(dim=1) / math.log(2)).clamp(0.0, math.log2(counts.shape[1]))
+    # Row by row and only what came: K x N numbers of float64 would be large.
+    nats = torch.stack([_entropy_nats(row[row > 0].double()) for row in counts])
+    return (nats / math.log(2)).clamp(0.0, math.log2(counts.shape[1]))
+
+
+def _entropy_nats(counts: Float64[Tensor, " m"]) -> Float64[Tensor, ""]:
+    n, once = counts.sum(), (counts == 1).sum()
+    p = (1 - torch.where(once == n, n - 1, once) / n) * counts / n
+    return (torch.special.entr(p) / (1 - (1 - p).pow(n))).sum()
 
 
 def near_duplicates(table: Float64[Tensor, "N D"], tolerance: float) -> Int64[Tensor, " N"]:

@@ -147,7 +147,7 @@ _LOW_USE = _Kind(
     "warning",
     "Part of the codebook is dead, or these images are simpler than those of the training.",
     "Look at images like those of the training first; then model.quantizer.beta near 0.25, a lower "
-    f"train.learning_rate, axis=channel, or a smaller model.quantizer.codebook_size; {_GUIDE}.",
+    f"train.learning_rate, model.axis=channel, or a smaller model.quantizer.codebook_size; {_GUIDE}.",
 )
 _UNEVEN = _Kind(
     "uneven use",
