@@ -30,6 +30,9 @@ TokenizerOption = Annotated[
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Where to write.")]
 PrefixOption = Annotated[int | None, typer.Option("--num-tokens", "-k", help="Use the first k tokens only.")]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")]
+TokenizerArgument = Annotated[str, typer.Argument(help="'bundled', a folder or a hub repository.")]
+DataArgument = Annotated[Path, typer.Argument(help="A folder of images, or emoji, photos or scenes.")]
+MaxImagesOption = Annotated[int | None, typer.Option(min=1, help="Stop after this many images.")]
 
 
 def _batches(paths: list[Path], size: int) -> Iterator[tuple[list[Path], list[Any]]]:
@@ -49,6 +52,25 @@ def _batches(paths: list[Path], size: int) -> Iterator[tuple[list[Path], list[An
             typer.echo(f"skipped {entry.path}: {entry.reason}", err=True)
         if skipped:
             typer.echo(f"{len(skipped)} file(s) skipped", err=True)
+
+
+def _measured(tokenizer: str, data: Path, max_images: int | None) -> tuple[Any, Any, dict[str, Any]]:
+    """The tokenizer, uint8 images (n, 3, h, w) of a folder or of a named held-out set, and their protocol."""
+    import torch
+
+    from channelvq import CVQTokenizer
+    from channelvq.evaluate.report import protocol
+    from channelvq.experiments.held_out import DESCRIPTIONS, held_out, held_out_protocol
+    from channelvq.images import to_tensor
+
+    tok = CVQTokenizer.from_pretrained(tokenizer)
+    if (name := str(data)) in DESCRIPTIONS and not data.exists():
+        images = held_out(name, max_images or 768, tok.image_size)  # 12 N tokens of the bundled tokenizer
+        return tok, images, held_out_protocol(name, images, tok)
+    pictures = (picture for _, batch in _batches([data], tok.image_size) for picture in batch)
+    images = torch.stack([to_tensor(picture) for picture in islice(pictures, max_images)])
+    how = {"split": "given", "resize": "antialiased", "crop": "centred square"}
+    return tok, images, protocol(images, data=name, tokenizer=tok, **how)
 
 
 def _target(*, file: Path | None = None, folder: Path | None = None) -> None:
@@ -234,31 +256,44 @@ def data_fetch(names: Annotated[list[str], typer.Argument(help="Package names; s
 
 @evaluate_app.command("reconstruction")
 def evaluate_reconstruction(
-    tokenizer: Annotated[str, typer.Argument(help="'bundled', a folder or a hub repository.")],
-    data: Annotated[Path, typer.Argument(help="A folder of images.")],
-    json_file: JsonOption = None,
-    max_images: Annotated[int | None, typer.Option(min=1, help="Stop after this many images.")] = None,
+    tokenizer: TokenizerArgument, data: DataArgument, json_file: JsonOption = None, max_images: MaxImagesOption = None
 ) -> None:
     """PSNR, SSIM and codebook use for 1, 2, 4, ... C tokens."""
     import rich
-    import torch
 
-    from channelvq import CVQTokenizer
     from channelvq.evaluate.reconstruction import evaluate_reconstruction as run
-    from channelvq.evaluate.report import protocol, write_json
-    from channelvq.images import to_tensor
+    from channelvq.evaluate.report import write_json
 
     _target(file=json_file)
-    tok = CVQTokenizer.from_pretrained(tokenizer)
-    pictures = (picture for _, batch in _batches([data], tok.image_size) for picture in batch)
-    images = torch.stack([to_tensor(picture) for picture in islice(pictures, max_images)])
+    tok, images, how = _measured(tokenizer, data, max_images)
     report = run(tok, images)
     rich.print(report.table())
     if json_file:
-        how = protocol(
-            images, data=str(data), split="given", resize="antialiased", crop="centred square", tokenizer=tok
-        )
         write_json(json_file, {"protocol": how, "records": [{"metrics": report.to_dict()}]})
+
+
+@app.command()
+def doctor(
+    tokenizer: TokenizerArgument,
+    data: DataArgument,
+    json_file: JsonOption = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write report.html and pictures here.")] = None,
+    max_images: MaxImagesOption = None,
+) -> None:
+    """What ails a codebook: use, entropy, errors, dead and duplicate codes, each finding with its remedy."""
+    import rich
+
+    from channelvq.evaluate import doctor_page as page
+    from channelvq.evaluate.doctor import examine
+
+    _target(file=json_file, folder=output)
+    tok, images, how = _measured(tokenizer, data, max_images)
+    report, seen = examine(tok, images)
+    rich.print(page.text(report, tokenizer))
+    if json_file:
+        page.write_record(json_file, report, how)
+    if output:
+        typer.echo(f"report: {page.write_page(output, tokenizer, how['data'], tok, images, report, seen)}")
 
 
 def _study(name: str, stored: Path | None, json_file: Path | None, rerun: bool) -> None:

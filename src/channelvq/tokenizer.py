@@ -146,6 +146,13 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", li
         with evaluating(self):
             return self._in_chunks(lambda x: self.encode(x).indices, batch, exact)
 
+    @torch.no_grad()
+    def latents(self, images: ImageInput | Sequence[ImageInput], *, exact: bool = True) -> Float[Tensor, "B C h w"]:
+        """Images, all that `tokenize` takes -> the encoder's feature maps before the quantizer."""
+        batch = images_to_batch(images, size=self.image_size).to(self.device, next(self.parameters()).dtype)
+        with evaluating(self):
+            return self._in_chunks(self.encoder, batch, exact)
+
     @overload
     def detokenize(self, ids: Tensor, output: Literal["pil"] = "pil", *, exact: bool = True) -> list[Image.Image]: ...
     @overload

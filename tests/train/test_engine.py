@@ -244,3 +244,17 @@ def test_schedule_warms_up_and_ends_at_its_ratio(tmp_path: Path) -> None:
     assert values[60] == pytest.approx(0.55)
     assert values[110] == pytest.approx(0.1)
     assert max(values) == 1.0
+
+
+def test_a_failing_codebook_is_told_once_with_its_remedy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Failing(TokenizerTask):
+        def evaluate(self, models, run_dir, step):  # type: ignore[no-untyped-def]
+            return {"use": 1 / 32 if step > 1 else 1.0, "perplexity": 1.0 if step > 1 else 30.0, "use_if_uniform": 1.0}
+
+    config = recipe(tmp_path, "train.steps=4", "train.evaluate_every=1")
+    assert Engine(Failing(config), config.train, config).fit() is not None
+    text = " ".join(capsys.readouterr().out.split())
+    assert text.count("collapsed codebook") == 1
+    assert text.index("evaluate step 2") < text.index("collapsed codebook") < text.index("evaluate step 3")
+    assert "model.quantizer.start=data" in text
+    assert all(line["kind"] in ("train", "evaluate") for line in read_metrics(tmp_path))

@@ -20,7 +20,7 @@ def quality_against_bytes(
     baselines: as `baseline_curves` returns them. path: its suffix picks the format (png, svg, pdf). Raises InputError
     where matplotlib is missing.
     """
-    figure = _figure()
+    figure = blank_figure()
     axes = figure.add_subplot()
     points = report.prefixes
     means = [point.psnr.mean for point in points]
@@ -44,7 +44,7 @@ def quality_against_bytes(
 
 def channel_curves(curves: Mapping[str, tuple[int, Sequence[float]]], label: str, path: str | Path) -> None:
     """Draw lines over channels 1..C: by name, the channels that a line leaves out at its start, and its values."""
-    figure = _figure()
+    figure = blank_figure()
     axes = figure.add_subplot()
     for name, (skipped, values) in curves.items():
         axes.plot(range(skipped + 1, skipped + len(values) + 1), values, label=name)
@@ -56,12 +56,13 @@ def channel_curves(curves: Mapping[str, tuple[int, Sequence[float]]], label: str
     figure.savefig(path, dpi=150)
 
 
-def _figure() -> "Figure":
+def blank_figure(width: float = 6, height: float = 4) -> "Figure":
+    """An empty matplotlib figure of this size in inches; raises InputError where matplotlib is missing."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
         raise InputError("plots need matplotlib: pip install 'channelvq[eval]'") from None
-    figure = Figure(figsize=(6, 4), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)  # no display, and no state shared with pyplot
     return figure

@@ -64,7 +64,11 @@ def write_json(path: str | Path, obj: Any) -> None:
     A reader sees the old file or the new one, never a part. Folders are made. Takes mappings, sequences, tensors and
     plain values; raises InputError, with nothing written, for anything else and for a place that cannot be written.
     """
-    text = json.dumps(_plain(obj, "$"), indent=2, sort_keys=True, allow_nan=False) + "\n"
+    write_text(path, json.dumps(_plain(obj, "$"), indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file atomically, as UTF-8; folders are made. Raises InputError where it cannot be written."""
     path = Path(path)
     try:
         _replace(path, text)

@@ -19,8 +19,8 @@ from channelvq.data.stream import Mixture, fixed_images
 from channelvq.evaluate.baselines import PROTOCOL, PCABaseline, baseline_curves
 from channelvq.evaluate.plots import quality_against_bytes
 from channelvq.evaluate.reconstruction import evaluate_reconstruction
-from channelvq.evaluate.report import git_revision, protocol, write_json
-from channelvq.experiments.held_out import DESCRIPTIONS, held_out
+from channelvq.evaluate.report import git_revision, write_json
+from channelvq.experiments.held_out import DESCRIPTIONS, held_out, held_out_protocol
 from channelvq.tokenizer import CVQTokenizer
 from channelvq.train.engine import training_seconds
 from channelvq.train.run import Recipe, load_tokenizer_recipe
@@ -74,14 +74,7 @@ def _measure(tokenizer: CVQTokenizer, pca: PCABaseline, kind: str, results: Path
     budgets = [prefix.num_bytes for prefix in report.prefixes if prefix.num_bytes >= 6]
     curves = baseline_curves(images[:256], budgets, pca)
     quality_against_bytes(report, curves, results / f"bundled-tokenizer-{kind}.png")
-    how = protocol(
-        images,
-        data=f"{kind}: {DESCRIPTIONS[kind]}",
-        split="test",
-        resize="antialiased",
-        crop="see data",
-        tokenizer=tokenizer,
-    )
+    how = held_out_protocol(kind, images, tokenizer)
     baselines = {name: [point.to_dict() for point in curve] for name, curve in curves.items()}
     return {"data": kind, "split": "held-out", "protocol": how, "metrics": report.to_dict(),
             "baselines": {"images": "the first 256", "curves": baselines}}  # fmt: skip

@@ -48,6 +48,11 @@ class CodebookUsage:
         self._positions: Int64[Tensor, "C N"] | None = None
         self._per_position = per_position
 
+    @property
+    def position_counts(self) -> Int64[Tensor, "C N"] | None:
+        """How often each code came at each position; None where ids were not (B, C) or before the first."""
+        return self._positions
+
     def update(self, ids: Int64[Tensor, "..."]) -> None:
         """Count ids of any shape, 0..N-1; (B, C) ids are counted per position too.
 

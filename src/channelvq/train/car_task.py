@@ -224,6 +224,10 @@ class CARTask:
         restored = car.tokenizer.detokenize(self.held_out.ids[:SAMPLES].long(), exact=False)
         save_image(grid([*restored, *drawn], columns=SAMPLES, captions=prompts * 2, scale=2), path)
 
+    def alarms(self, figures: dict[str, float]) -> list[str]:
+        """None."""
+        return []
+
     def save(self, models: dict[str, nn.Module], folder: Path) -> None:
         """config.json, model.safetensors, tokenizer.json, tokenizer/ and README.md."""
         cast(CAR, models["car"]).save_pretrained(folder)

@@ -58,6 +58,10 @@ class Task(Protocol):
         """Figures on held-out data; may write pictures under run_dir/samples."""
         ...
 
+    def alarms(self, figures: dict[str, float]) -> list[str]:
+        """Lines for people about what an evaluation's figures show to go wrong, each once a run, with its remedy."""
+        ...
+
     def save(self, models: dict[str, nn.Module], folder: Path) -> None:
         """What `from_pretrained` loads."""
         ...
@@ -134,6 +138,8 @@ class Engine:
                 if done % config.evaluate_every == 0 or last:
                     figures = self._evaluate(done)
                     progress.log_evaluation(done, figures)
+                    for line in self.task.alarms(figures):
+                        progress.say(line)
                 if done % config.checkpoint_every == 0 or last or self.stopping:
                     save_checkpoint(self.accelerator, self.run_dir, done, config.keep_checkpoints)
                 if self.stopping and not last:

@@ -14,6 +14,7 @@ from torch.optim import AdamW, Optimizer
 from channelvq.config import STRICT
 from channelvq.data.build import DataConfig, build_mixture
 from channelvq.data.stream import fixed_images, position_generator, training_batches
+from channelvq.evaluate.doctor_findings import usage_findings
 from channelvq.evaluate.metrics import psnr
 from channelvq.images import grid, normalize, save_image, to_pil, to_uint8
 from channelvq.losses.adversarial import (
@@ -30,7 +31,7 @@ from channelvq.losses.adversarial import (
 from channelvq.losses.perceptual import PerceptualLossConfig, build_perceptual
 from channelvq.losses.reconstruction import PixelLoss, pixel_loss
 from channelvq.nested import NestedConfig, draw_keep, keep_mask
-from channelvq.quantize.usage import CodebookUsage
+from channelvq.quantize.usage import CodebookUsage, UsageReport
 from channelvq.tokenizer import CVQConfig, CVQTokenizer
 from channelvq.train.config import TrainConfig
 
@@ -97,6 +98,7 @@ class TokenizerTask:
         # Read now: that validation images are missing or broken should not be found out after hours.
         held_out = build_mixture(recipe.data, recipe.model.image_size, "validation", seed=0)
         self.held_out = fixed_images(held_out, recipe.data.validation_images)
+        self._alarmed: set[str] = set()
 
     def _optimizer(self) -> Optimizer:
         train, ratio = self.recipe.train, self.recipe.objective.codebook_lr_ratio
@@ -228,6 +230,22 @@ class TokenizerTask:
         shown = torch.cat([images[:16], restored[:16]])
         save_image(grid(to_pil(normalize(shown)), columns=16, scale=2), run_dir / "samples" / f"step-{step:08d}.png")
         return figures
+
+    def alarms(self, figures: dict[str, float]) -> list[str]:
+        """What `cvq doctor` would say of the codebook's use, the first time that it says so."""
+        if "use" not in figures:
+            return []
+        usage = UsageReport(
+            use=figures["use"],
+            perplexity=figures["perplexity"],
+            perplexity_ratio=figures["perplexity"] / self.tokenizer.codebook_size,
+            use_if_uniform=figures["use_if_uniform"],
+            tokens=len(self.held_out) * self.tokenizer.num_tokens,
+        )
+        found = [each for each in usage_findings(usage, self.tokenizer.codebook_size) if each.level != "note"]
+        new = [each for each in found if each.name not in self._alarmed]
+        self._alarmed |= {each.name for each in new}
+        return [f"{each.level}: {each.name}: {each.measured}. {each.remedy}" for each in new]
 
     def save(self, models: dict[str, nn.Module], folder: Path) -> None:
         """config.json, model.safetensors and README.md."""

@@ -1,0 +1,184 @@
+"""The doctor's report: as text for a terminal, as JSON, and as one HTML page with its pictures."""
+
+import base64
+import io
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from jaxtyping import UInt8
+from PIL import Image
+from rich.console import Group
+from rich.markup import escape as plain
+from rich.padding import Padding
+from rich.table import Table
+from torch import Tensor
+
+from channelvq.evaluate.doctor import PROTOCOL, DoctorReport, Observation
+from channelvq.evaluate.doctor_findings import Finding, findings, verdict
+from channelvq.evaluate.doctor_pictures import pictures
+from channelvq.evaluate.report import write_json, write_text
+from channelvq.images import save_image
+from channelvq.tokenizer import CVQTokenizer
+
+_COLOURS = {"problem": "red", "warning": "yellow", "note": "blue"}
+
+
+def figures(report: DoctorReport) -> list[tuple[str, str]]:
+    """(name, value) of the whole codebook, for people."""
+    usage, low, high = report.usage, *_ends(report)
+    five, median, ninety_five = report.table_norms
+    return [
+        ("images, tokens", f"{report.num_images}, {usage.tokens} ({usage.tokens / report.codebook_size:.1f} N)"),
+        ("use", f"{usage.use:.1%} of {report.codebook_size} codes (drawn at random: {usage.use_if_uniform:.1%})"),
+        ("perplexity", f"{usage.perplexity:.0f} ({usage.perplexity_ratio:.1%} of N)"),
+        ("codes not in use", f"{len(report.dead)}"),
+        ("duplicate codes", f"{len(report.duplicates)}"),
+        (
+            "quantization error",
+            f"{report.relative_error:.3f} of the variance (white noise: {report.gaussian_error:.3f})",
+        ),
+        (f"entropy of a {report.position}", f"{low:.1f} to {high:.1f} bits"),
+        ("norm of features, codewords", f"{report.feature_norm:.3g}, {report.code_norm:.3g} (rms over tokens)"),
+        ("norm of the codes", f"{median:.3g} (5 %: {five:.3g}, 95 %: {ninety_five:.3g})"),
+    ]
+
+
+def text(report: DoctorReport, name: str) -> Group:
+    """For a terminal: `rich.print(text(report, "bundled"))`."""
+    found = findings(report)
+    table = Table("figure", "value", title=f"{plain(name)}: {verdict(found)}")
+    for row in figures(report):
+        table.add_row(*map(plain, row))
+    parts: list[Any] = [table]
+    for each in found:
+        colour = _COLOURS[each.level]
+        parts.append(f"[{colour}]{each.level}: {each.name}[/{colour}]")
+        lines = f"{plain(each.measured)}.\n{plain(each.meaning)}\n[bold]Remedy:[/bold] {plain(each.remedy)}"
+        parts.append(Padding(lines, (0, 0, 0, 2)))
+    return Group(*parts)
+
+
+def write_record(path: Path, report: DoctorReport, how: dict[str, Any]) -> None:
+    """Write a result file; how: of `evaluate.report.protocol`."""
+    found = findings(report)
+    entry = {
+        "axis": report.axis,
+        "codes": report.codebook_size,
+        "dim": report.codebook_dim,
+        "tokens": len(report.position_bits),
+        "metrics": report.to_dict(),
+        "verdict": verdict(found),
+        "findings": [vars(each) for each in found],
+    }
+    write_json(path, {"protocol": {**how, "doctor": PROTOCOL}, "records": [entry]})
+
+
+def write_page(
+    folder: Path,
+    name: str,
+    data: str,
+    tokenizer: CVQTokenizer,
+    images: UInt8[Tensor, "n 3 h w"],
+    report: DoctorReport,
+    seen: Observation,
+) -> Path:
+    """Draw the pictures, write each as PNG, and report.html, which holds them all; returns the page's path.
+
+    name, data: what the tokenizer and the images are called there. Raises InputError where matplotlib is missing or
+    the folder cannot be written.
+    """
+    drawn = pictures(tokenizer, images, report, seen)
+    for title, (image, _) in drawn.items():
+        save_image(image, folder / f"{title}.png")
+    page = folder / "report.html"
+    write_text(page, html_page(name, data, report, drawn))
+    return page
+
+
+def html_page(name: str, data: str, report: DoctorReport, drawn: dict[str, tuple[Image.Image, str]]) -> str:
+    """The report as one HTML document, its pictures inside."""
+    found = findings(report)
+    return _PAGE.substitute(
+        name=escape(name),
+        data=escape(data),
+        verdict=escape(verdict(found)),
+        level=found[0].level if found else "healthy",
+        findings="".join(map(_finding, found)),
+        figures=_rows(figures(report)),
+        pictures="".join(_figure(title, image, caption) for title, (image, caption) in drawn.items()),
+        position=escape(report.position),
+        tokens=_rows(
+            [str(k), f"{use:.2%}", f"{perplexity:.0f}", f"{bits:.2f}", f"{error:.3f}", f"{loss:.3f}"]
+            for k, (use, perplexity, bits, error, loss) in enumerate(report.position_rows())
+        ),
+        codes=_codes(report),
+        protocol=_rows(PROTOCOL.items()),
+    )
+
+
+def _ends(report: DoctorReport) -> tuple[float, float]:
+    return report.position_bits.min().item(), report.position_bits.max().item()
+
+
+def _finding(found: Finding) -> str:
+    return _FINDING.substitute({key: escape(value) for key, value in vars(found).items()})
+
+
+def _rows(rows: Any) -> str:
+    return "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>\n" for row in rows)
+
+
+def _figure(title: str, image: Image.Image, caption: str) -> str:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    data = base64.b64encode(file.getvalue()).decode()
+    return _FIGURE.substitute(
+        title=escape(title), caption=escape(caption), data=data, width=image.width, height=image.height
+    )
+
+
+def _codes(report: DoctorReport) -> str:
+    pairs = [f"{code} = {first}" for code, first in report.duplicates]
+    return f"<p>Not in use: {_some(report.dead)}</p><p>Duplicates: {_some(pairs)}</p>"
+
+
+def _some(items: Sequence[object]) -> str:
+    shown = ", ".join(map(str, items[:1000])) or "none"
+    return escape(shown + (f" and {len(items) - 1000} more" if len(items) > 1000 else ""))
+
+
+_FINDING = Template("""<section class="$level"><h3>$level: $name</h3>
+<p>$measured.</p><p>$meaning</p><p><b>Remedy.</b> $remedy</p></section>
+""")
+_FIGURE = Template("""<figure><img alt="$title" width="$width" height="$height" src="data:image/png;base64,$data">
+<figcaption>$caption</figcaption></figure>
+""")
+_PAGE = Template("""<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>cvq doctor: $name</title>
+<style>
+body { font: 16px/1.45 system-ui, sans-serif; max-width: 1140px; margin: 2em auto; padding: 0 1em; color: #222 }
+h1 { font-size: 1.5em; margin-bottom: 0 } h3 { margin: 0 }
+section { border-left: 6px solid; padding: .4em 1em; margin: 1em 0 }
+section p { margin: .3em 0 } table { border-collapse: collapse; margin: 1em 0 }
+td, th { text-align: left; border-bottom: 1px solid #ddd; padding: .2em .9em .2em 0;
+  font-variant-numeric: tabular-nums }
+.problem { border-color: #c0392b } .warning { border-color: #d68910 } .note { border-color: #2e86c1 }
+.healthy { border-color: #1e8449 } .verdict { font-size: 1.2em }
+figure { margin: 2em 0 } img { max-width: 100%; height: auto } figcaption { color: #555; max-width: 50em }
+</style></head><body>
+<h1>cvq doctor: $name</h1><p>on $data</p>
+<section class="$level verdict">$verdict</section>
+$findings
+<table>$figures</table>
+$pictures
+<details><summary>Each $position</summary><table>
+<tr><th>$position</th><th>use</th><th>perplexity</th><th>bits</th><th>error</th><th>dB lost without it</th></tr>
+$tokens</table></details>
+<details><summary>Codes</summary>$codes</details>
+<details><summary>How it was measured</summary><table>$protocol</table></details>
+</body></html>
+""")
