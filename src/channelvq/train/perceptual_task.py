@@ -103,6 +103,10 @@ class PerceptualTask:
             found = cross_style_accuracy(lambda x: network(x.to(device)), pictures, queries)
         return {"cross_style": found["mean"]}
 
+    def alarms(self, figures: dict[str, float]) -> list[str]:
+        """None: there is no codebook."""
+        return []
+
     def save(self, models: dict[str, nn.Module], folder: Path) -> None:
         """config.json and model.safetensors."""
         cast(PerceptualNetwork, models["network"]).save(folder)

@@ -10,29 +10,27 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from channelvq.cli.experiments import experiment_app
+from channelvq.cli.options import (
+    DataArgument,
+    JsonOption,
+    MaxImagesOption,
+    OutputOption,
+    PrefixOption,
+    TokenizerArgument,
+    TokenizerOption,
+    target,
+)
 from channelvq.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 data_app = typer.Typer(no_args_is_help=True, help="Data packages in the user's cache.")
 evaluate_app = typer.Typer(no_args_is_help=True, help="Measure a model on held-out data.")
-experiment_app = typer.Typer(
-    no_args_is_help=True, help="Tables of the documentation: stored results, or trained again."
-)
 app.add_typer(data_app, name="data")
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(experiment_app, name="experiment")
 
 BATCH_SIZE = 64  # images in memory at a time
-
-TokenizerOption = Annotated[
-    str, typer.Option("--tokenizer", "-t", help="'bundled', a folder written by save_pretrained, or a hub repository.")
-]
-OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Where to write.")]
-PrefixOption = Annotated[int | None, typer.Option("--num-tokens", "-k", help="Use the first k tokens only.")]
-JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")]
-TokenizerArgument = Annotated[str, typer.Argument(help="'bundled', a folder or a hub repository.")]
-DataArgument = Annotated[Path, typer.Argument(help="A folder of images, or emoji, photos or scenes.")]
-MaxImagesOption = Annotated[int | None, typer.Option(min=1, help="Stop after this many images.")]
 
 
 def _batches(paths: list[Path], size: int) -> Iterator[tuple[list[Path], list[Any]]]:
@@ -73,16 +71,6 @@ def _measured(tokenizer: str, data: Path, max_images: int | None) -> tuple[Any, 
     return tok, images, protocol(images, data=name, tokenizer=tok, **how)
 
 
-def _target(*, file: Path | None = None, folder: Path | None = None) -> None:
-    """InputError, before the work, where its result could not be written."""
-    from channelvq.images import check_target
-
-    if file is not None:
-        check_target(file)
-    if folder is not None:
-        check_target(folder, folder=True)
-
-
 def _output_name(number: int, source: str | Path) -> str:
     """Number and stem, safe in any file system; the number tells files of the same name apart."""
     stem = re.sub(r"[^-+@. \w]", "_", Path(source).stem)[:60]
@@ -99,7 +87,7 @@ def tokenize(
     from channelvq import CVQTokenizer
     from channelvq.evaluate.token_file import TokenRow, write_tokens
 
-    _target(file=output)
+    target(file=output)
     tok = CVQTokenizer.from_pretrained(tokenizer)
     rows = []
     for names, pictures in _batches(images, tok.image_size):
@@ -123,7 +111,7 @@ def detokenize(
     from channelvq.evaluate.token_file import check_fits, decode_rows, read_tokens
     from channelvq.images import save_image
 
-    _target(folder=output)
+    target(folder=output)
     file = read_tokens(tokens)
     tok = CVQTokenizer.from_pretrained(tokenizer or file.tokenizer)
     check_fits(file, tokens, tok, num_tokens)
@@ -144,7 +132,7 @@ def reconstruct(
     from channelvq.images import save_image
     from channelvq.pictures import prefix_strips
 
-    _target(folder=output)
+    target(folder=output)
     tok = CVQTokenizer.from_pretrained(tokenizer)
     number = 0
     for names, pictures in _batches(images, tok.image_size):
@@ -174,8 +162,8 @@ def generate(
     from channelvq import CAR
     from channelvq.images import save_image
 
-    _target(folder=output)
-    _target(folder=stream)
+    target(folder=output)
+    target(folder=stream)
     model = CAR.from_pretrained(car)
     done = None
     steps = model.stream(
@@ -203,7 +191,7 @@ def train(
     from channelvq.train.run import load_recipe
     from channelvq.train.run import train as run
 
-    _target(file=json_file)
+    target(file=json_file)
     config = load_recipe(recipe, overrides or ())
     figures = run(config)
     if figures is None:
@@ -238,7 +226,7 @@ def plan(
     from channelvq.train.plan import plan as make
     from channelvq.train.run import load_recipe
 
-    _target(file=json_file)
+    target(file=json_file)
     found = make(recipe, load_recipe(recipe, overrides or ()), Machine(gpus, peak, mfu))
     rich.print(table(found))
     if json_file:
@@ -264,7 +252,7 @@ def evaluate_reconstruction(
     from channelvq.evaluate.reconstruction import evaluate_reconstruction as run
     from channelvq.evaluate.report import write_json
 
-    _target(file=json_file)
+    target(file=json_file)
     tok, images, how = _measured(tokenizer, data, max_images)
     report = run(tok, images)
     rich.print(report.table())
@@ -286,7 +274,7 @@ def doctor(
     from channelvq.evaluate import doctor_page as page
     from channelvq.evaluate.doctor import examine
 
-    _target(file=json_file, folder=output)
+    target(file=json_file, folder=output)
     tok, images, how = _measured(tokenizer, data, max_images)
     report, seen = examine(tok, images)
     rich.print(page.text(report, tokenizer))
@@ -296,106 +284,13 @@ def doctor(
         typer.echo(f"report: {page.write_page(output, tokenizer, how['data'], tok, images, report, seen)}")
 
 
-def _study(name: str, stored: Path | None, json_file: Path | None, rerun: bool) -> None:
-    import rich
-
-    from channelvq.evaluate.report import write_json
-    from channelvq.experiments.studies import load, run, table
-
-    path = stored or Path(f"results/{name}-small.json")
-    _target(file=json_file)
-    if rerun:
-        _target(file=path)
-    result = run(name, path) if rerun else load(path)
-    rich.print(table(result))
-    if json_file:
-        write_json(json_file, result)
-
-
-StoredOption = Annotated[
-    Path | None, typer.Option(help="The result that is read, or written by --rerun; default: results/STUDY-small.json.")
-]
-RerunOption = Annotated[bool, typer.Option("--rerun", help="Train what is not in the store and measure again.")]
-
-
-@experiment_app.command("axis")
-def experiment_axis(stored: StoredOption = None, json_file: JsonOption = None, rerun: RerunOption = False) -> None:
-    """Channel-wise against patch-wise: same network, data, start, steps and tokens."""
-    _study("axis", stored, json_file, rerun)
-
-
-@experiment_app.command("codebook")
-def experiment_codebook(stored: StoredOption = None, json_file: JsonOption = None, rerun: RerunOption = False) -> None:
-    """What keeps the plain codebook alive: one setting changed at a time."""
-    _study("codebook", stored, json_file, rerun)
-
-
-@experiment_app.command("bundle")
-def experiment_bundle(
-    run_dir: Annotated[Path, typer.Argument(help="A finished run of small/bundled.")] = Path("runs/bundled"),
-    package: Annotated[Path, typer.Option(help="Where the package keeps its weights.")] = Path("src/channelvq/bundled"),
-    results: Annotated[Path, typer.Option(help="Folder of result files.")] = Path("results"),
-) -> None:
-    """Put a finished run into the package: half-precision weights, model card, PCA baseline, results."""
-    from channelvq.experiments.bundled import bundle
-
-    bundle(run_dir, package, results, "cvq train small/bundled")
-
-
-@experiment_app.command("generator")
-def experiment_generator(
-    stored: Annotated[Path, typer.Option(help="The result that is read, or written by --rerun.")] = Path(
-        "results/generator-small.json"
-    ),
-    json_file: JsonOption = None,
-    rerun: RerunOption = False,
-) -> None:
-    """Next-channel prediction: nested dropout or not, three sizes, exposure bias."""
-    import rich
-
-    from channelvq.evaluate.report import write_json
-    from channelvq.experiments.generator import load, run, table
-
-    _target(file=json_file)
-    if rerun:
-        _target(file=stored)
-    result = run(stored) if rerun else load(stored)
-    rich.print(table(result))
-    if json_file:
-        write_json(json_file, result)
-
-
-@experiment_app.command("bundle-generator")
-def experiment_bundle_generator(
-    run_dir: Annotated[Path, typer.Argument(help="A finished run of small/scenes-car.")] = Path("runs/scenes-car"),
-    package: Annotated[Path, typer.Option(help="Where the package keeps its weights.")] = Path("src/channelvq/bundled"),
-    results: Annotated[Path, typer.Option(help="Folder of result files.")] = Path("results"),
-) -> None:
-    """Put a finished generator into the package: half-precision weights, model card, results."""
-    from channelvq.experiments.bundled_generator import bundle
-
-    bundle(run_dir, package, results, "cvq train small/scenes-car")
-
-
-@experiment_app.command("tables")
-def experiment_tables(
-    pages: Annotated[list[Path], typer.Argument(help="Markdown pages with <!-- table: NAME --> sections.")],
-    results: Annotated[Path, typer.Option(help="Folder of result files.")] = Path("results"),
-) -> None:
-    """Write the tables of pages anew from the result files."""
-    from channelvq.experiments.tables import render
-
-    for page in pages:
-        page.write_text(render(page, results))
-
-
 @app.command()
 def demo(output: OutputOption = Path("demo"), json_file: JsonOption = None) -> None:
     """Tokenize pictures that the bundled tokenizer never saw; strips, a contact sheet and a table."""
     from channelvq.demo import run
     from channelvq.evaluate.report import write_json
 
-    _target(file=json_file, folder=output)
+    target(file=json_file, folder=output)
     rows = run(output)
     if json_file:
         write_json(json_file, [asdict(row) for row in rows])

@@ -1,0 +1,107 @@
+"""`cvq experiment`: tables of the documentation, from stored results or made again."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from channelvq.cli.options import JsonOption, target
+
+Result = dict[str, Any]
+experiment_app = typer.Typer(
+    no_args_is_help=True, help="Tables of the documentation: stored results, or trained again."
+)
+StoredOption = Annotated[
+    Path | None, typer.Option(help="The result that is read, or written by --rerun; default: results/STUDY-small.json.")
+]
+RerunOption = Annotated[bool, typer.Option("--rerun", help="Train what is not in the store and measure again.")]
+
+
+def _path(study: str) -> Path:
+    return Path(f"results/{study}-small.json")
+
+
+def _study(name: str, stored: Path | None, json_file: Path | None, rerun: bool) -> None:
+    from channelvq.experiments import studies
+
+    _show(partial(studies.run, name), studies.load, studies.table, stored or _path(name), json_file, rerun)
+
+
+def _show(
+    run: Callable[[Path], Result],
+    load: Callable[[Path], Result],
+    table: Callable[[Result], Any],
+    path: Path,
+    json_file: Path | None,
+    rerun: bool,
+) -> None:
+    """Print a stored result, or a new one."""
+    import rich
+
+    from channelvq.evaluate.report import write_json
+
+    target(file=json_file)
+    if rerun:
+        target(file=path)
+    result = run(path) if rerun else load(path)
+    rich.print(table(result))
+    if json_file:
+        write_json(json_file, result)
+
+
+@experiment_app.command("axis")
+def experiment_axis(stored: StoredOption = None, json_file: JsonOption = None, rerun: RerunOption = False) -> None:
+    """Channel-wise against patch-wise: same network, data, start, steps and tokens."""
+    _study("axis", stored, json_file, rerun)
+
+
+@experiment_app.command("codebook")
+def experiment_codebook(stored: StoredOption = None, json_file: JsonOption = None, rerun: RerunOption = False) -> None:
+    """What keeps the plain codebook alive: one setting changed at a time."""
+    _study("codebook", stored, json_file, rerun)
+
+
+@experiment_app.command("bundle")
+def experiment_bundle(
+    run_dir: Annotated[Path, typer.Argument(help="A finished run of small/bundled.")] = Path("runs/bundled"),
+    package: Annotated[Path, typer.Option(help="Where the package keeps its weights.")] = Path("src/channelvq/bundled"),
+    results: Annotated[Path, typer.Option(help="Folder of result files.")] = Path("results"),
+) -> None:
+    """Put a finished run into the package: half-precision weights, model card, PCA baseline, results."""
+    from channelvq.experiments.bundled import bundle
+
+    bundle(run_dir, package, results, "cvq train small/bundled")
+
+
+@experiment_app.command("generator")
+def experiment_generator(stored: StoredOption = None, json_file: JsonOption = None, rerun: RerunOption = False) -> None:
+    """Next-channel prediction: nested dropout or not, three sizes, exposure bias."""
+    from channelvq.experiments import generator
+
+    _show(generator.run, generator.load, generator.table, stored or _path("generator"), json_file, rerun)
+
+
+@experiment_app.command("bundle-generator")
+def experiment_bundle_generator(
+    run_dir: Annotated[Path, typer.Argument(help="A finished run of small/scenes-car.")] = Path("runs/scenes-car"),
+    package: Annotated[Path, typer.Option(help="Where the package keeps its weights.")] = Path("src/channelvq/bundled"),
+    results: Annotated[Path, typer.Option(help="Folder of result files.")] = Path("results"),
+) -> None:
+    """Put a finished generator into the package: half-precision weights, model card, results."""
+    from channelvq.experiments.bundled_generator import bundle
+
+    bundle(run_dir, package, results, "cvq train small/scenes-car")
+
+
+@experiment_app.command("tables")
+def experiment_tables(
+    pages: Annotated[list[Path], typer.Argument(help="Markdown pages with <!-- table: NAME --> sections.")],
+    results: Annotated[Path, typer.Option(help="Folder of result files.")] = Path("results"),
+) -> None:
+    """Write the tables of pages anew from the result files."""
+    from channelvq.experiments.tables import render
+
+    for page in pages:
+        page.write_text(render(page, results))

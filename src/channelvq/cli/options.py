@@ -1,0 +1,26 @@
+"""Options that several commands share, and the check that their results can be written."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+TokenizerOption = Annotated[
+    str, typer.Option("--tokenizer", "-t", help="'bundled', a folder written by save_pretrained, or a hub repository.")
+]
+OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Where to write.")]
+PrefixOption = Annotated[int | None, typer.Option("--num-tokens", "-k", help="Use the first k tokens only.")]
+JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")]
+TokenizerArgument = Annotated[str, typer.Argument(help="'bundled', a folder or a hub repository.")]
+DataArgument = Annotated[Path, typer.Argument(help="A folder of images, or emoji, photos or scenes.")]
+MaxImagesOption = Annotated[int | None, typer.Option(min=1, help="Stop after this many images.")]
+
+
+def target(*, file: Path | None = None, folder: Path | None = None) -> None:
+    """InputError, before the work, where its result could not be written."""
+    from channelvq.images import check_target
+
+    if file is not None:
+        check_target(file)
+    if folder is not None:
+        check_target(folder, folder=True)
