@@ -63,6 +63,7 @@ def save_checkpoint(accelerator: Accelerator, run_dir: Path, step: int, keep: in
         partial.mkdir(parents=True)
     accelerator.wait_for_everyone()
     accelerator.save_state(str(partial))
+    accelerator.wait_for_everyone()  # every rank has written its random states there before it is renamed
     if accelerator.is_main_process:
         state = {"step": step, "threads": torch.get_num_threads(), "ranks": accelerator.num_processes}
         (partial / "progress.json").write_text(json.dumps(state))

@@ -2,12 +2,16 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from channelvq.config import STRICT
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+# YAML reads a bare `no` as false.
+Precision = Annotated[Literal["no", "bf16", "fp16"], BeforeValidator(lambda given: "no" if given is False else given)]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -25,7 +29,7 @@ class TrainConfig:
     output_dir: str = "runs/run"
     resume: bool = False
     device: Literal["auto", "cpu"] = "auto"
-    precision: Literal["no", "bf16", "fp16"] = "no"
+    precision: Precision = "no"
     learning_rate: PositiveFloat = 1e-4
     betas: tuple[Beta, Beta] = (0.5, 0.9)
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from accelerate import Accelerator
@@ -134,7 +134,7 @@ class Engine:
                 done = step + 1
                 last = done == config.steps
                 if done % config.log_every == 0 or last or step == start_step:
-                    progress.log(done, logged, config.batch_size)
+                    progress.log(done, self._over_ranks(logged), config.batch_size)
                 if done % config.evaluate_every == 0 or last:
                     figures = self._evaluate(done)
                     progress.log_evaluation(done, figures)
@@ -185,6 +185,14 @@ class Engine:
                 self._update_average(name)
         logged["learning_rate"] = float(next(iter(self.schedulers.values())).get_last_lr()[0])
         return logged
+
+    def _over_ranks(self, figures: dict[str, float]) -> dict[str, float]:
+        """Means over ranks, each of which has seen its share of the global batch."""
+        if self.accelerator.num_processes == 1:
+            return figures
+        values = torch.tensor(list(figures.values()), device=self.accelerator.device)
+        means = cast(Tensor, self.accelerator.reduce(values, "mean"))
+        return dict(zip(figures, means.tolist(), strict=True))
 
     def _update_average(self, name: str) -> None:
         average, model = self.averages[name], self.task.models[name]
