@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -16,13 +17,19 @@ TINY = (
     "train.device=cpu", "train.log_every=1", "train.checkpoint_every=2", "train.precision=no",
 )  # fmt: skip
 
+TINY_CAR = (
+    "small/scenes-car", "train.batch_size=4", "data.validation_images=4", "data.sources.scenes.sprites=shapes",
+    "model.max_text_tokens=64", "objective.train_images=8", "objective.text_vocab_size=300", "train.device=cpu",
+    "train.precision=no", "model.backbone.hidden_size=32", "model.backbone.num_hidden_layers=1",
+    "model.backbone.num_attention_heads=2",
+)  # fmt: skip
 
-def train(ranks: int, folder: Path, steps: int, *more: str) -> None:
+
+def train(ranks: int, folder: Path, steps: int, *more: str, recipe: Sequence[str] = TINY) -> None:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)] if ranks > 1 else []
-    command = [sys.executable, *launcher, "-m", "channelvq", "train", *TINY, f"train.steps={steps}"]
-    done = subprocess.run(
-        [*command, f"train.output_dir={folder}", *more], capture_output=True, text=True, check=False, timeout=200
-    )
+    settings = [f"train.steps={steps}", f"train.output_dir={folder}", *more]
+    command = [sys.executable, *launcher, "-m", "channelvq", "train", *recipe, *settings]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -51,3 +58,16 @@ def test_two_ranks_equal_one_and_resume_to_the_bit(tmp_path: Path) -> None:
     again = load_file(tmp_path / "parts/final/model.safetensors")
     assert all(torch.equal(again[name], two[name]) for name in two)
     assert lines(tmp_path / "parts") == lines(tmp_path / "two")
+
+
+def test_two_ranks_train_a_generator_and_a_codebook_that_starts_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHANNELVQ_CACHE", str(tmp_path / "cache"))
+    train(2, tmp_path / "tokenizer", 3, "objective.start_step=2")
+    stages = [f"tokenizer={tmp_path / 'tokenizer/final'}", "objective.lm_steps=1", "objective.stage1_steps=1"]
+    for ranks, name in ((1, "one"), (2, "two")):
+        train(ranks, tmp_path / name, 3, *stages, recipe=TINY_CAR)
+    one, two = (load_file(tmp_path / name / "final/model.safetensors") for name in ("one", "two"))
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, atol=1e-5, rtol=0)

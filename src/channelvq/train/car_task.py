@@ -24,7 +24,7 @@ from torch.optim import AdamW, Optimizer
 from channelvq.car.config import CARConfig
 from channelvq.car.data import TokenSet, tokenized
 from channelvq.car.likelihood import ROWS, encode_captions, teacher_forced, with_other_captions
-from channelvq.car.model import CAR
+from channelvq.car.model import CAR, Prediction
 from channelvq.car.text import TextTokenizer, train_bpe
 from channelvq.config import STRICT, digest
 from channelvq.data.build import DataConfig, build_mixture
@@ -101,6 +101,7 @@ class CARTask:
         self.train_text = self._encode(self.train_set, "training")
         self.held_out_text = self._encode(self.held_out, "validation")
         self.models: dict[str, nn.Module] = {"car": self.car}
+        self.idle_parameters = recipe.objective.lm_steps + recipe.objective.stage1_steps > 0
         self.optimizers: dict[str, Optimizer] = {"car": self._optimizer()}
         self.stage: Stage | None = None
 
@@ -123,14 +124,19 @@ class CARTask:
 
     def batches(self, start_step: int, rank: int, world: int) -> Iterator[Tensor]:
         """(b, T + C): text tokens, -1 on padding, and the image's ids. Every image once before any comes again."""
-        train, n = self.recipe.train, len(self.train_set)
+        train = self.recipe.train
         if train.batch_size % world:
             raise InputError(f"train.batch_size {train.batch_size} must be a multiple of the {world} ranks")
         share = train.batch_size // world
         for step in range(start_step, train.steps):
-            first = step * train.batch_size + rank * share
-            rows = torch.tensor([_shuffled(n, p // n, train.seed)[p % n] for p in range(first, first + share)])
+            rows = self._rows(step)[rank * share : (rank + 1) * share]
             yield torch.cat([self.train_text[rows], self.train_set.ids[rows]], dim=1).long()
+
+    def _rows(self, step: int) -> Tensor:
+        """Which images the global batch of a step holds."""
+        train, n = self.recipe.train, len(self.train_set)
+        positions = range(step * train.batch_size, (step + 1) * train.batch_size)
+        return torch.tensor([_shuffled(n, p // n, train.seed)[p % n] for p in positions])
 
     # Training
 
@@ -172,11 +178,18 @@ class CARTask:
         self._enter(stage)
         text, ids = self._split(batch)
         if stage == "lm":
-            return {"text_nats": models[name](text.clamp(min=0), text >= 0).loss}, {}
+            return {"text_nats": self._text_loss(models[name](text.clamp(min=0), text >= 0), step)}, {}
         mask = (text >= 0) & ~self._hidden(len(batch), step, rank).to(text.device)[:, None]
         predicted = models[name](text.clamp(min=0), mask, ids)
         top1 = (predicted.logits.detach().argmax(2) == ids).float().mean()
         return {"nats": predicted.loss}, {"top1": float(top1)}
+
+    def _text_loss(self, predicted: Prediction, step: int) -> Tensor:
+        """Mean over the text tokens of the global batch, of which the ranks have different numbers."""
+        everyone = self.train_text[self._rows(step)] >= 0
+        total = int((everyone[:, 1:] & everyone[:, :-1]).sum())
+        ranks = self.recipe.train.batch_size // len(predicted.nats)
+        return predicted.nats.masked_fill(~predicted.counted, 0.0).sum() * ranks / max(1, total)
 
     def _split(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """Text, without the columns that are padding in every row, and ids."""

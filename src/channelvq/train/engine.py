@@ -16,7 +16,7 @@ from typing import Any, Protocol, cast
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import ProjectConfiguration, set_seed
+from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, set_seed
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -39,6 +39,7 @@ class Task(Protocol):
 
     models: dict[str, nn.Module]
     optimizers: dict[str, Optimizer]
+    idle_parameters: bool  # whether some steps leave out parameters, which distributed training has to look for
 
     def start(self) -> None:
         """Once, before the first step of a run that does not resume."""
@@ -96,6 +97,7 @@ class Engine:
             cpu=config.device == "cpu",
             mixed_precision=config.precision,
             project_config=ProjectConfiguration(project_dir=str(self.run_dir)),
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=task.idle_parameters)],
         )
         self.stopping: str | None = None
         self._prepare_folder(resolved)

@@ -47,6 +47,7 @@ class PerceptualTask:
             torch.manual_seed(recipe.train.seed)
             self.network = PerceptualNetwork(recipe.model)
         self.models: dict[str, nn.Module] = {"network": self.network}
+        self.idle_parameters = False
         train = recipe.train
         self.optimizers: dict[str, Optimizer] = {
             "network": AdamW(

@@ -84,6 +84,7 @@ class TokenizerTask:
             game = recipe.objective.adversarial
             self.discriminator = None if game is None else PatchDiscriminator(game)
         self.models: dict[str, nn.Module] = {"tokenizer": self.tokenizer}
+        self.idle_parameters = recipe.objective.start_step > 0  # the codebook before its start
         self.optimizers: dict[str, Optimizer] = {"tokenizer": self._optimizer()}
         if game is not None and self.discriminator is not None:
             self.models["discriminator"] = self.discriminator
