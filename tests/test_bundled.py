@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from channelvq import CVQTokenizer
-from channelvq.demo import run
+from channelvq import CAR, CVQTokenizer
+from channelvq.demo import PROMPTS, run
 from channelvq.evaluate.metrics import psnr
 from channelvq.images import normalize, to_uint8
 from channelvq.nn.modes import row_independent_kernels
@@ -16,6 +16,7 @@ from channelvq.quantize.nearest import nearest_codeword
 
 ROOT = Path(__file__).parents[1]
 BUNDLED = ROOT / "src/channelvq/bundled"
+GENERATOR = json.loads((ROOT / "results/bundled-generator.json").read_text())
 RESULT = json.loads((ROOT / "results/bundled-tokenizer.json").read_text())
 
 
@@ -56,6 +57,8 @@ def test_ids_are_the_nearest_codewords_and_do_not_depend_on_the_batch(tokenizer:
 def test_demo_draws_its_pictures_and_beats_noise(tmp_path: Path) -> None:
     rows = run(tmp_path)
     assert (tmp_path / "contact-sheet.png").is_file()
+    assert (tmp_path / "generated.png").is_file()
+    assert len(list(tmp_path.glob("prompt-*.png"))) == len(PROMPTS)
     assert len(list(tmp_path.glob("*.png"))) >= 10
     ours = [row for row in rows if row.method == "CVQ"]
     assert [row.tokens for row in ours] == [1, 2, 4, 8, 16, 32, 64]
@@ -70,3 +73,33 @@ def test_an_image_comes_back_better_than_its_mean_colour(tokenizer: CVQTokenizer
     restored = to_uint8(tokenizer.detokenize(tokenizer.tokenize(normalize(image)), "tensor"))
     flat = image.float().mean((2, 3), keepdim=True).round().to(torch.uint8).expand_as(image).contiguous()
     assert psnr(restored, image) > psnr(flat, image) + 6
+
+
+@pytest.fixture(scope="module")
+def car() -> CAR:
+    return CAR.from_pretrained("bundled")
+
+
+def test_the_generator_is_small_and_what_its_results_were_measured_on(car: CAR) -> None:
+    assert sum(path.stat().st_size for path in (BUNDLED / "car").rglob("*") if path.is_file()) <= 40e6
+    assert (car.num_tokens, car.codebook_size, car.tokenizer.image_size) == (64, 4096, 64)
+    assert GENERATOR["protocol"]["tokenizer_sha256"] == weights_sha256(car.tokenizer)
+    metrics = GENERATOR["records"][0]["metrics"]
+    assert f"{metrics['nats']:.3f}" in (BUNDLED / "car/README.md").read_text()
+    assert metrics["nats"] < metrics["nats_shuffled"] < metrics["nats_unigram"]
+
+
+def test_images_are_drawn_for_their_prompts(car: CAR) -> None:
+    prompts = ["a photo of a bus", "a photo of four apples", "a photo of a green dog", "a photo of a cat above a chair"]
+    ids = car.generate(prompts, seed=0).ids
+    own = car.score(prompts, ids).sum(1)
+    other = car.score(prompts[1:] + prompts[:1], ids).sum(1)
+    assert (own > other).all()
+
+
+def test_generated_images_stand_out_from_a_backdrop(car: CAR) -> None:
+    images = to_uint8(
+        car.tokenizer.detokenize(car.generate(["a photo of a red car"] * 4, seed=0).ids, "tensor")
+    ).float()
+    middle, corners = images[:, :, 24:40, 24:40].mean((2, 3)), images[:, :, [2, 2, -3, -3], [2, -3, 2, -3]].mean(2)
+    assert ((middle - corners).abs().amax(1) > 20).float().mean() >= 0.5

@@ -47,12 +47,15 @@ def test_python_block(folder: Path) -> None:
 def test_commands(folder: Path) -> None:
     (commands,) = blocks("bash")
     lines = [shlex.split(line, comments=True) for line in commands.strip().splitlines()]
-    assert [words[1] for words in lines] == ["tokenize", "detokenize", "reconstruct", "train", "evaluate", "experiment"]
+    assert [words[1] for words in lines] == [
+        "tokenize", "detokenize", "reconstruct", "generate", "train", "evaluate", "doctor", "plan", "experiment"
+    ]  # fmt: skip
     for words in lines:
         short = ["train.steps=2", "data.validation_images=4"] if words[1] == "train" else []
         done = cvq(*words[1:], *short)
         assert done.returncode == 0, done.stderr
-    for path in ("tokens.json", "decoded/0000-photo.png", "strips/0000-photo.png", "figures.json", "runs/smoke/final"):
+    for path in ("tokens.json", "decoded/0000-photo.png", "strips/0000-photo.png", "figures.json", "runs/smoke/final",
+                 "generated/0000.png", "out/0000-0016.png", "report/report.html"):  # fmt: skip
         assert (folder / path).exists(), path
 
 

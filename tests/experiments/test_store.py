@@ -102,3 +102,9 @@ def test_stored_results_belong_to_the_recipes_as_they_are(study: str) -> None:
 def test_missing_result_says_how_to_make_it(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--rerun"):
         load(tmp_path / "none.json")
+
+
+def test_the_stored_generator_study_belongs_to_its_recipes() -> None:
+    result = generator.load(Path(__file__).parents[2] / "results/generator-small.json")
+    assert {row["name"]: row["run"] for row in result["records"]} == generator.keys()
+    assert generator.table(result).row_count == len(generator.VARIANTS)

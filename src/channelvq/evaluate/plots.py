@@ -51,7 +51,8 @@ def channel_curves(curves: Mapping[str, tuple[int, Sequence[float]]], label: str
     axes.set_xlabel("channel")
     axes.set_ylabel(label)
     axes.grid(alpha=0.3)
-    axes.legend()
+    # Below: the curves leave no free corner.
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
 

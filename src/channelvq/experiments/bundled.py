@@ -1,6 +1,7 @@
 """The tokenizer that ships in the package: from a finished run to weights, model card and results."""
 
 import json
+import os
 import platform
 import shutil
 from collections.abc import Collection
@@ -86,7 +87,7 @@ def run_facts(run_dir: Path, recipe: Recipe, command: str) -> dict[str, Any]:
         "command": command,
         "steps": recipe.train.steps,
         "training_seconds": training_seconds(run_dir, recipe.train.batch_size),
-        "machine": f"{torch.get_num_threads()} cores, {platform.machine()}, CPU only",
+        "machine": f"{torch.get_num_threads()} of {os.cpu_count()} CPU cores ({platform.machine()})",
         "torch": torch.__version__,
         "git": git_revision(),
         "recipe": to_dict(recipe),

@@ -115,6 +115,6 @@ A small model for learning, tests and demonstrations: it draws blurred sprites o
 
 ## Sources of the training images, with licences
 
-- Scenes drawn by channelvq (Apache-2.0) from the sprites of
+- Scenes drawn by channelvq (Apache-2.0), with the sprites and labels of:
 {works}
 """

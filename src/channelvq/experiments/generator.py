@@ -101,7 +101,8 @@ def run(path: Path, store: Path = DEFAULT_STORE) -> dict[str, Any]:
         shown.setdefault(variant.tokenizer, car)
     write_json(path, {"protocol": scene_protocol(sets["nested"].images), "records": records})
     result = load(path)
-    draw(result, shown, path.parent)
+    draw_plots(result, path.parent)
+    draw_samples(shown, path.parent / "generator-samples.png")
     return result
 
 
@@ -160,23 +161,29 @@ def seed_means(result: Mapping[str, Any], tokenizer: str) -> dict[str, list[floa
     return {key: torch.tensor([row[key] for row in flat]).mean(0).tolist() for key in flat[0]}
 
 
-def draw(result: Mapping[str, Any], cars: Mapping[str, CAR], folder: Path) -> None:
-    """generator-nats.png, generator-exposure.png and generator-samples.png."""
+def draw_plots(result: Mapping[str, Any], folder: Path) -> None:
+    """generator-nats.png, generator-caption.png (what the right caption saves) and generator-exposure.png."""
+    means = {tokenizer: seed_means(result, tokenizer) for tokenizer in TOKENIZERS}
     names = {"nats": "", "nats_shuffled": ", other caption", "nats_unigram": ", counts alone"}
-    nats = {
-        f"{tokenizer}{words}": (0, seed_means(result, tokenizer)[key])
-        for tokenizer in TOKENIZERS
-        for key, words in names.items()
-    }
+    nats = {f"{name}{words}": (0, mean[key]) for name, mean in means.items() for key, words in names.items()}
     channel_curves(nats, "nats a token", folder / "generator-nats.png")
-    nested = seed_means(result, "nested")
+    saved = {
+        name: (0, [b - a for a, b in zip(mean["nats"], mean["nats_shuffled"], strict=True)])
+        for name, mean in means.items()
+    }
+    channel_curves(saved, "nats that the right caption saves", folder / "generator-caption.png")
+    nested = means["nested"]
     own = {key: (int(key.split()[-1]), values) for key, values in nested.items() if key.startswith("free")}
     channel_curves({"told the truth": (0, nested["top1"])} | own, "accuracy", folder / "generator-exposure.png")
+
+
+def draw_samples(cars: Mapping[str, CAR], path: Path) -> None:
+    """The same prompts and seeds by each generator."""
     pictures = [
         image for car in cars.values() for seed in (0, 100) for image in car.generate(PROMPTS, seed=seed).images
     ]
     captions = [f"{name}: {prompt}" for name in cars for _ in range(2) for prompt in PROMPTS]
-    save_image(grid(pictures, len(PROMPTS), captions=captions, scale=3), folder / "generator-samples.png")
+    save_image(grid(pictures, len(PROMPTS), captions=captions, scale=3), path)
 
 
 def table(result: Mapping[str, Any]) -> Table:

@@ -106,11 +106,26 @@ def scene_tokenizers(result: dict[str, Any]) -> str:
     return prefixes({"records": [r | {"data": r["name"]} for r in result["records"] if "prefixes" in r["metrics"]]})
 
 
+def bundled_generator(result: dict[str, Any]) -> str:
+    """The bundled generator on held-out scenes."""
+    record, m = result["records"][0], result["records"][0]["metrics"]
+    cells = [
+        f"{sum(record['parameters'].values()) / 1e6:.1f} M", str(result["run"]["steps"]),
+        f"{m['nats']:.3f} ({m['nats_interval'][0]:.3f} to {m['nats_interval'][1]:.3f})",
+        f"{m['nats_shuffled']:.3f}", f"{m['nats_unigram']:.3f}", f"{m['top1']:.1%}",
+        f"{record['reconstruction']['psnr']:.2f}", f"{result['run']['training_seconds'] / 60:.0f}",
+    ]  # fmt: skip
+    headings = ("parameters", "steps", "nats (95 %)", "other caption", "counts alone", "top-1",
+                "its tokenizer, PSNR", "minutes of training")  # fmt: skip
+    return _markdown(headings, [cells])
+
+
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "axis": ("axis-small.json", study),
     "codebook": ("codebook-small.json", study),
     "bundled": ("bundled-tokenizer.json", bundled),
     "prefixes": ("bundled-tokenizer.json", prefixes),
+    "bundled-generator": ("bundled-generator.json", bundled_generator),
     "generators": ("generator-small.json", generators),
     "scene-tokenizers": ("generator-small.json", scene_tokenizers),
 }
