@@ -23,6 +23,7 @@ from channelvq.evaluate.reconstruction import evaluate_reconstruction
 from channelvq.evaluate.report import git_revision, write_json
 from channelvq.experiments.held_out import DESCRIPTIONS, held_out, held_out_protocol
 from channelvq.tokenizer import CVQTokenizer
+from channelvq.train.checkpoint import checkpoints
 from channelvq.train.engine import training_seconds
 from channelvq.train.run import Recipe, load_tokenizer_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe
@@ -37,6 +38,7 @@ def bundle(run_dir: Path, package: Path, results: Path, command: str) -> dict[st
     Everything is measured on the weights as they are stored, not as they were trained.
     """
     recipe = load_tokenizer_recipe(run_dir / "config.yaml")
+    facts = run_facts(run_dir, recipe, command)
     folder = package / "tokenizer"
     _copy_files(run_dir / "final", folder)
     halve(folder / "model.safetensors")
@@ -44,7 +46,7 @@ def bundle(run_dir: Path, package: Path, results: Path, command: str) -> dict[st
     pca = PCABaseline.fit(fixed_images(_train_mixture(recipe), PCA_IMAGES), num_components=PCA_COMPONENTS)
     pca.save(package / "pca.safetensors")
     records = [_measure(tokenizer, pca, kind, results) for kind in DESCRIPTIONS]
-    result = {"run": run_facts(run_dir, recipe, command), "protocol": {"baselines": PROTOCOL}, "records": records}
+    result = {"run": facts, "protocol": {"baselines": PROTOCOL}, "records": records}
     write_json(results / "bundled-tokenizer.json", result)
     stored = json.loads((results / "bundled-tokenizer.json").read_text())
     (folder / "README.md").write_text(model_card(stored, recipe))
@@ -82,12 +84,13 @@ def _measure(tokenizer: CVQTokenizer, pca: PCABaseline, kind: str, results: Path
 
 
 def run_facts(run_dir: Path, recipe: Recipe, command: str) -> dict[str, Any]:
-    """How a bundled run was made."""
+    """How a bundled run was made; asked before the package is written to, which changes the checkout."""
+    threads = json.loads((checkpoints(run_dir)[-1] / "progress.json").read_text())["threads"]
     return {
         "command": command,
         "steps": recipe.train.steps,
         "training_seconds": training_seconds(run_dir, recipe.train.batch_size),
-        "machine": f"{torch.get_num_threads()} of {os.cpu_count()} CPU cores ({platform.machine()})",
+        "machine": f"{threads} of {os.cpu_count()} CPU cores ({platform.machine()})",
         "torch": torch.__version__,
         "git": git_revision(),
         "recipe": to_dict(recipe),

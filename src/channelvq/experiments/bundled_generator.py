@@ -25,6 +25,7 @@ def bundle(run_dir: Path, package: Path, results: Path, command: str) -> dict[st
     Everything is measured on the weights as they are stored, not as they were trained.
     """
     recipe = load_car_recipe(run_dir / "config.yaml")
+    facts = run_facts(run_dir, recipe, command)
     folder = package / "car"
     store_half(run_dir / "final", folder)
     car = CAR.from_pretrained(folder)
@@ -34,7 +35,7 @@ def bundle(run_dir: Path, package: Path, results: Path, command: str) -> dict[st
     record = {"data": "scenes", "split": "held-out", "metrics": metrics, "parameters": parameters(car),
               "reconstruction": evaluate_reconstruction(car.tokenizer, sets.images).to_dict()}  # fmt: skip
     path = results / "bundled-generator.json"
-    write_json(path, {"run": run_facts(run_dir, recipe, command), "protocol": how, "records": [record]})
+    write_json(path, {"run": facts, "protocol": how, "records": [record]})
     stored = json.loads(path.read_text())
     (folder / "README.md").write_text(model_card(stored, recipe))
     return stored
