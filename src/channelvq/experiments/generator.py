@@ -62,6 +62,7 @@ VARIANTS: dict[str, Variant] = {
         for tokenizer in TOKENIZERS
     },
     "small": Variant("nested", (*_SHORT, *_size(128, 4, 2))),
+    "large": Variant("nested", (*_SHORT, *_size(384, 6, 6))),
 }
 PROMPTS = (
     "a photo of two bananas", "a photo of a dog", "a photo of a red car and a blue umbrella",
