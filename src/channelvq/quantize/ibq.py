@@ -4,6 +4,16 @@ p = softmax(logits(z, e_1..e_N))               Ind = onehot(argmax p) - sg[p] + 
 z_q = Ind^T E                                  the value is the codeword, the gradient goes to all codes and z through p
 loss = ||z - z_q||^2 + ||sg[z] - e||^2 + beta ||z - sg[e]||^2 + entropy (E[H(p)] - H(E[p]))
                                                (Shi et al. 2024, arXiv 2412.02692, section 3: double quantization)
+
+What holds at D = 256, and why (measured: docs/decisions/0005-ibq-at-dimension-256.md):
+
+- z.e grows with D and with |e|. Unscaled, p is one-hot, its gradient p_i (1 - p_i) vanishes, and the longest codewords win
+  every lookup whatever their direction. A temperature mends the first and not the second.
+- Cosines lie within about 1/sqrt(D) of each other. Unscaled, p is even over all codes, so every token pulls every code the
+  same way.
+- z.e - |e|^2/2 orders codes by distance, so a long codeword has no advantage, and the index is the nearest codeword. Its
+  temperature is set from the data: first found, then followed, so that a token's softmax spreads over about `spread`
+  codes at any D, N and scale of the features.
 """
 
 import math
@@ -33,8 +43,9 @@ class IBQConfig:
 
     logits: "distance" is (z.e - |e|^2/2) / tau, whose argmax is the nearest codeword; "dot" is z.e / tau, the paper's;
     "cosine" is z.e / (|z| |e| tau). temperature: tau; None sets it from the data, so that the softmax of a token spreads
-    over about `spread` codes, exp(E[H(p)]). path: what reaches z from the decoder, "index" is through p alone as in the
-    paper, "straight" is the usual straight-through, and p's gradient reaches the codes alone.
+    over about `spread` codes, exp(E[H(p)]). path: how z hears of the decoder, "straight" by the usual straight-through,
+    with p moving the codes alone; "index" through p alone, as in the paper. The latter saves more codes from a bad start
+    and reconstructs a little worse from a good one.
     """
 
     kind: Literal["ibq"] = "ibq"
@@ -46,7 +57,7 @@ class IBQConfig:
     logits: Literal["distance", "dot", "cosine"] = "distance"
     temperature: Annotated[float, Field(gt=0)] | None = None
     spread: Annotated[float, Field(gt=1)] = 8.0
-    path: Literal["index", "straight"] = "index"
+    path: Literal["straight", "index"] = "straight"
     start: Literal["data", "uniform"] = "data"
     kmeans_iterations: NonNegativeInt = 10
 
@@ -95,7 +106,7 @@ class IBQCodebook(Quantizer):
         each, batch = entropies(log_p, keep)
         losses["entropy"] = config.entropy_weight * (each - batch)
         if config.temperature is None:
-            self._follow(log_p.detach(), keep)
+            self._follow(each.detach(), keep)
         return Quantized(z_q, indices, losses)
 
     def _scores(self, z: Float[Tensor, "B K D"]) -> Float[Tensor, "B K N"]:
@@ -135,11 +146,10 @@ class IBQCodebook(Quantizer):
             distributed.broadcast(self.tau, src=0)
 
     @torch.no_grad()
-    def _follow(self, log_p: Float[Tensor, "B K N"], keep: Bool[Tensor, "B K"] | None) -> None:
+    def _follow(self, entropy: Float[Tensor, ""], keep: Bool[Tensor, "B K"] | None) -> None:
         """One step of tau towards the wanted entropy, by the mean over the kept tokens of all ranks."""
-        each = -(log_p.exp() * log_p).sum(2)
-        kept = torch.ones_like(each) if keep is None else keep.to(each.dtype)
-        total, count = sum_over_ranks(torch.stack([(each * kept).sum(), kept.sum()]))
+        share = torch.ones_like(entropy) if keep is None else keep.to(entropy.dtype).mean()
+        total, count = sum_over_ranks(torch.stack([entropy, share]))
         self.tau.mul_(torch.exp(GAIN * (self._wanted() - total / count)))
 
     def _wanted(self) -> float:
