@@ -74,7 +74,7 @@ def num_ranks() -> int:
 
 
 def rank() -> int:
-    """This process's number among them."""
+    """Number of this process among them."""
     return distributed.get_rank() if _is_distributed() else 0
 
 

@@ -94,12 +94,12 @@ class ChannelVQ(nn.Module):
             raise InputError(
                 f"ChannelVQ: codebook_dim, the numbers in a codeword, must be at least 1, got {codebook_dim}"
             )
-        if config is None:
-            adapted: Any = QuantizerConfig  # a union is a type to pydantic, though not to the type checker
-            config = from_dict(adapted, {"codebook_size": codebook_size, **settings}, where="ChannelVQ")
+        kinds: Any = QuantizerConfig  # a union is a type to pydantic, though not to the type checker
+        given = {"codebook_size": codebook_size, **settings}
+        chosen: QuantizerConfig = from_dict(kinds, given, where="ChannelVQ") if config is None else config
         self.axis: Axis = axis
         self.codebook_dim = codebook_dim
-        self.quantizer = build_quantizer(config, codebook_dim)
+        self.quantizer = build_quantizer(chosen, codebook_dim)
 
     @property
     def codebook_size(self) -> int:

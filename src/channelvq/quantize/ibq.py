@@ -7,13 +7,13 @@ loss = ||z - z_q||^2 + ||sg[z] - e||^2 + beta ||z - sg[e]||^2 + entropy (E[H(p)]
 
 What holds at D = 256, and why (measured: docs/decisions/0005-ibq-at-dimension-256.md):
 
-- z.e grows with D and with |e|. Unscaled, p is one-hot, its gradient p_i (1 - p_i) vanishes, and the longest codewords win
-  every lookup whatever their direction. A temperature mends the first and not the second.
-- Cosines lie within about 1/sqrt(D) of each other. Unscaled, p is even over all codes, so every token pulls every code the
-  same way.
-- z.e - |e|^2/2 orders codes by distance, so a long codeword has no advantage, and the index is the nearest codeword. Its
-  temperature is set from the data: first found, then followed, so that a token's softmax spreads over about `spread`
-  codes at any D, N and scale of the features.
+- z.e grows with D and with |e|. Unscaled, p is one-hot, its gradient p_i (1 - p_i) vanishes, and the longest codewords
+  win every lookup whatever their direction. A temperature mends the first and not the second.
+- Cosines lie within about 1/sqrt(D) of each other. Unscaled, p is even over all codes, so every token pulls every code
+  the same way.
+- z.e - |e|^2/2 orders codes by distance, so a long codeword has no advantage, and the index is the nearest codeword.
+  Its temperature is set from the data: first found, then followed, so that a token's softmax spreads over about
+  `spread` codes at any D, N and scale of the features.
 """
 
 import math
@@ -42,10 +42,10 @@ class IBQConfig:
     """beta, codebook_weight, start, kmeans_iterations: see `PlainConfig`. index_weight: of ||z - z_q||^2.
 
     logits: "distance" is (z.e - |e|^2/2) / tau, whose argmax is the nearest codeword; "dot" is z.e / tau, the paper's;
-    "cosine" is z.e / (|z| |e| tau). temperature: tau; None sets it from the data, so that the softmax of a token spreads
-    over about `spread` codes, exp(E[H(p)]). path: how z hears of the decoder, "straight" by the usual straight-through,
-    with p moving the codes alone; "index" through p alone, as in the paper. The latter saves more codes from a bad start
-    and reconstructs a little worse from a good one.
+    "cosine" is z.e / (|z| |e| tau). temperature: tau; None sets it from the data, so that the softmax of a token
+    spreads over about `spread` codes, exp(E[H(p)]). path: how z hears of the decoder, "straight" by the usual
+    straight-through, with p moving the codes alone; "index" through p alone, as in the paper. The latter saves more
+    codes from a bad start and reconstructs a little worse from a good one.
     """
 
     kind: Literal["ibq"] = "ibq"
@@ -97,10 +97,10 @@ class IBQCodebook(Quantizer):
         straight = config.path == "straight"
         scores = self._scores(z.detach() if straight else z)
         if not self.tau:
-            self._set_temperature(scores.detach().flatten(0, 1))
+            self._set_temperature(scores.detach().flatten(0, 1) if keep is None else scores.detach()[keep])
         log_p = torch.log_softmax(scores / self.tau.clone(), dim=2)  # tau itself moves before the backward pass
         # The product with Ind: in value the codeword; its gradient goes to the chosen code and, through p, to all.
-        through = codes + log_p.exp() @ self.weight.detach()
+        through = codes + log_p.exp() @ self.weight.detach().float()
         z_q = straight_through(through + z if straight else through, codes)
         losses["index"] = config.index_weight * mean_over_kept((z - z_q).square().mean(2), keep)
         each, batch = entropies(log_p, keep)
@@ -111,15 +111,15 @@ class IBQCodebook(Quantizer):
 
     def _scores(self, z: Float[Tensor, "B K D"]) -> Float[Tensor, "B K N"]:
         """Logits at temperature 1."""
-        table = self.weight
+        table = self.weight.float()
         if self.config.logits == "cosine":
             z, table = F.normalize(z, dim=-1), F.normalize(table, dim=-1)
         scores = z @ table.T
         return scores - table.square().sum(1) / 2 if self.config.logits == "distance" else scores
 
     def _likeliest(self, z: Float[Tensor, "M D"]) -> Tensor:
-        """argmax p, as a nearest codeword in the space where the likeliest one is the nearest."""
-        table = self.weight.detach()
+        """The argmax of p, as a nearest codeword in the space where the likeliest one is the nearest."""
+        table = self.weight.detach().float()
         if self.config.logits == "cosine":
             return nearest_codeword(F.normalize(z, dim=1), F.normalize(table, dim=1))
         if self.config.logits == "dot":

@@ -4,8 +4,8 @@ e_n = P(c_n) = W c_n + b      c: (N, D), k-means centres of features of the trai
 z (B, K, D) -> nearest codeword e -> straight-through
 loss = ||sg[z] - P(c)||^2 + beta ||z - sg[P(c)]||^2     (Zhu et al. 2024, arXiv 2406.11837, section 3.2)
 
-The paper's features are those of a pretrained vision encoder. Ours are the encoder's own at the start, on the axis of the
-tokens; others can be given to `start_from`. The projector starts as the identity. So it differs from SimVQ with
+The paper's features are those of a pretrained vision encoder. Ours are the encoder's own at the start, on the axis of
+the tokens; others can be given to `start_from`. The projector starts as the identity. So it differs from SimVQ with
 `start: data` by the bias alone: both papers arrive at one form, from the features or from the linear layer.
 """
 
@@ -38,9 +38,7 @@ class LCCodebook(ProjectedCodebook):
 
     def __init__(self, config: LCConfig, dim: int) -> None:
         basis = torch.zeros(config.codebook_size, dim)
-        super().__init__(
-            basis, bias=True, codebook_weight=config.codebook_weight, beta=config.beta, started=False
-        )
+        super().__init__(basis, bias=True, codebook_weight=config.codebook_weight, beta=config.beta, started=False)
         self.config = config
 
     def _place(self, vectors: Float[Tensor, "M D"], generator: torch.Generator) -> None:

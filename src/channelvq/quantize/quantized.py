@@ -65,7 +65,7 @@ def vq_losses(
     codebook: float,
     beta: float,
 ) -> dict[str, Tensor]:
-    """codebook ||sg[z] - e||^2, which reaches the codes alone, and beta ||z - sg[e]||^2, which reaches z alone."""
+    """The terms ||sg[z] - e||^2, which reaches the codes alone, and beta ||z - sg[e]||^2, which reaches z alone."""
     return {
         "codebook": codebook * mean_over_kept((z.detach() - codes).square().mean(2), keep),
         "commitment": beta * mean_over_kept((z - codes.detach()).square().mean(2), keep),

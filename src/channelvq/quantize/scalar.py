@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import ModuleType
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -73,7 +73,7 @@ class ScalarCodebook(Quantizer):
         return self._project_out(F.embedding(indices, self.grid))
 
     def _project_in(self, z: Float[Tensor, "... D"]) -> Float[Tensor, "... d"]:
-        return F.linear(z, self.in_weight, self.in_bias)
+        return F.linear(z, self.in_weight.float(), self.in_bias.float())
 
     def _project_out(self, points: Float[Tensor, "... d"]) -> Float[Tensor, "... D"]:
         """W v + b, number by number: a matrix product would give a row other bits in another batch."""
@@ -83,7 +83,7 @@ class ScalarCodebook(Quantizer):
         return out
 
     def _place(self, vectors: Float[Tensor, "M D"], generator: torch.Generator) -> None:
-        """u starts as the principal components, all at the same scale; the way back by least squares."""
+        """Start u as the principal components, all at the same scale; the way back by least squares."""
         x = vectors.double()
         mean = x.mean(0)
         variances, axes = torch.linalg.eigh((x - mean).T @ (x - mean) / len(x))
