@@ -47,8 +47,10 @@ def _keys(loc: tuple[str | int, ...], data: Any) -> list[str]:
         if isinstance(data, dict) and part not in data and (part == data.get("kind") or place < len(loc) - 1):
             continue
         keys.append(str(part))
-        known = part in data if isinstance(data, dict) else isinstance(data, list | tuple) and isinstance(part, int)
-        data = data[part] if known else None
+        if isinstance(data, dict):
+            data = data.get(part)
+        elif isinstance(data, list | tuple) and isinstance(part, int) and part < len(data):
+            data = data[part]
     return keys
 
 
