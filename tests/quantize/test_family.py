@@ -34,9 +34,9 @@ def feature_map(seed: int = 0, batch: int = 3) -> Tensor:
 
 
 def close(vq: ChannelVQ, z: Tensor) -> bool:
-    """Whether the quantization error is what a codebook of this size and kind should reach on this data."""
+    """Whether the quantization error is what a codebook of this size should reach on this data: signs reach less."""
     error = float((vq.eval()(z).z_q.detach() - z).square().mean())
-    return error < (0.6 if vq.quantizer.config.kind == "lfq" else 0.35) * float(z.var())
+    return error < (0.7 if vq.quantizer.config.kind == "lfq" else 0.3) * float(z.var())
 
 
 def quantizer(kind: str, axis: Axis = "channel", **settings: object) -> ChannelVQ:
@@ -189,6 +189,17 @@ def test_float32_under_autocast(vq: ChannelVQ) -> None:
     assert found.z_q.dtype == found.loss.dtype == torch.float32
     assert torch.equal(found.z_q, expected.z_q)
     assert torch.equal(table[expected.indices], to_vectors(expected.z_q, vq.axis))
+
+
+def test_weights_in_double_precision_train_too(vq: ChannelVQ) -> None:
+    single = vq.eval()(feature_map()).indices
+    vq.double().train()
+    for seed in range(2):
+        z = feature_map(seed).double().requires_grad_()
+        out = vq(z)
+        (out.loss + out.z_q.square().sum()).backward()
+        assert z.grad is not None
+    assert torch.equal(quantizer(vq.quantizer.config.kind, vq.axis).double().eval()(feature_map()).indices, single)
 
 
 class Toy(nn.Module):

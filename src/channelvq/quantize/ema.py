@@ -82,7 +82,7 @@ class EMACodebook(Quantizer):
         indices = nearest_codeword(z.flatten(0, 1), self.weight).view(z.shape[:2])
         if self.training:
             kept = torch.ones_like(indices, dtype=torch.bool) if keep is None else keep
-            self._update(z.detach()[kept], indices[kept])
+            self._update(z.detach()[kept].to(self.weight.dtype), indices[kept])
         codes = self.indices_to_codes(indices)
         losses = {"commitment": self.config.beta * mean_over_kept((z - codes).square().mean(2), keep)}
         return Quantized(straight_through(z, codes), indices, losses)
@@ -107,7 +107,7 @@ class EMACodebook(Quantizer):
         dead = (self.idle >= self.config.revive_after * self.codebook_size).nonzero()[:, 0]
         if not len(dead):
             return
-        places = torch.full((len(dead), self.dim), torch.nan, device=vectors.device)
+        places = vectors.new_full((len(dead), self.dim), torch.nan)
         if rank() == 0:
             generator = torch.Generator().manual_seed(int(self.updates))
             distinct = first_equal(vectors).unique()

@@ -59,7 +59,7 @@ class LFQCodebook(ScalarCodebook):
         points, indices = self._round(u)
         losses = {"commitment": config.beta * mean_over_kept((u - points.detach()).square().mean(2), keep)}
         if self.training and config.entropy_weight:
-            log_p = torch.log_softmax(2 / config.temperature * (u @ self.grid.T), dim=2)
+            log_p = torch.log_softmax(2 / config.temperature * (u @ self.grid.float().T), dim=2)
             each, batch = entropies(log_p, keep)
             losses["entropy"] = config.entropy_weight * (each - config.diversity_gamma * batch)
         return Quantized(self._project_out(points), indices, losses)
