@@ -63,6 +63,12 @@ def experiment_codebook(stored: StoredOption = None, json_file: JsonOption = Non
     _study("codebook", stored, json_file, rerun)
 
 
+@experiment_app.command("ibq")
+def experiment_ibq(stored: StoredOption = None, json_file: JsonOption = None, rerun: RerunOption = False) -> None:
+    """Which form of index backpropagation holds at a code dimension of 256."""
+    _study("ibq", stored, json_file, rerun)
+
+
 @experiment_app.command("bundle")
 def experiment_bundle(
     run_dir: Annotated[Path, typer.Argument(help="A finished run of small/bundled.")] = Path("runs/bundled"),

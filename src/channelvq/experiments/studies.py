@@ -4,6 +4,7 @@ axis: does a token for each channel beat a token for each patch? Same network, d
 nested dropout off for both, as it has no meaning along the patch axis. Paper, the comparison behind its table 1: at
 h*w = c both cost the same tokens, lookups and memory.
 codebook: what keeps the plain codebook alive? Short runs with one setting changed at a time from `base`, on both axes.
+ibq: which logits keep index backpropagation alive at a code dimension of 256? Short runs on one core.
 """
 
 import json
@@ -25,6 +26,23 @@ IMAGES = 768  # of each kind: 2 * 768 * 64 = 98,304 tokens, 24 for each code
 KINDS = ("emoji", "photos")
 
 _SHORT = ("train.steps=150", "train.checkpoint_every=150", "train.evaluate_every=150")
+_WIDE = (
+    "model.network.base_channels=32", "model.network.multipliers=[1]", "model.network.num_blocks=1",  # D = 16 * 16
+    "model.quantizer.codebook_size=1024", "train.batch_size=16", "train.precision=no", "train.threads=1",
+    "train.warmup_steps=20", "train.steps=100", "train.checkpoint_every=100", "train.evaluate_every=100",
+)  # fmt: skip
+_IBQ = {
+    "distance, tau set, straight (default)": (),
+    "distance, tau set": ("path=index",),
+    "distance, tau = 1": ("path=index", "temperature=1"),
+    "dot, tau = 1 (the paper's)": ("path=index", "logits=dot", "temperature=1"),
+    "dot, tau set": ("path=index", "logits=dot"),
+    "cosine, tau = 1": ("path=index", "logits=cosine", "temperature=1"),
+    "cosine, tau set": ("path=index", "logits=cosine"),
+    "uniform start: distance, tau set, straight": ("start=uniform",),
+    "uniform start: distance, tau set": ("start=uniform", "path=index"),
+    "uniform start: dot, tau = 1": ("start=uniform", "path=index", "logits=dot", "temperature=1"),
+}
 STUDIES: dict[str, dict[str, tuple[str, tuple[str, ...]]]] = {
     "axis": {"channel": ("small/axis-channel", ()), "patch": ("small/axis-patch", ())},
     "codebook": {
@@ -43,6 +61,17 @@ STUDIES: dict[str, dict[str, tuple[str, tuple[str, ...]]]] = {
             "patch, learning rate x 4": ("train.learning_rate=2e-3",),
             "patch, learning rate / 4": ("train.learning_rate=1.25e-4",),
         }.items()
+    },
+    "ibq": {
+        "plain": ("small/axis-channel", _WIDE),
+        "uniform start: plain": ("small/axis-channel", (*_WIDE, "model.quantizer.start=uniform")),
+        **{
+            name: (
+                "small/axis-channel",
+                (*_WIDE, "model.quantizer.kind=ibq", *(f"model.quantizer.{each}" for each in settings)),
+            )
+            for name, settings in _IBQ.items()
+        },
     },
 }
 

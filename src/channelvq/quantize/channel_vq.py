@@ -1,23 +1,67 @@
 """ChannelVQ: a quantizer on a chosen axis of a feature map, as one module for any model."""
 
+from typing import Annotated, Any
+
 import torch
 from jaxtyping import Bool, Float, Int64
+from pydantic import Discriminator, Tag
 from torch import Tensor, nn
 
 from channelvq.config import from_dict
 from channelvq.errors import InputError
 from channelvq.quantize.axis import Axis, from_vectors, to_vectors
+from channelvq.quantize.base import Quantizer
 from channelvq.quantize.codebook import PlainCodebook, PlainConfig
+from channelvq.quantize.ema import EMACodebook, EMAConfig
+from channelvq.quantize.fsq import FSQCodebook, FSQConfig
+from channelvq.quantize.ibq import IBQCodebook, IBQConfig
+from channelvq.quantize.lc import LCCodebook, LCConfig
+from channelvq.quantize.lfq import LFQCodebook, LFQConfig
 from channelvq.quantize.quantized import Quantized
+from channelvq.quantize.simvq import SimVQCodebook, SimVQConfig
 
-QuantizerConfig = PlainConfig
+
+def _kind(config: Any) -> str:
+    """The kind that settings name; settings without one are of the plain codebook."""
+    if isinstance(config, dict):
+        kind = config.get("kind", "plain")
+        return kind if isinstance(kind, str) else repr(kind)
+    return getattr(config, "kind", "")
 
 
-def build_quantizer(config: QuantizerConfig, dim: int) -> PlainCodebook:
+QuantizerConfig = Annotated[
+    Annotated[PlainConfig, Tag("plain")]
+    | Annotated[EMAConfig, Tag("ema")]
+    | Annotated[SimVQConfig, Tag("simvq")]
+    | Annotated[IBQConfig, Tag("ibq")]
+    | Annotated[LCConfig, Tag("lc")]
+    | Annotated[FSQConfig, Tag("fsq")]
+    | Annotated[LFQConfig, Tag("lfq")],
+    Discriminator(
+        _kind,
+        custom_error_type="quantizer_kind",
+        custom_error_message="expected settings whose kind is plain, ema, simvq, ibq, lc, fsq or lfq",
+    ),
+]
+
+
+def build_quantizer(config: QuantizerConfig, dim: int) -> Quantizer:
     """The quantizer of a config, for tokens of `dim` numbers."""
     match config:
         case PlainConfig():
             return PlainCodebook(config, dim)
+        case EMAConfig():
+            return EMACodebook(config, dim)
+        case SimVQConfig():
+            return SimVQCodebook(config, dim)
+        case IBQConfig():
+            return IBQCodebook(config, dim)
+        case LCConfig():
+            return LCCodebook(config, dim)
+        case FSQConfig():
+            return FSQCodebook(config, dim)
+        case LFQConfig():
+            return LFQCodebook(config, dim)
 
 
 class ChannelVQ(nn.Module):
@@ -25,8 +69,9 @@ class ChannelVQ(nn.Module):
 
     Usage: `z_q, indices, loss = ChannelVQ(codebook_size=4096, codebook_dim=16 * 16)(z)` for z of shape (B, C, 16, 16).
 
-    codebook_size: N. codebook_dim: D = h*w on the channel axis, D = C on the patch axis. Further keywords are those of
-    `PlainConfig` (beta, start, ...); or give a whole `config` instead of them.
+    codebook_size: N. codebook_dim: D = h*w on the channel axis, D = C on the patch axis. Further keywords are `kind`
+    ("plain", "ema", "simvq", "ibq", "lc", "fsq", "lfq") and the settings of that kind's config (beta, start, ...); or
+    give a whole `config` instead of them.
     """
 
     def __init__(
@@ -49,11 +94,12 @@ class ChannelVQ(nn.Module):
             raise InputError(
                 f"ChannelVQ: codebook_dim, the numbers in a codeword, must be at least 1, got {codebook_dim}"
             )
-        if config is None:
-            config = from_dict(PlainConfig, {"codebook_size": codebook_size, **settings}, where="ChannelVQ")
+        kinds: Any = QuantizerConfig  # a union is a type to pydantic, though not to the type checker
+        given = {"codebook_size": codebook_size, **settings}
+        chosen: QuantizerConfig = from_dict(kinds, given, where="ChannelVQ") if config is None else config
         self.axis: Axis = axis
         self.codebook_dim = codebook_dim
-        self.quantizer = build_quantizer(config, codebook_dim)
+        self.quantizer = build_quantizer(chosen, codebook_dim)
 
     @property
     def codebook_size(self) -> int:

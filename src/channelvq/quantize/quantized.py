@@ -55,3 +55,18 @@ def mean_over_kept(error: Float[Tensor, "B K"], keep: Bool[Tensor, "B K"] | None
     on what was dropped, so that the mean over ranks is the mean over the global batch.
     """
     return (error if keep is None else error * keep).mean()
+
+
+def vq_losses(
+    z: Float[Tensor, "B K D"],
+    codes: Float[Tensor, "B K D"],
+    keep: Bool[Tensor, "B K"] | None,
+    *,
+    codebook: float,
+    beta: float,
+) -> dict[str, Tensor]:
+    """The terms ||sg[z] - e||^2, which reaches the codes alone, and beta ||z - sg[e]||^2, which reaches z alone."""
+    return {
+        "codebook": codebook * mean_over_kept((z.detach() - codes).square().mean(2), keep),
+        "commitment": beta * mean_over_kept((z - codes.detach()).square().mean(2), keep),
+    }

@@ -1,0 +1,90 @@
+"""What all quantizers share: tokens (B, K, D) in, `Quantized` out, and a table (N, D) that the indices refer to."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, distributed, nn
+from torch.nn import functional as F
+
+from channelvq.errors import InputError
+from channelvq.quantize.quantized import Quantized
+
+
+class Quantizer(nn.Module, ABC):
+    """A quantizer of tokens of `dim` numbers into `codebook_size` codes.
+
+    A subclass gives the table (`codes`), what a start from data sets (`_place`) and the forward pass in float32
+    (`_quantize`). It registers all of its state as parameters and buffers, so that it is saved, loaded and broadcast.
+    """
+
+    started: Tensor
+
+    def __init__(self, codebook_size: int, dim: int, *, started: bool) -> None:
+        super().__init__()
+        self.codebook_size = codebook_size
+        self.dim = dim
+        # Part of the state: a loaded codebook must never be started again.
+        self.register_buffer("started", torch.tensor(started))
+
+    @abstractmethod
+    def codes(self) -> Float[Tensor, "N D"]:
+        """The table that indices refer to."""
+
+    @abstractmethod
+    def _place(self, vectors: Float[Tensor, "M D"], generator: torch.Generator) -> None:
+        """Set parameters and buffers from data; runs on rank 0 alone."""
+
+    @abstractmethod
+    def _quantize(self, z: Float[Tensor, "B K D"], keep: Bool[Tensor, "B K"] | None) -> Quantized:
+        """The forward pass; z is float32 and autocast is off."""
+
+    def indices_to_codes(self, indices: Int64[Tensor, "B K"]) -> Float[Tensor, "B K D"]:
+        """Codewords by index; equal to the bit to what the forward pass used."""
+        return F.embedding(indices, self.codes())
+
+    @torch.no_grad()
+    def start_from(self, vectors: Float[Tensor, "M D"], generator: torch.Generator) -> None:
+        """Start from the tokens of data: on rank 0, then broadcast, so that ranks agree."""
+        if rank() == 0:
+            with torch.autocast(vectors.device.type, enabled=False):
+                self._place(vectors.float(), generator)
+        if num_ranks() > 1:
+            for tensor in (*self.parameters(), *self.buffers()):
+                distributed.broadcast(tensor, src=0)
+        self.started.fill_(True)
+
+    def forward(self, z: Float[Tensor, "B K D"], keep: Bool[Tensor, "B K"] | None = None) -> Quantized:
+        """Quantize (B, K, D) in float32; `keep` marks the tokens that the loss counts.
+
+        A codebook that starts from the data does so on its first training batch if `start_from` was not called before.
+        """
+        z = z.float()
+        if z.ndim != 3 or z.shape[2] != self.dim:
+            raise InputError(f"quantizer: expected (B, K, {self.dim}), got {tuple(z.shape)}")
+        if self.training and not self.started:
+            self.start_from(z.flatten(0, 1), torch.Generator().manual_seed(0))
+        with torch.autocast(z.device.type, enabled=False):
+            return self._quantize(z, keep)
+
+
+def num_ranks() -> int:
+    """Processes that train together, 1 outside of distributed training."""
+    return distributed.get_world_size() if _is_distributed() else 1
+
+
+def rank() -> int:
+    """Number of this process among them."""
+    return distributed.get_rank() if _is_distributed() else 0
+
+
+def _is_distributed() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
+
+
+@torch.no_grad()
+def sum_over_ranks(tensor: Tensor) -> Tensor:
+    """The sum over all ranks, equal to the bit on each; in place."""
+    if num_ranks() > 1:
+        distributed.all_reduce(tensor)
+    return tensor

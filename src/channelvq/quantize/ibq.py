@@ -1,0 +1,156 @@
+"""Index backpropagation: the softmax over all codes takes the gradient of the index, so that every code moves.
+
+p = softmax(logits(z, e_1..e_N))               Ind = onehot(argmax p) - sg[p] + p
+z_q = Ind^T E                                  the value is the codeword, the gradient goes to all codes and z through p
+loss = ||z - z_q||^2 + ||sg[z] - e||^2 + beta ||z - sg[e]||^2 + entropy (E[H(p)] - H(E[p]))
+                                               (Shi et al. 2024, arXiv 2412.02692, section 3: double quantization)
+
+What holds at D = 256, and why (measured: docs/decisions/0005-ibq-at-dimension-256.md):
+
+- z.e grows with D and with |e|. Unscaled, p is one-hot, its gradient p_i (1 - p_i) vanishes, and the longest codewords
+  win every lookup whatever their direction. A temperature mends the first and not the second.
+- Cosines lie within about 1/sqrt(D) of each other. Unscaled, p is even over all codes, so every token pulls every code
+  the same way.
+- z.e - |e|^2/2 orders codes by distance, so a long codeword has no advantage, and the index is the nearest codeword.
+  Its temperature is set from the data: first found, then followed, so that a token's softmax spreads over about
+  `spread` codes at any D, N and scale of the features.
+"""
+
+import math
+from typing import Annotated, Literal
+
+import torch
+from jaxtyping import Bool, Float
+from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic.dataclasses import dataclass
+from torch import Tensor, distributed, nn
+from torch.nn import functional as F
+
+from channelvq.config import STRICT
+from channelvq.quantize.base import Quantizer, num_ranks, rank, sum_over_ranks
+from channelvq.quantize.entropy import entropies
+from channelvq.quantize.kmeans import kmeans
+from channelvq.quantize.nearest import nearest_codeword
+from channelvq.quantize.quantized import Quantized, mean_over_kept, straight_through, vq_losses
+
+SAMPLE = 256  # tokens that the first temperature is found from
+GAIN = 0.1  # how fast the temperature follows
+
+
+@dataclass(frozen=True, config=STRICT)
+class IBQConfig:
+    """beta, codebook_weight, start, kmeans_iterations: see `PlainConfig`. index_weight: of ||z - z_q||^2.
+
+    logits: "distance" is (z.e - |e|^2/2) / tau, whose argmax is the nearest codeword; "dot" is z.e / tau, the paper's;
+    "cosine" is z.e / (|z| |e| tau). temperature: tau; None sets it from the data, so that the softmax of a token
+    spreads over about `spread` codes, exp(E[H(p)]). path: how z hears of the decoder, "straight" by the usual
+    straight-through, with p moving the codes alone; "index" through p alone, as in the paper. The latter saves more
+    codes from a bad start and reconstructs a little worse from a good one.
+    """
+
+    kind: Literal["ibq"] = "ibq"
+    codebook_size: PositiveInt = 4096
+    beta: Annotated[float, Field(ge=0)] = 0.25
+    codebook_weight: Annotated[float, Field(ge=0)] = 1.0
+    index_weight: Annotated[float, Field(ge=0)] = 1.0
+    entropy_weight: Annotated[float, Field(ge=0)] = 0.05
+    logits: Literal["distance", "dot", "cosine"] = "distance"
+    temperature: Annotated[float, Field(gt=0)] | None = None
+    spread: Annotated[float, Field(gt=1)] = 8.0
+    path: Literal["straight", "index"] = "straight"
+    start: Literal["data", "uniform"] = "data"
+    kmeans_iterations: NonNegativeInt = 10
+
+
+class IBQCodebook(Quantizer):
+    """N codewords of D numbers, all of which every token moves.
+
+    Training holds (tokens, N) probabilities, which is the method; evaluation does not.
+    """
+
+    tau: Tensor
+
+    def __init__(self, config: IBQConfig, dim: int) -> None:
+        super().__init__(config.codebook_size, dim, started=config.start == "uniform")
+        self.config = config
+        size = config.codebook_size
+        table = torch.rand(size, dim, device="cpu", generator=torch.Generator("cpu").manual_seed(0))
+        self.weight = nn.Parameter((2 * table - 1) / size)
+        # Zero: not set yet.
+        self.register_buffer("tau", torch.tensor(config.temperature or 0.0))
+
+    def codes(self) -> Float[Tensor, "N D"]:
+        """The table that indices refer to."""
+        return self.weight
+
+    def _place(self, vectors: Float[Tensor, "M D"], generator: torch.Generator) -> None:
+        self.weight.copy_(kmeans(vectors, self.codebook_size, self.config.kmeans_iterations, generator))
+        self.tau.fill_(self.config.temperature or 0.0)
+
+    def _quantize(self, z: Float[Tensor, "B K D"], keep: Bool[Tensor, "B K"] | None) -> Quantized:
+        config = self.config
+        indices = self._likeliest(z.detach().flatten(0, 1)).view(z.shape[:2])
+        codes = self.indices_to_codes(indices)
+        losses = vq_losses(z, codes, keep, codebook=config.codebook_weight, beta=config.beta)
+        if not self.training:
+            return Quantized(straight_through(z, codes), indices, losses)
+        straight = config.path == "straight"
+        scores = self._scores(z.detach() if straight else z)
+        if not self.tau:
+            self._set_temperature(scores.detach().flatten(0, 1) if keep is None else scores.detach()[keep])
+        log_p = torch.log_softmax(scores / self.tau.clone(), dim=2)  # tau itself moves before the backward pass
+        # The product with Ind: in value the codeword; its gradient goes to the chosen code and, through p, to all.
+        through = codes + log_p.exp() @ self.weight.detach().float()
+        z_q = straight_through(through + z if straight else through, codes)
+        losses["index"] = config.index_weight * mean_over_kept((z - z_q).square().mean(2), keep)
+        each, batch = entropies(log_p, keep)
+        losses["entropy"] = config.entropy_weight * (each - batch)
+        if config.temperature is None:
+            self._follow(each.detach(), keep)
+        return Quantized(z_q, indices, losses)
+
+    def _scores(self, z: Float[Tensor, "B K D"]) -> Float[Tensor, "B K N"]:
+        """Logits at temperature 1."""
+        table = self.weight.float()
+        if self.config.logits == "cosine":
+            z, table = F.normalize(z, dim=-1), F.normalize(table, dim=-1)
+        scores = z @ table.T
+        return scores - table.square().sum(1) / 2 if self.config.logits == "distance" else scores
+
+    def _likeliest(self, z: Float[Tensor, "M D"]) -> Tensor:
+        """The argmax of p, as a nearest codeword in the space where the likeliest one is the nearest."""
+        table = self.weight.detach().float()
+        if self.config.logits == "cosine":
+            return nearest_codeword(F.normalize(z, dim=1), F.normalize(table, dim=1))
+        if self.config.logits == "dot":
+            # One more number brings all codewords to one norm; then |z - e|^2 orders them as -z.e does.
+            squares = table.square().sum(1)
+            table = torch.cat([table, (squares.max() - squares).sqrt()[:, None]], dim=1)
+            z = F.pad(z, (0, 1))
+        return nearest_codeword(z, table)
+
+    @torch.no_grad()
+    def _set_temperature(self, scores: Float[Tensor, "M N"]) -> None:
+        """The tau at which the softmax of a token spreads over `spread` codes, by bisection of its logarithm."""
+        if rank() == 0:
+            some = scores[:: max(1, len(scores) // SAMPLE)]
+            size = float(some.std().clamp(min=1e-12))
+            low, high = math.log(size) - 20, math.log(size) + 20
+            for _ in range(30):
+                middle = (low + high) / 2
+                log_p = torch.log_softmax(some / math.exp(middle), dim=1)
+                narrow = float(-(log_p.exp() * log_p).sum(1).mean()) < self._wanted()
+                low, high = (middle, high) if narrow else (low, middle)
+            self.tau.fill_(math.exp(high))
+        if num_ranks() > 1:
+            distributed.broadcast(self.tau, src=0)
+
+    @torch.no_grad()
+    def _follow(self, entropy: Float[Tensor, ""], keep: Bool[Tensor, "B K"] | None) -> None:
+        """One step of tau towards the wanted entropy, by the mean over the kept tokens of all ranks."""
+        share = torch.ones_like(entropy) if keep is None else keep.to(entropy.dtype).mean()
+        total, count = sum_over_ranks(torch.stack([entropy, share]))
+        self.tau.mul_(torch.exp(GAIN * (self._wanted() - total / count)))
+
+    def _wanted(self) -> float:
+        return math.log(min(self.config.spread, (self.codebook_size + 1) / 2))
