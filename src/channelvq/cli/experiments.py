@@ -13,6 +13,8 @@ Result = dict[str, Any]
 experiment_app = typer.Typer(
     no_args_is_help=True, help="Tables of the documentation: stored results, or trained again."
 )
+PackageOption = Annotated[Path, typer.Option(help="Where the package keeps its weights.")]
+ResultsOption = Annotated[Path, typer.Option(help="Folder of result files.")]
 StoredOption = Annotated[
     Path | None, typer.Option(help="The result that is read, or written by --rerun; default: results/STUDY-small.json.")
 ]
@@ -72,8 +74,8 @@ def experiment_ibq(stored: StoredOption = None, json_file: JsonOption = None, re
 @experiment_app.command("bundle")
 def experiment_bundle(
     run_dir: Annotated[Path, typer.Argument(help="A finished run of small/bundled.")] = Path("runs/bundled"),
-    package: Annotated[Path, typer.Option(help="Where the package keeps its weights.")] = Path("src/channelvq/bundled"),
-    results: Annotated[Path, typer.Option(help="Folder of result files.")] = Path("results"),
+    package: PackageOption = Path("src/channelvq/bundled"),
+    results: ResultsOption = Path("results"),
 ) -> None:
     """Put a finished run into the package: half-precision weights, model card, PCA baseline, results."""
     from channelvq.experiments.bundled import bundle
@@ -92,8 +94,8 @@ def experiment_generator(stored: StoredOption = None, json_file: JsonOption = No
 @experiment_app.command("bundle-generator")
 def experiment_bundle_generator(
     run_dir: Annotated[Path, typer.Argument(help="A finished run of small/scenes-car.")] = Path("runs/scenes-car"),
-    package: Annotated[Path, typer.Option(help="Where the package keeps its weights.")] = Path("src/channelvq/bundled"),
-    results: Annotated[Path, typer.Option(help="Folder of result files.")] = Path("results"),
+    package: PackageOption = Path("src/channelvq/bundled"),
+    results: ResultsOption = Path("results"),
 ) -> None:
     """Put a finished generator into the package: half-precision weights, model card, results."""
     from channelvq.experiments.bundled_generator import bundle
@@ -104,7 +106,7 @@ def experiment_bundle_generator(
 @experiment_app.command("tables")
 def experiment_tables(
     pages: Annotated[list[Path], typer.Argument(help="Markdown pages with <!-- table: NAME --> sections.")],
-    results: Annotated[Path, typer.Option(help="Folder of result files.")] = Path("results"),
+    results: ResultsOption = Path("results"),
 ) -> None:
     """Write the tables of pages anew from the result files."""
     from channelvq.experiments.tables import render

@@ -75,16 +75,22 @@ def stack_images(samples: Sequence[Sample]) -> UInt8[Tensor, "B 3 H W"]:
     return torch.stack([sample.image for sample in samples])
 
 
-def training_batches(
-    mixture: Mixture, batch_size: int, start_step: int, steps: int, *, rank: int = 0, world: int = 1, workers: int = 0
-) -> Iterator[UInt8[Tensor, "b 3 H W"]]:
-    """Batches of steps start_step..steps-1: this rank's share of each global batch of `batch_size` positions."""
+def rank_share(batch_size: int, rank: int, world: int) -> slice:
+    """A rank's places in each global batch; raises InputError where it cannot be shared out evenly."""
     if batch_size % world:
         raise InputError(
             f"train.batch_size {batch_size} is the global batch: it must be a multiple of the {world} ranks"
         )
     share = batch_size // world
-    batches = [range(step * batch_size + rank * share, step * batch_size + (rank + 1) * share)
+    return slice(rank * share, (rank + 1) * share)
+
+
+def training_batches(
+    mixture: Mixture, batch_size: int, start_step: int, steps: int, *, rank: int = 0, world: int = 1, workers: int = 0
+) -> Iterator[UInt8[Tensor, "b 3 H W"]]:
+    """Batches of steps start_step..steps-1: this rank's share of each global batch of `batch_size` positions."""
+    share = rank_share(batch_size, rank, world)
+    batches = [range(step * batch_size + share.start, step * batch_size + share.stop)
                for step in range(start_step, steps)]  # fmt: skip
     yield from DataLoader(
         mixture,

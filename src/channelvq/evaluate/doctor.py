@@ -101,11 +101,7 @@ class DoctorReport:
     def to_dict(self) -> dict[str, Any]:
         """The metrics of a result record."""
         return {
-            "use": self.usage.use,
-            "use_if_uniform": self.usage.use_if_uniform,
-            "perplexity": self.usage.perplexity,
-            "perplexity_ratio": self.usage.perplexity_ratio,
-            "usage_tokens": self.usage.tokens,
+            **self.usage.to_dict(),
             "num_images": self.num_images,
             "quantization_error": self.relative_error,
             "gaussian_error": self.gaussian_error,

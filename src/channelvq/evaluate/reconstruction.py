@@ -87,11 +87,7 @@ class ReconstructionReport:
         last = self.prefixes[-1].to_dict()
         return {
             **{key: last[key] for key in ("psnr", "psnr_interval", "ssim", "ssim_interval", "bits_per_pixel", "bytes")},
-            "use": self.usage.use,
-            "use_if_uniform": self.usage.use_if_uniform,
-            "perplexity": self.usage.perplexity,
-            "perplexity_ratio": self.usage.perplexity_ratio,
-            "usage_tokens": self.usage.tokens,
+            **self.usage.to_dict(),
             "num_images": self.num_images,
             "prefixes": [prefix.to_dict() for prefix in self.prefixes],
         }

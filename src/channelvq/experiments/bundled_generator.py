@@ -11,7 +11,6 @@ from channelvq.evaluate.reconstruction import evaluate_reconstruction
 from channelvq.evaluate.report import write_json
 from channelvq.experiments.bundled import halve, run_facts, works_of
 from channelvq.experiments.generator import parameters, scene_protocol, token_sets
-from channelvq.tokenizer import CVQTokenizer
 from channelvq.train.car_task import CARRecipe
 from channelvq.train.run import load_car_recipe
 
@@ -44,14 +43,14 @@ def bundle(run_dir: Path, package: Path, results: Path, command: str) -> dict[st
 def store_half(source: Path, folder: Path) -> None:
     """Halve the image tokenizer, then everything that the generator has beside it."""
     trained = CAR.from_pretrained(source)
-    shutil.rmtree(folder, ignore_errors=True)
-    trained.tokenizer.save_pretrained(folder / "tokenizer")
-    halve(folder / "tokenizer" / "model.safetensors")
-    tokenizer = CVQTokenizer.from_pretrained(folder / "tokenizer")
-    rebuilt = CAR(trained.config, tokenizer, trained.text)
+    weights = trained.tokenizer.state_dict()
+    rounded = {name: t.half().to(t.dtype) if t.is_floating_point() else t for name, t in weights.items()}
+    trained.tokenizer.load_state_dict(rounded)
+    rebuilt = CAR(trained.config, trained.tokenizer, trained.text)
     skipped = ("tokenizer.", *_OF_THE_TOKENIZER)
     state = {name: t for name, t in trained.state_dict().items() if not name.startswith(skipped)}
     rebuilt.load_state_dict(state, strict=False)
+    shutil.rmtree(folder, ignore_errors=True)
     rebuilt.save_pretrained(folder)
     halve(folder / "model.safetensors", keep=_OF_THE_TOKENIZER)
     halve(folder / "tokenizer" / "model.safetensors")

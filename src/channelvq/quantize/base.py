@@ -68,6 +68,12 @@ class Quantizer(nn.Module, ABC):
             return self._quantize(z, keep)
 
 
+def uniform_table(codebook_size: int, dim: int) -> Float[Tensor, "N D"]:
+    """Codewords from +-1/N, the usual start of the VQGAN family; always the same ones."""
+    table = torch.rand(codebook_size, dim, device="cpu", generator=torch.Generator("cpu").manual_seed(0))
+    return (2 * table - 1) / codebook_size
+
+
 def num_ranks() -> int:
     """Processes that train together, 1 outside of distributed training."""
     return distributed.get_world_size() if _is_distributed() else 1

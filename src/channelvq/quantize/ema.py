@@ -19,7 +19,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, distributed
 
 from channelvq.config import STRICT
-from channelvq.quantize.base import Quantizer, num_ranks, rank, sum_over_ranks
+from channelvq.quantize.base import Quantizer, num_ranks, rank, sum_over_ranks, uniform_table
 from channelvq.quantize.kmeans import kmeans
 from channelvq.quantize.nearest import first_equal, nearest_codeword
 from channelvq.quantize.quantized import Quantized, mean_over_kept, straight_through
@@ -63,8 +63,7 @@ class EMACodebook(Quantizer):
         super().__init__(config.codebook_size, dim, started=config.start == "uniform")
         self.config = config
         size = config.codebook_size
-        table = torch.rand(size, dim, device="cpu", generator=torch.Generator("cpu").manual_seed(0))
-        table = (2 * table - 1) / size
+        table = uniform_table(size, dim)
         self.register_buffer("weight", table)
         self.register_buffer("counts", torch.ones(size, device="cpu"))  # N_i
         self.register_buffer("sums", table.clone())  # m_i

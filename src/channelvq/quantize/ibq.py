@@ -27,7 +27,7 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 from channelvq.config import STRICT
-from channelvq.quantize.base import Quantizer, num_ranks, rank, sum_over_ranks
+from channelvq.quantize.base import Quantizer, num_ranks, rank, sum_over_ranks, uniform_table
 from channelvq.quantize.entropy import entropies
 from channelvq.quantize.kmeans import kmeans
 from channelvq.quantize.nearest import nearest_codeword
@@ -73,9 +73,7 @@ class IBQCodebook(Quantizer):
     def __init__(self, config: IBQConfig, dim: int) -> None:
         super().__init__(config.codebook_size, dim, started=config.start == "uniform")
         self.config = config
-        size = config.codebook_size
-        table = torch.rand(size, dim, device="cpu", generator=torch.Generator("cpu").manual_seed(0))
-        self.weight = nn.Parameter((2 * table - 1) / size)
+        self.weight = nn.Parameter(uniform_table(config.codebook_size, dim))
         # Zero: not set yet.
         self.register_buffer("tau", torch.tensor(config.temperature or 0.0))
 

@@ -31,6 +31,16 @@ class UsageReport:
     tokens: int
     position_bits: tuple[float, ...] | None = None
 
+    def to_dict(self) -> dict[str, float]:
+        """The metrics of a result record, without what is of single positions."""
+        return {
+            "use": self.use,
+            "use_if_uniform": self.use_if_uniform,
+            "perplexity": self.perplexity,
+            "perplexity_ratio": self.perplexity_ratio,
+            "usage_tokens": self.tokens,
+        }
+
 
 class CodebookUsage:
     """Counts ids batch by batch; memory (C + 1) * N integers, or N with per_position=False.

@@ -29,7 +29,7 @@ from channelvq.car.text import TextTokenizer, train_bpe
 from channelvq.config import STRICT, digest
 from channelvq.data.build import DataConfig, build_mixture
 from channelvq.data.split import Split
-from channelvq.data.stream import position_generator
+from channelvq.data.stream import position_generator, rank_share
 from channelvq.errors import InputError
 from channelvq.images import grid, save_image
 from channelvq.nn.modes import evaluating
@@ -125,11 +125,9 @@ class CARTask:
     def batches(self, start_step: int, rank: int, world: int) -> Iterator[Tensor]:
         """(b, T + C): text tokens, -1 on padding, and the image's ids. Every image once before any comes again."""
         train = self.recipe.train
-        if train.batch_size % world:
-            raise InputError(f"train.batch_size {train.batch_size} must be a multiple of the {world} ranks")
-        share = train.batch_size // world
+        share = rank_share(train.batch_size, rank, world)
         for step in range(start_step, train.steps):
-            rows = self._rows(step)[rank * share : (rank + 1) * share]
+            rows = self._rows(step)[share]
             yield torch.cat([self.train_text[rows], self.train_set.ids[rows]], dim=1).long()
 
     def _rows(self, step: int) -> Tensor:

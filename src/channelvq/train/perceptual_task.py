@@ -18,7 +18,7 @@ from torch.optim import AdamW, Optimizer
 
 from channelvq.config import STRICT
 from channelvq.data.emoji import EmojiSource, Style
-from channelvq.data.stream import position_generator
+from channelvq.data.stream import position_generator, rank_share
 from channelvq.errors import InputError
 from channelvq.evaluate.cross_style import STYLES, cross_style_accuracy, style_pictures
 from channelvq.images import normalize
@@ -73,12 +73,10 @@ class PerceptualTask:
     def batches(self, start_step: int, rank: int, world: int) -> Iterator[Tensor]:
         """(b, 2, 3, H, W) uint8: each row is one label in two art sets, and no label comes twice in a batch."""
         train = self.recipe.train
-        if train.batch_size % world:
-            raise InputError(f"train.batch_size {train.batch_size} must be a multiple of the {world} ranks")
-        share = train.batch_size // world
+        share = rank_share(train.batch_size, rank, world)
         for step in range(start_step, train.steps):
             order = torch.randperm(len(self.labels), generator=position_generator(train.seed, -1 - step)).tolist()
-            places = range(rank * share, (rank + 1) * share)
+            places = range(share.start, share.stop)
             yield torch.stack([self._pair(order[p], step * train.batch_size + p) for p in places])
 
     def _pair(self, label: int, position: int) -> UInt8[Tensor, "2 3 H W"]:
