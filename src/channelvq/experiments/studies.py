@@ -25,6 +25,7 @@ from channelvq.train.tokenizer_task import TokenizerRecipe
 IMAGES = 768  # of each kind: 2 * 768 * 64 = 98,304 tokens, 24 for each code
 KINDS = ("emoji", "photos")
 
+_LONG = ("train.steps=4000", "train.evaluate_every=2000")
 _SHORT = ("train.steps=150", "train.checkpoint_every=150", "train.evaluate_every=150")
 _WIDE = (
     "model.network.base_channels=32", "model.network.multipliers=[1]", "model.network.num_blocks=1",  # D = 16 * 16
@@ -44,7 +45,11 @@ _IBQ = {
     "uniform start: dot, tau = 1": ("start=uniform", "path=index", "logits=dot", "temperature=1"),
 }
 STUDIES: dict[str, dict[str, tuple[str, tuple[str, ...]]]] = {
-    "axis": {"channel": ("small/axis-channel", ()), "patch": ("small/axis-patch", ())},
+    "axis": {
+        f"{axis}, seed {seed}": (f"small/axis-{axis}", (*_LONG, f"train.seed={seed}"))
+        for seed in range(3)
+        for axis in ("channel", "patch")
+    },
     "codebook": {
         name: (f"small/axis-{'patch' if name.startswith('patch') else 'channel'}", (*_SHORT, *overrides))
         for name, overrides in {
