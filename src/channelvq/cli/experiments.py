@@ -71,6 +71,12 @@ def experiment_ibq(stored: StoredOption = None, json_file: JsonOption = None, re
     _study("ibq", stored, json_file, rerun)
 
 
+@experiment_app.command("scaling")
+def experiment_scaling(stored: StoredOption = None, json_file: JsonOption = None, rerun: RerunOption = False) -> None:
+    """From 1,024 to 65,536 codes, channel-wise and patch-wise: use and quality."""
+    _study("scaling", stored, json_file, rerun)
+
+
 @experiment_app.command("bundle")
 def experiment_bundle(
     run_dir: Annotated[Path, typer.Argument(help="A finished run of small/bundled.")] = Path("runs/bundled"),

@@ -5,6 +5,8 @@ nested dropout off for both, as it has no meaning along the patch axis. Paper, t
 h*w = c both cost the same tokens, lookups and memory.
 codebook: what keeps the plain codebook alive? Short runs with one setting changed at a time from `base`, on both axes.
 ibq: which logits keep index backpropagation alive at a code dimension of 256? Short runs on one core.
+scaling: what becomes of use and quality from 1,024 to 65,536 codes? Both axes, and three of the family at 16,384.
+Paper: the codebook-size study (65,536 codes: 100 % use against 1.1 %).
 """
 
 import json
@@ -23,6 +25,7 @@ from channelvq.train.run import load_tokenizer_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe
 
 IMAGES = 768  # of each kind: 2 * 768 * 64 = 98,304 tokens, 24 for each code
+MORE_IMAGES = {"scaling": 4096}  # 524,288 tokens, 8 for each of 65,536 codes
 KINDS = ("emoji", "photos")
 
 _LONG = ("train.steps=4000", "train.evaluate_every=2000")
@@ -44,6 +47,11 @@ _IBQ = {
     "uniform start: distance, tau set": ("start=uniform", "path=index"),
     "uniform start: dot, tau = 1": ("start=uniform", "path=index", "logits=dot", "temperature=1"),
 }
+_SCALING = (
+    "train.steps=700", "train.evaluate_every=700", "train.checkpoint_every=350",
+    "objective.start_images=2048", "model.quantizer.kmeans_iterations=5",  # 131,072 tokens to start 65,536 codes from
+)  # fmt: skip
+_SIZES = (1024, 4096, 16384, 65536)
 STUDIES: dict[str, dict[str, tuple[str, tuple[str, ...]]]] = {
     "axis": {
         f"{axis}, seed {seed}": (f"small/axis-{axis}", (*_LONG, f"train.seed={seed}"))
@@ -67,6 +75,18 @@ STUDIES: dict[str, dict[str, tuple[str, tuple[str, ...]]]] = {
             "patch, learning rate / 4": ("train.learning_rate=1.25e-4",),
         }.items()
     },
+    "scaling": {
+        " ".join(filter(None, (axis, kind, f"{codes:,}"))): (
+            f"small/axis-{axis}",
+            (*_SCALING, f"model.quantizer.kind={kind or 'plain'}", f"model.quantizer.codebook_size={codes}"),
+        )
+        for axis, kind, codes in (
+            *((axis, "", codes) for codes in _SIZES for axis in ("channel", "patch")),
+            ("channel", "simvq", 16384),
+            ("channel", "ibq", 16384),
+            ("patch", "simvq", 16384),
+        )
+    },
     "ibq": {
         "plain": ("small/axis-channel", _WIDE),
         "uniform start: plain": ("small/axis-channel", (*_WIDE, "model.quantizer.start=uniform")),
@@ -88,7 +108,8 @@ def recipes(study: str) -> dict[str, TokenizerRecipe]:
 
 def run(study: str, path: Path, store: Path = DEFAULT_STORE) -> dict[str, Any]:
     """Train the recipes (or take them from the store), measure on held-out images, write and return the result."""
-    images = torch.cat([held_out(kind, IMAGES) for kind in KINDS])
+    count = MORE_IMAGES.get(study, IMAGES)
+    images = torch.cat([held_out(kind, count) for kind in KINDS])
     records = []
     for name, recipe in recipes(study).items():
         tokenizer, done = trained(recipe, store)
@@ -96,7 +117,7 @@ def run(study: str, path: Path, store: Path = DEFAULT_STORE) -> dict[str, Any]:
         base, overrides = STUDIES[study][name]
         facts = {"name": name, "recipe": base, "overrides": list(overrides)}
         records.append(facts | record(recipe, done, "+".join(KINDS), report.to_dict()))
-    data = "; ".join(f"{IMAGES} {kind}: {DESCRIPTIONS[kind]}" for kind in KINDS)
+    data = "; ".join(f"{count} {kind}: {DESCRIPTIONS[kind]}" for kind in KINDS)
     how = protocol(images, data=data, split="test", resize="antialiased", crop="see data")
     write_json(path, {"protocol": how, "records": records})
     return load(path)
