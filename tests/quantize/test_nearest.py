@@ -13,6 +13,7 @@ from channelvq.errors import InputError
 from channelvq.quantize import nearest
 from channelvq.quantize.lookup import bfloat16, equal, integers, rounded
 from channelvq.quantize.lookup.equal import first_equal
+from channelvq.quantize.lookup.pruned import PrunedCodebook
 from channelvq.quantize.nearest import nearest_codeword
 
 
@@ -178,7 +179,7 @@ def test_exact_where_many_stay_open_in_any_tile(name: str, monkeypatch: pytest.M
 @pytest.mark.parametrize("name", CROWDED)
 def test_integers_alone_are_exact(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     z, e = crowded(name)
-    monkeypatch.setattr(nearest, "_stages", lambda dim, largest: [])
+    monkeypatch.setattr(nearest, "stages_for", lambda dim, largest: [])
     assert torch.equal(nearest_codeword(z, e), brute_force(z, e))
 
 
@@ -189,8 +190,8 @@ def test_zeros_of_both_signs_are_equal() -> None:
 
 
 def test_a_dimension_without_a_float32_bound_goes_to_float64(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert [stage.dtype for stage in nearest._stages(2**23, 1.0)] == [torch.float64]
-    assert [stage.dtype for stage in nearest._stages(64, 1.0)] == [torch.float32, torch.float64]
+    assert [stage.dtype for stage in nearest.stages_for(2**23, 1.0)] == [torch.float64]
+    assert [stage.dtype for stage in nearest.stages_for(64, 1.0)] == [torch.float32, torch.float64]
     z, e = random(50, 30, seed=15), random(200, 30, seed=16)
     expected = nearest_codeword(z, e)
     monkeypatch.setattr(nearest, "_UNIT32", 0.1)
@@ -257,7 +258,7 @@ def test_bfloat16_minima_stay_inside_the_bound(dim: int) -> None:
     exact = (e.double().square().sum(1)[:, None] / 2 - e.double() @ z.double().T).view(10, 16, 8).amin(1)
     rows = bfloat16._prepare(z)
     block = bfloat16._minima(rows, e, 1.0)
-    stage = nearest._stages(dim, 10.0)[0]
+    stage = nearest.stages_for(dim, 10.0)[0]
     least, largest = block.minima[0, :10].double(), block.norms[0, :10].amax(1, keepdim=True)
     bound = bfloat16._bound(least, largest, rows.norms, rows.residuals, stage)
     assert ((least - exact).abs() <= bound).all()
@@ -270,7 +271,7 @@ def test_rounded_scores_stay_inside_the_bound(dim: int) -> None:
     z, e = random(8, dim, seed=17).abs() + 1, random(32, dim, seed=18).abs() + 1
     exact = rounded._scores(e.double(), z.double())[0]
     scores, norms = rounded._scores(e, z)
-    stage = nearest._stages(dim, 10.0)[0]
+    stage = nearest.stages_for(dim, 10.0)[0]
     bound = stage.unit * norms * (torch.linalg.vector_norm(z.double(), dim=1) + norms)
     assert ((scores - exact).abs() <= bound[:, None]).all()
 
@@ -320,3 +321,46 @@ def test_extra_memory_is_at_most_64_mib() -> None:
     grown = dict(line.split() for line in result.stdout.splitlines())
     assert len(grown) == 8
     assert all(float(mebibytes) <= 64 for mebibytes in grown.values()), grown
+
+
+@needs_bfloat16
+@pytest.mark.usefixtures("bfloat16_first")
+@pytest.mark.parametrize("name", CROWDED)
+def test_pruned_lookup_is_exact_where_many_stay_open(name: str) -> None:
+    z, e = crowded(name)
+    assert torch.equal(PrunedCodebook(e, axes=2).nearest(z), brute_force(z, e))
+
+
+@needs_bfloat16
+@pytest.mark.usefixtures("bfloat16_first")
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 40),
+    st.integers(1, 300),
+    st.integers(2, 70),
+    st.integers(0, 10**6),
+    st.sampled_from([1e-30, 1e-4, 1, 1e4, 1e18]),
+    st.floats(0.5, 1),
+)
+def test_pruned_lookup_equals_float64(m: int, n: int, d: int, seed: int, size: float, decay: float) -> None:
+    spectrum = decay ** torch.arange(d) * size
+    z, e = random(m, d, seed=seed) * spectrum, random(n, d, seed=seed + 1) * spectrum
+    distances = torch.cdist(z.double(), e.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    assert torch.equal(PrunedCodebook(e).nearest(z), distances.argmin(1))
+
+
+@needs_bfloat16
+def test_pruned_lookup_looks_at_few_codewords_where_the_spectrum_falls(monkeypatch: pytest.MonkeyPatch) -> None:
+    spectrum = 0.8 ** torch.arange(64)
+    z, e = random(512, 64, seed=23) * spectrum, random(4096, 64, seed=24) * spectrum
+    looked_at = []
+    scores = bfloat16._scores
+    monkeypatch.setattr(bfloat16, "_scores", lambda *given: looked_at.append(len(given[3])) or scores(*given))
+    assert torch.equal(PrunedCodebook(e).nearest(z), nearest_codeword(z, e))
+    assert sum(looked_at[:2]) < 10 * 512  # groups, of 256 for each row
+
+
+@pytest.mark.parametrize("axes", [0, 8])
+def test_pruned_lookup_checks_its_axes(axes: int) -> None:
+    with pytest.raises(InputError, match="between 1 and D - 1 = 7"):
+        PrunedCodebook(random(40, 8, seed=25), axes)

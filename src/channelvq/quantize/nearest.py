@@ -48,22 +48,23 @@ def nearest_codeword(vectors: Float[Tensor, "M D"], codebook: Float[Tensor, "N D
     Extra memory is bounded by the tiles (under 64 MiB for any M and N, with D up to 4,096), never (M, N).
     Raises InputError on mismatched shapes, an empty codebook, NaN or infinity.
     """
-    _check_shapes(vectors, codebook)
+    check_shapes(vectors, codebook)
     vectors, codebook = vectors.detach(), codebook.detach()
-    largest = max(_largest(vectors, "vectors"), _largest(codebook, "codebook"))
-    stages = _stages(vectors.shape[1], largest)
+    largest = max(largest_magnitude(vectors, "vectors"), largest_magnitude(codebook, "codebook"))
+    stages = stages_for(vectors.shape[1], largest)
     found = torch.empty(len(vectors), dtype=torch.int64, device=vectors.device)
-    with torch.autocast(vectors.device.type, enabled=False), _full_float32():
-        for part in _row_tiles(vectors):
+    with torch.autocast(vectors.device.type, enabled=False), full_float32():
+        for part in row_tiles(vectors):
             rows = vectors[part].float()
             passes = [partial(rounded.narrow, stage=stage) for stage in stages]
             if stages and bfloat16.pays(rows, codebook):
                 passes.insert(0, partial(bfloat16.narrow, stage=stages[0]))
-            found[part] = _solve(rows, codebook, None, passes)
+            found[part] = solve(rows, codebook, None, passes)
     return found
 
 
-def _check_shapes(vectors: Tensor, codebook: Tensor) -> None:
+def check_shapes(vectors: Tensor, codebook: Tensor) -> None:
+    """InputError unless both are tables of the same width and there is a codeword."""
     if vectors.ndim != 2 or codebook.ndim != 2 or vectors.shape[1] != codebook.shape[1] or vectors.shape[1] == 0:
         raise InputError(
             "nearest_codeword: expected vectors (M, D) and a codebook (N, D) with the same D >= 1, "
@@ -73,7 +74,7 @@ def _check_shapes(vectors: Tensor, codebook: Tensor) -> None:
         raise InputError("nearest_codeword: the codebook is empty, at least one codeword is needed")
 
 
-def _largest(table: Tensor, name: str) -> float:
+def largest_magnitude(table: Tensor, name: str) -> float:
     """The largest magnitude, 0 for an empty table; refuses NaN and infinity, which aminmax passes on."""
     size = max(1, HELD // table.shape[1])
     # Results go into one tensor made beforehand: small ones kept between freed tiles would break up the heap.
@@ -87,8 +88,8 @@ def _largest(table: Tensor, name: str) -> float:
 
 
 @contextmanager
-def _full_float32() -> Iterator[None]:
-    # "high" and "medium" let a float32 product run in TF32 or bfloat16, outside the bound used here.
+def full_float32() -> Iterator[None]:
+    """Float32 products as such: "high" and "medium" let them run in TF32 or bfloat16, outside the bound used here."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
@@ -97,7 +98,7 @@ def _full_float32() -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def _row_tiles(vectors: Tensor) -> list[slice]:
+def row_tiles(vectors: Tensor) -> list[slice]:
     """Equal shares of the rows: a last tile of few would pay for reading the whole codebook as much as a full one."""
     size = max(1, min(ROW_TILE, 4 * HELD // vectors.shape[1]))
     count = -(-len(vectors) // size)
@@ -105,7 +106,7 @@ def _row_tiles(vectors: Tensor) -> list[slice]:
     return [slice(a, b) for a, b in pairwise(ends)]
 
 
-def _stages(dim: int, largest: float) -> list[Stage]:
+def stages_for(dim: int, largest: float) -> list[Stage]:
     """The rounded passes that have a proven bound for this D.
 
     A sum of n terms in any order, fused or not, is off by at most gamma_n = n u / (1 - n u) times the sum of magnitudes
@@ -125,7 +126,7 @@ def _stages(dim: int, largest: float) -> list[Stage]:
     ]
 
 
-def _solve(rows: Tensor, codebook: Tensor, codes: Tensor | None, passes: list[Pass]) -> Int64[Tensor, " M"]:
+def solve(rows: Tensor, codebook: Tensor, codes: Tensor | None, passes: list[Pass]) -> Int64[Tensor, " M"]:
     """Nearest codeword of each row among `codes` (ascending; None for all), by the passes and then in integers."""
     if not passes:
         return solve_exactly(rows, codebook, codes)
@@ -139,5 +140,5 @@ def _solve(rows: Tensor, codebook: Tensor, codes: Tensor | None, passes: list[Pa
         codes = code[~decided[row]].unique()
     rows = rows[rest]
     distinct, back = first_equal(rows).unique(return_inverse=True)
-    found[rest] = _solve(rows[distinct], codebook, merge(codebook, codes), passes[1:])[back]
+    found[rest] = solve(rows[distinct], codebook, merge(codebook, codes), passes[1:])[back]
     return found

@@ -39,13 +39,22 @@ def pays(rows: Tensor, codebook: Tensor) -> bool:
     )
 
 
-class _Rows(NamedTuple):
+class Rows(NamedTuple):
     """The rows, scaled, and what the bounds need of them."""
 
     numbers: Float[Tensor, "M D"]
     operand: BFloat16[Tensor, "M K"]
     norms: Float64[Tensor, " M"]
     residuals: Float64[Tensor, " M"]  # |z - bf16(z)|
+
+
+class Bounding(NamedTuple):
+    """Rows and codewords of fewer numbers, whose distances are below those of the full ones (lookup/pruned.py)."""
+
+    rows: Float[Tensor, "M P"]
+    words: Float[Tensor, "N P"]
+    slack: float  # error of a reduced score over |z| |e| + |e|^2
+    crowd: int  # a row with more open groups waits for the next pass
 
 
 class _Block(NamedTuple):
@@ -56,23 +65,36 @@ class _Block(NamedTuple):
     norms: Float64[Tensor, "T S G"]  # |e|, zero past the last codeword
 
 
-def narrow(rows: Float[Tensor, "M D"], codebook: Float[Tensor, "N D"], codes: Tensor | None, stage: Stage) -> Open:
+def narrow(
+    rows: Float[Tensor, "M D"],
+    codebook: Float[Tensor, "N D"],
+    codes: Tensor | None,
+    stage: Stage,
+    bounding: Bounding | None = None,
+) -> Open:
     """What is left open after bfloat16 and float32; stage: the arithmetic of float32. codes must be None: all.
 
-    Raises ValueError for a list of codes: this pass is the first one.
+    bounding: what the product in bfloat16 is made of, where that is not the rows and codewords themselves. Raises
+    ValueError for a list of codes: this pass is the first one.
     """
     if codes is not None:
         raise ValueError("the bfloat16 pass reads the whole codebook")
-    seen = _prepare(rows * stage.scale)
-    ceiling = torch.full_like(seen.norms, torch.inf)  # the least score plus its bound so far
+    full = _prepare(rows * stage.scale)
+    near = full if bounding is None else _prepare(bounding.rows * stage.scale)
+    ceiling = torch.full_like(full.norms, torch.inf)  # the least score plus its bound so far
     crowded = torch.zeros_like(ceiling, dtype=torch.bool)
     row = code = torch.zeros(0, dtype=torch.int64)
     floor = ceiling[:0]
     for start in range(0, len(codebook), BLOCK):
         words = codebook[start : start + BLOCK]
-        block = _minima(seen, words, stage.scale)
-        at, group = _open_groups(seen, block, stage, ceiling, crowded)
-        scores, bound = _scores(seen, words, block.norms.view(-1, GROUP), at, group, stage)
+        block = _minima(near, words if bounding is None else bounding.words[start : start + BLOCK], stage.scale)
+        norms = block.norms.view(-1, GROUP)  # a reduced codeword has the norm of the full one
+        if bounding is not None:
+            at = torch.arange(len(rows))
+            scores, bound = _scores(full, words, norms, at, _least_groups(block), stage)
+            torch.minimum(ceiling, (scores + bound).amin(1), out=ceiling)
+        at, group = _open_groups(near, block, stage, ceiling, crowded, bounding)
+        scores, bound = _scores(full, words, norms, at, group, stage)
         ceiling.scatter_reduce_(0, at, (scores + bound).amin(1), "amin")
         floors = scores - bound
         pair, member = (floors <= ceiling[at][:, None]).nonzero(as_tuple=True)
@@ -85,17 +107,17 @@ def narrow(rows: Float[Tensor, "M D"], codebook: Float[Tensor, "N D"], codes: Te
     return Open(row[kept], code[kept], crowded)
 
 
-def _prepare(rows: Tensor) -> _Rows:
+def _prepare(rows: Tensor) -> Rows:
     dim = rows.shape[1]
     operand = torch.zeros(len(rows), -(-(dim + 2) // 32) * 32, dtype=torch.bfloat16)
     operand[:, :dim] = -rows
     operand[:, dim : dim + 2] = 1
     norms = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
     residuals = torch.linalg.vector_norm(rows + operand[:, :dim].float(), dim=1, dtype=torch.float64)
-    return _Rows(rows, operand, norms, residuals)
+    return Rows(rows, operand, norms, residuals)
 
 
-def _minima(rows: _Rows, words: Tensor, scale: float) -> _Block:
+def _minima(rows: Rows, words: Tensor, scale: float) -> _Block:
     """One product in bfloat16 for each tile of codewords, reduced while it is in the cache."""
     dim, count = words.shape[1], len(rows.numbers)
     tiles, groups = -(-len(words) // CODE_TILE), CODE_TILE // GROUP
@@ -137,32 +159,47 @@ def _bound(least: Tensor, norms: Tensor, rows: Tensor, residuals: Tensor, stage:
     return (operands + sums + 1.01 * _ROUND**2 * half + _OUTPUT * least.abs()) * _SLACK
 
 
-def _open_groups(
-    rows: _Rows, block: _Block, stage: Stage, ceiling: Tensor, crowded: Tensor
-) -> tuple[Int64[Tensor, " P"], Int64[Tensor, " P"]]:
-    """Pairs (row, group of the block) that may hold the least score; lowers the ceiling and marks crowded rows.
+def _least_groups(block: _Block) -> Int64[Tensor, " M"]:
+    """The group of each row's least minimum."""
+    tile = block.tiles.argmin(0)
+    at = torch.arange(len(tile))
+    return tile * block.minima.shape[1] + block.minima[tile, :, at].argmin(1)
 
-    First by tiles, which are few, then by the groups of the open tiles.
+
+def _open_groups(
+    rows: Rows, block: _Block, stage: Stage, ceiling: Tensor, crowded: Tensor, bounding: Bounding | None
+) -> tuple[Int64[Tensor, " P"], Int64[Tensor, " P"]]:
+    """Pairs (row, group of the block) that may hold the least score; marks crowded rows.
+
+    First by tiles, which are few, then by the groups of the open tiles. The minima lower the ceiling, unless they are
+    bounds from below alone.
     """
+    crowd, slack = (CROWD, 0.0) if bounding is None else (bounding.crowd, bounding.slack)
     largest = block.norms.amax(2)
-    least = block.tiles.double()
-    bound = _bound(least, largest.amax(1)[:, None], rows.norms, rows.residuals, stage)
-    torch.minimum(ceiling, (least + bound).amin(0), out=ceiling)
-    is_open = least - bound <= ceiling
-    crowded |= is_open.sum(0) > CROWD
+
+    def bound(least: Tensor, norms: Tensor, z: Tensor, residuals: Tensor) -> Tensor:
+        return _bound(least, norms, z, residuals, stage) + slack * norms * (z + norms)
+
+    least, norms = block.tiles.double(), largest.amax(1)[:, None]
+    error = bound(least, norms, rows.norms, rows.residuals)
+    if bounding is None:
+        torch.minimum(ceiling, (least + error).amin(0), out=ceiling)
+    is_open = least - error <= ceiling
+    crowded |= is_open.sum(0) > crowd
     tile, at = (is_open & ~crowded).nonzero(as_tuple=True)
     least = block.minima[tile, :, at].double()
-    bound = _bound(least, largest[tile], rows.norms[at][:, None], rows.residuals[at][:, None], stage)
-    ceiling.scatter_reduce_(0, at, (least + bound).amin(1), "amin")
-    pair, group = (least - bound <= ceiling[at][:, None]).nonzero(as_tuple=True)
+    error = bound(least, largest[tile], rows.norms[at][:, None], rows.residuals[at][:, None])
+    if bounding is None:
+        ceiling.scatter_reduce_(0, at, (least + error).amin(1), "amin")
+    pair, group = (least - error <= ceiling[at][:, None]).nonzero(as_tuple=True)
     at, group = at[pair], tile[pair] * block.minima.shape[1] + group
-    crowded |= torch.bincount(at, minlength=len(crowded)) > CROWD
+    crowded |= torch.bincount(at, minlength=len(crowded)) > crowd
     kept = ~crowded[at]
     return at[kept], group[kept]
 
 
 def _scores(
-    rows: _Rows, words: Tensor, norms: Float64[Tensor, "H G"], at: Tensor, group: Tensor, stage: Stage
+    rows: Rows, words: Tensor, norms: Float64[Tensor, "H G"], at: Tensor, group: Tensor, stage: Stage
 ) -> tuple[Float64[Tensor, "P G"], Float64[Tensor, "P G"]]:
     """Scores in float32 of the codewords of each pair's group, infinity past the last, and their error bounds."""
     norms = norms[group]
