@@ -7,6 +7,7 @@ codebook: what keeps the plain codebook alive? Short runs with one setting chang
 ibq: which logits keep index backpropagation alive at a code dimension of 256? Short runs on one core.
 scaling: what becomes of use and quality from 1,024 to 65,536 codes? Both axes, and three of the family at 16,384.
 Paper: the codebook-size study (65,536 codes: 100 % use against 1.1 %).
+losses: what do the perceptual and the adversarial loss change, and does the latter need to fall for short prefixes?
 """
 
 import json
@@ -24,6 +25,7 @@ from channelvq.experiments.store import DEFAULT_STORE, record, trained
 from channelvq.train.run import load_tokenizer_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe
 
+STUDIED_BY_FEATURES = {"losses"}  # measured by the perceptual network too
 IMAGES = 768  # of each kind: 2 * 768 * 64 = 98,304 tokens, 24 for each code
 MORE_IMAGES = {"scaling": 4096}  # 524,288 tokens, 8 for each of 65,536 codes
 KINDS = ("emoji", "photos")
@@ -86,6 +88,11 @@ STUDIES: dict[str, dict[str, tuple[str, tuple[str, ...]]]] = {
             ("channel", "ibq", 16384),
             ("patch", "simvq", 16384),
         )
+    },
+    "losses": {
+        "pixel": ("small/bundled", ("train.steps=2000",)),
+        "full": ("small/full", ()),
+        "full, prefixes weigh alike": ("small/full", ("objective.adversarial.prefix_weight=false",)),
     },
     "ibq": {
         "plain": ("small/axis-channel", _WIDE),
