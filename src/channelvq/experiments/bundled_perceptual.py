@@ -10,7 +10,7 @@ from channelvq.evaluate.cross_style import GALLERY, STYLES, cross_style_accuracy
 from channelvq.evaluate.report import write_json
 from channelvq.experiments.bundled import halve, run_facts
 from channelvq.nn.perceptual import PerceptualNetwork
-from channelvq.train.perceptual_task import PerceptualRecipe
+from channelvq.train.run import load_perceptual_recipe
 
 SOURCES = ("emojibase-data", "fluent-emoji", "noto", "twemoji")
 
@@ -68,12 +68,13 @@ tags: [perceptual-loss]
 A small convolutional network that recognises the same emoji in three art sets. The distance of its features is the
 perceptual loss of `objective.perceptual.network=bundled`; it is not LPIPS and its figures are not comparable to LPIPS.
 
-`{command}`: {steps} steps, {minutes:.0f} minutes on {machine}, torch {torch}, revision `{git}`. Stored in half precision.
+`{command}`: {steps} steps, {minutes:.0f} minutes on {machine}, torch {torch}, revision `{git}`.
+Stored in half precision.
 
 ## Cross-style test
 
-{queries} labels that were never trained on, each looked for among {gallery} emoji of another art set. Every figure is in
-`results/perceptual.json`.
+{queries} labels that were never trained on, each looked for among {gallery} emoji of another art set. Every figure is
+in `results/perceptual.json`.
 
 | from to | network | 16 x 16 pixels |
 |---|---|---|
@@ -83,12 +84,3 @@ perceptual loss of `objective.perceptual.network=bundled`; it is not LPIPS and i
 
 {works}
 """
-
-
-def load_perceptual_recipe(path: Path) -> PerceptualRecipe:
-    """The resolved recipe of a run; raises InputError where it is of another task."""
-    from channelvq.train.run import load_recipe
-
-    recipe = load_recipe(str(path))
-    assert isinstance(recipe, PerceptualRecipe)
-    return recipe

@@ -15,17 +15,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import UInt8
 from rich.table import Table
+from torch import Tensor
 
 from channelvq.errors import InputError
+from channelvq.evaluate.features import kernel_distance, perceptual_distances
+from channelvq.evaluate.metrics import mean_with_interval
 from channelvq.evaluate.reconstruction import evaluate_reconstruction
 from channelvq.evaluate.report import protocol, write_json
 from channelvq.experiments.held_out import DESCRIPTIONS, held_out
 from channelvq.experiments.store import DEFAULT_STORE, record, trained
+from channelvq.images import normalize, to_uint8
+from channelvq.nn.perceptual import PerceptualNetwork
+from channelvq.tokenizer import CVQTokenizer
 from channelvq.train.run import load_tokenizer_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe
 
-STUDIED_BY_FEATURES = {"losses"}  # measured by the perceptual network too
 IMAGES = 768  # of each kind: 2 * 768 * 64 = 98,304 tokens, 24 for each code
 MORE_IMAGES = {"scaling": 4096}  # 524,288 tokens, 8 for each of 65,536 codes
 KINDS = ("emoji", "photos")
@@ -120,14 +126,30 @@ def run(study: str, path: Path, store: Path = DEFAULT_STORE) -> dict[str, Any]:
     records = []
     for name, recipe in recipes(study).items():
         tokenizer, done = trained(recipe, store)
-        report = evaluate_reconstruction(tokenizer, images, prefixes=[tokenizer.num_tokens])
+        metrics = evaluate_reconstruction(tokenizer, images, prefixes=[tokenizer.num_tokens]).to_dict()
+        if study == "losses":
+            metrics |= _features(tokenizer, images)
         base, overrides = STUDIES[study][name]
         facts = {"name": name, "recipe": base, "overrides": list(overrides)}
-        records.append(facts | record(recipe, done, "+".join(KINDS), report.to_dict()))
+        records.append(facts | record(recipe, done, "+".join(KINDS), metrics))
     data = "; ".join(f"{count} {kind}: {DESCRIPTIONS[kind]}" for kind in KINDS)
     how = protocol(images, data=data, split="test", resize="antialiased", crop="see data")
     write_json(path, {"protocol": how, "records": records})
     return load(path)
+
+
+def _features(tokenizer: CVQTokenizer, images: UInt8[Tensor, "n 3 h w"]) -> dict[str, float]:
+    """Distances by the bundled perceptual network, the one that the full recipe trains with."""
+    network = PerceptualNetwork.load("bundled")
+    parts = [tokenizer.detokenize(tokenizer.tokenize(normalize(part)), "tensor") for part in images.split(256)]
+    restored = to_uint8(torch.cat(parts))
+    distance = mean_with_interval(perceptual_distances(network, restored, images), seed=0)
+    return {
+        "perceptual": distance.mean,
+        "perceptual_low": distance.low,
+        "perceptual_high": distance.high,
+        "kid_ours": kernel_distance(network, restored, images),
+    }
 
 
 def load(path: Path) -> dict[str, Any]:

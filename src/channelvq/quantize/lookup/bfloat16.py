@@ -7,13 +7,14 @@ M rows   N codewords   K = D + 2, filled up to a multiple of 32   G = 16 codewor
 open groups by the bound -> their codewords in float32 -> open codewords by the bound of float32
 """
 
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
 from jaxtyping import BFloat16, Float, Float64, Int64
 from torch import Tensor
 
-from channelvq.quantize.lookup.tiles import CROWD, GROUP, Open, Stage
+from channelvq.quantize.lookup.tiles import CROWD, GROUP, Open, Stage, read
 
 CODE_TILE = 1024
 BLOCK = 2**16  # codewords whose group minima are held at once
@@ -28,11 +29,12 @@ _SLACK = 1 + 2.0**-20  # for the rounding of norms and of the bound itself
 
 def pays(rows: Tensor, codebook: Tensor) -> bool:
     """Whether this pass comes first: the product is in hardware, accumulates in float32, and there is enough of it."""
+    if len(rows) < FEW_ROWS or len(codebook) < FEW_CODES or not FEW_NUMBERS <= rows.shape[1] <= MANY_NUMBERS:
+        return False
+    if rows.device.type == "cuda":
+        return find_spec("triton") is not None
     return (
         rows.device.type == "cpu"
-        and len(rows) >= FEW_ROWS
-        and len(codebook) >= FEW_CODES
-        and FEW_NUMBERS <= rows.shape[1] <= MANY_NUMBERS
         and torch.backends.mkldnn.enabled  # pyright: ignore[reportAttributeAccessIssue]
         and torch.backends.mkldnn.is_available()
         and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
@@ -60,8 +62,8 @@ class Bounding(NamedTuple):
 class _Block(NamedTuple):
     """Group minima of up to BLOCK codewords, by tiles of S groups."""
 
-    minima: BFloat16[Tensor, "T S M"]
-    tiles: BFloat16[Tensor, "T M"]  # their minima
+    minima: Float[Tensor, "T S M"]  # bfloat16 from the processor's product, float32 from the kernel
+    tiles: Float[Tensor, "T M"]  # their minima
     norms: Float64[Tensor, "T S G"]  # |e|, zero past the last codeword
 
 
@@ -83,14 +85,14 @@ def narrow(
     near = full if bounding is None else _prepare(bounding.rows * stage.scale)
     ceiling = torch.full_like(full.norms, torch.inf)  # the least score plus its bound so far
     crowded = torch.zeros_like(ceiling, dtype=torch.bool)
-    row = code = torch.zeros(0, dtype=torch.int64)
+    row = code = torch.zeros(0, dtype=torch.int64, device=rows.device)
     floor = ceiling[:0]
     for start in range(0, len(codebook), BLOCK):
         words = codebook[start : start + BLOCK]
         block = _minima(near, words if bounding is None else bounding.words[start : start + BLOCK], stage.scale)
         norms = block.norms.view(-1, GROUP)  # a reduced codeword has the norm of the full one
         if bounding is not None:
-            at = torch.arange(len(rows))
+            at = torch.arange(len(rows), device=rows.device)
             scores, bound = _scores(full, words, norms, at, _least_groups(block), stage)
             torch.minimum(ceiling, (scores + bound).amin(1), out=ceiling)
         at, group = _open_groups(near, block, stage, ceiling, crowded, bounding)
@@ -109,7 +111,7 @@ def narrow(
 
 def _prepare(rows: Tensor) -> Rows:
     dim = rows.shape[1]
-    operand = torch.zeros(len(rows), -(-(dim + 2) // 32) * 32, dtype=torch.bfloat16)
+    operand = torch.zeros(len(rows), -(-(dim + 2) // 32) * 32, dtype=torch.bfloat16, device=rows.device)
     operand[:, :dim] = -rows
     operand[:, dim : dim + 2] = 1
     norms = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
@@ -118,20 +120,30 @@ def _prepare(rows: Tensor) -> Rows:
 
 
 def _minima(rows: Rows, words: Tensor, scale: float) -> _Block:
-    """One product in bfloat16 for each tile of codewords, reduced while it is in the cache."""
-    dim, count = words.shape[1], len(rows.numbers)
+    """Group minima, by the kernel on a GPU."""
     tiles, groups = -(-len(words) // CODE_TILE), CODE_TILE // GROUP
+    norms = torch.zeros(tiles * CODE_TILE, dtype=torch.float64, device=words.device)
+    if words.is_cuda:
+        from channelvq.quantize.lookup.triton_kernel import group_minima
+
+        for start, tile in read(words, None, CODE_TILE):
+            norms[start : start + len(tile)] = torch.linalg.vector_norm(tile * scale, dim=1, dtype=torch.float64)
+        minima = group_minima(rows.numbers, words, norms, scale, GROUP).view(tiles, groups, -1)
+        return _Block(minima, minima.amin(1), norms.view(tiles, groups, GROUP))
+    return _products(rows, words, scale, norms)
+
+
+def _products(rows: Rows, words: Tensor, scale: float, norms: Tensor) -> _Block:
+    """One product in bfloat16 for each tile of codewords, reduced while it is in the cache; fills in the norms."""
+    dim, count = words.shape[1], len(rows.numbers)
+    tiles, groups = len(norms) // CODE_TILE, CODE_TILE // GROUP
     operand = torch.zeros(CODE_TILE, rows.operand.shape[1], dtype=torch.bfloat16)
     product = torch.empty(CODE_TILE, count, dtype=torch.bfloat16)
     minima = torch.empty(tiles, groups, count, dtype=torch.bfloat16)
     least = torch.empty(tiles, count, dtype=torch.bfloat16)
-    norms = torch.zeros(tiles * CODE_TILE, dtype=torch.float64)
     columns = rows.operand.T
-    for i in range(tiles):
-        start = i * CODE_TILE
-        tile = words[start : start + CODE_TILE].float()
-        if scale != 1:
-            tile = tile * scale
+    for start, part in read(words, None, CODE_TILE):
+        tile, i = part if scale == 1 else part * scale, start // CODE_TILE
         if len(tile) < CODE_TILE:
             operand.zero_()
             operand[:, dim] = torch.inf  # codewords that are not there are the farthest
@@ -162,7 +174,7 @@ def _bound(least: Tensor, norms: Tensor, rows: Tensor, residuals: Tensor, stage:
 def _least_groups(block: _Block) -> Int64[Tensor, " M"]:
     """The group of each row's least minimum."""
     tile = block.tiles.argmin(0)
-    at = torch.arange(len(tile))
+    at = torch.arange(len(tile), device=tile.device)
     return tile * block.minima.shape[1] + block.minima[tile, :, at].argmin(1)
 
 
@@ -203,9 +215,9 @@ def _scores(
 ) -> tuple[Float64[Tensor, "P G"], Float64[Tensor, "P G"]]:
     """Scores in float32 of the codewords of each pair's group, infinity past the last, and their error bounds."""
     norms = norms[group]
-    scores = torch.empty(len(at), GROUP)
+    scores = torch.empty(len(at), GROUP, device=at.device)
     size = max(1, _PAIRS // (GROUP * words.shape[1]))
-    member = torch.arange(GROUP)
+    member = torch.arange(GROUP, device=at.device)
     for start in range(0, len(at), size):
         part = slice(start, start + size)
         code = group[part, None] * GROUP + member
