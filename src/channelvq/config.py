@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -137,6 +138,12 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
     for override in overrides:
         if "=" not in override or override.startswith("="):
             raise InputError(f"override {override!r}: expected key=value, for example train.steps=100")
+    for before, override in pairwise(overrides):
+        # What a shell makes of urls=train-{0..9}.tar: without this only the last shard would be read.
+        if before != override and before.split("=")[0] == override.split("=")[0]:
+            raise InputError(
+                f"overrides {before!r} and {override!r}: one setting twice; put a value with braces in quotes"
+            )
     try:
         return _merge(data, OmegaConf.from_dotlist(list(overrides)))
     except (OmegaConfBaseException, YAMLError) as error:

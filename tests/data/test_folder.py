@@ -14,7 +14,8 @@ from PIL import Image
 from channelvq.config import from_dict
 from channelvq.data import checked
 from channelvq.data.build import DataConfig, FolderConfig, ManifestConfig, build_mixture, build_source
-from channelvq.data.folder import EmptySplitError, FolderSource, ManifestSource, SkippedFilesWarning
+from channelvq.data.folder import FolderSource, ManifestSource
+from channelvq.data.options import EmptySplitError, ImageOptions, SkippedFilesWarning
 from channelvq.data.split import assign_split
 from channelvq.errors import InputError
 from channelvq.images import load_image, random_crop, to_tensor
@@ -98,7 +99,7 @@ def test_splits_partition_the_folder_and_never_depend_on_position(tmp_path):
     names = [f"{i:02d}.png" for i in range(40)]
     fill(tmp_path, names)
     fractions: dict[str, Any] = {"validation": 0.3, "test": 0.3}
-    parts = {split: keys(FolderSource(tmp_path, 4, split, **fractions)) for split in SPLITS}
+    parts = {split: keys(FolderSource(tmp_path, 4, split, ImageOptions(**fractions))) for split in SPLITS}
     assert sorted(key for part in parts.values() for key in part) == names
     assert all(assign_split(key, **fractions) == split for split, part in parts.items() for key in part)
     for name in names[::2]:
@@ -106,17 +107,19 @@ def test_splits_partition_the_folder_and_never_depend_on_position(tmp_path):
     moved = tmp_path.with_name("moved")
     shutil.move(tmp_path, moved)
     for split in SPLITS:
-        assert keys(FolderSource(moved, 4, split, **fractions)) == [k for k in parts[split] if k in names[1::2]]
+        assert keys(FolderSource(moved, 4, split, ImageOptions(**fractions))) == [
+            k for k in parts[split] if k in names[1::2]
+        ]
 
 
 def test_random_crop_and_flip_are_drawn_from_the_generator(tmp_path):
     fill(tmp_path, ["a.png"])
     image = load_image(tmp_path / "a.png")
-    source = FolderSource(tmp_path, 8, "all", crop="random", min_side=9)
+    source = FolderSource(tmp_path, 8, "all", ImageOptions(crop="random", min_side=9))
     for seed in range(3):
         expected = to_tensor(random_crop(image, 8, 9, gen(seed)))
         assert torch.equal(source.sample(0, gen(seed)).image, expected)
-    flipping = FolderSource(tmp_path, 20, "all", flip=True)
+    flipping = FolderSource(tmp_path, 20, "all", ImageOptions(flip=True))
     plain = FolderSource(tmp_path, 20, "all").sample(0, gen()).image
     seen = [flipping.sample(0, gen(seed)).image for seed in range(20)]
     mirrored = [torch.equal(x, plain.flip(-1)) for x in seen]
@@ -197,7 +200,7 @@ def test_recipe_options_reach_the_source(tmp_path):
         from_dict(FolderConfig, {"root": str(tmp_path), **options}),
         from_dict(ManifestConfig, {"path": str(tmp_path / "m.csv"), **options}),
     ]
-    expected = FolderSource(tmp_path, 8, "validation", **options)
+    expected = FolderSource(tmp_path, 8, "validation", ImageOptions(**options))
     for config in configs:
         source = build_source(config, 8, "validation")
         assert keys(source) == keys(expected)
@@ -246,12 +249,12 @@ def test_folders_without_a_sample(tmp_path):
         FolderSource(tmp_path, 8, "all")
     fill(tmp_path, ["a.png"])
     with pytest.raises(InputError, match=r"no image in split 'test' \(1 in train, 0 in validation, 0 in test\)"):
-        FolderSource(tmp_path, 8, "test", validation=0, test=0)
+        FolderSource(tmp_path, 8, "test", ImageOptions(validation=0, test=0))
 
 
 def test_wrong_options_and_texts(tmp_path):
     fill(tmp_path, ["a.png"])
-    for options in ({"split": "val"}, {"crop": "left"}, {"size": 0}, {"min_side": 0}):
+    for options in ({"split": "val"}, {"size": 0}):
         with pytest.raises(InputError, match=f"{next(iter(options))}="):
             FolderSource(**{"root": tmp_path, "size": 8, "split": "all", **options})
     source = FolderSource(tmp_path, 8, "all")
@@ -304,7 +307,7 @@ def test_manifest_without_text_and_split(photos):
     fractions: dict[str, Any] = {"validation": 0, "test": 0.7}
     expected = [f"p/{n}.png" for n in "abc" if assign_split(f"p/{n}.png", **fractions) == "test"]
     assert 0 < len(expected) < 3
-    assert keys(ManifestSource(path, 8, "test", **fractions)) == expected
+    assert keys(ManifestSource(path, 8, "test", ImageOptions(**fractions))) == expected
 
 
 def test_manifest_with_a_missing_image(photos):

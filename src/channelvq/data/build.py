@@ -1,7 +1,7 @@
 """Sources by configuration: what `data:` of a recipe may hold."""
 
-from dataclasses import field
-from typing import Annotated, Literal, TypedDict
+from dataclasses import field, replace
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from pydantic.dataclasses import dataclass
@@ -9,25 +9,16 @@ from pydantic.dataclasses import dataclass
 from channelvq.config import STRICT
 from channelvq.data.captions import TASKS, Task
 from channelvq.data.emoji import EmojiSource
-from channelvq.data.folder import Crop, EmptySplitError, FolderSource, ManifestSource
+from channelvq.data.folder import FolderSource, ManifestSource
+from channelvq.data.huggingface import HuggingFaceSource
+from channelvq.data.options import EmptySplitError, ImageOptions, SplitOrAll
 from channelvq.data.photos import PhotoSource
 from channelvq.data.scenes import SceneSource
+from channelvq.data.shards import ShardSource
 from channelvq.data.source import Source
 from channelvq.data.split import Split
 from channelvq.data.stream import Mixture
 from channelvq.errors import InputError
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
-class FileOptions(TypedDict):
-    """The options that FolderSource and ManifestSource share."""
-
-    crop: Crop
-    min_side: int
-    flip: bool
-    validation: float
-    test: float
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -63,44 +54,69 @@ class PhotoConfig:
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
-class _FilesConfig:
-    """What folders and manifests share.
+class FolderConfig(ImageOptions):
+    """Every image below the folder `root`.
 
-    crop: "center", the largest centred square, or "random", a random square of at least `min_side` px. flip: mirror
-    half of the samples, wrong where captions say left and right. validation, test: shares of the images, by the hash
-    of their names.
+    validation_root, test_root: folders of these splits, where they are given; `root` then has no share of them.
+    labels: the first folder below the root names what is shown: "folders", or a file of names (data/labels.py).
     """
-
-    weight: NonNegativeFloat = 1.0
-    crop: Crop = "center"
-    min_side: PositiveInt = 256
-    flip: bool = False
-    validation: Fraction = 0.05
-    test: Fraction = 0.10
-
-    def __post_init__(self) -> None:
-        if self.validation + self.test > 1:
-            raise ValueError(f"validation {self.validation} and test {self.test} must together be at most 1")
-
-
-@dataclass(frozen=True, config=STRICT, kw_only=True)
-class FolderConfig(_FilesConfig):
-    """Every image below the folder `root`."""
 
     root: str
     kind: Literal["folder"] = "folder"
+    weight: NonNegativeFloat = 1.0
+    validation_root: str | None = None
+    test_root: str | None = None
+    labels: str | None = None
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
-class ManifestConfig(_FilesConfig):
+class ManifestConfig(ImageOptions):
     """The images that the .jsonl or .csv file `path` lists; its field `split`, where there is one, decides."""
 
     path: str
     kind: Literal["manifest"] = "manifest"
+    weight: NonNegativeFloat = 1.0
+
+
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class ShardsConfig(ImageOptions):
+    """The images and captions of the tar shards `urls`, such as "data/train-{00000..00256}.tar".
+
+    validation_urls, test_urls: shards of these splits, where they are given; `urls` then has no share of them.
+    caption_field: of .json members. captioned: leave out images without a caption.
+    """
+
+    urls: str
+    kind: Literal["shards"] = "shards"
+    weight: NonNegativeFloat = 1.0
+    validation_urls: str | None = None
+    test_urls: str | None = None
+    caption_field: str = "caption"
+    captioned: bool = False
+
+
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class HuggingFaceConfig(ImageOptions):
+    """The split `split` of a data set of Hugging Face `datasets`: a name on the hub or a folder.
+
+    subset: the data set's own configuration, where it has several. validation_split, test_split: its splits for these,
+    where they are given; `split` then has no share of them. caption_column: of texts or of class labels.
+    """
+
+    name: str
+    kind: Literal["huggingface"] = "huggingface"
+    weight: NonNegativeFloat = 1.0
+    subset: str | None = None
+    split: str = "train"
+    validation_split: str | None = None
+    test_split: str | None = None
+    image_column: str = "image"
+    caption_column: str | None = None
 
 
 SourceConfig = Annotated[
-    SceneConfig | EmojiConfig | PhotoConfig | FolderConfig | ManifestConfig, Field(discriminator="kind")
+    SceneConfig | EmojiConfig | PhotoConfig | FolderConfig | ManifestConfig | ShardsConfig | HuggingFaceConfig,
+    Field(discriminator="kind"),
 ]
 
 
@@ -122,19 +138,37 @@ def build_source(config: SourceConfig, size: int, split: Split) -> Source:
         case PhotoConfig():
             return PhotoSource(size=size, split=split, min_side=config.min_side)
         case FolderConfig():
-            return FolderSource(config.root, size, split, **_file_options(config))
+            place = _place(split, config.root, config.validation_root, config.test_root, config)
+            return FolderSource(*place.at(size), labels=config.labels)
         case ManifestConfig():
-            return ManifestSource(config.path, size, split, **_file_options(config))
+            return ManifestSource(config.path, size, split, config)
+        case ShardsConfig():
+            place = _place(split, config.urls, config.validation_urls, config.test_urls, config)
+            return ShardSource(*place.at(size), caption_field=config.caption_field, captioned=config.captioned)
+        case HuggingFaceConfig():
+            place = _place(split, config.split, config.validation_split, config.test_split, config)
+            columns = (config.image_column, config.caption_column)
+            return HuggingFaceSource(config.name, *place.at(size), subset=config.subset, columns=columns)
 
 
-def _file_options(config: _FilesConfig) -> FileOptions:
-    return {
-        "crop": config.crop,
-        "min_side": config.min_side,
-        "flip": config.flip,
-        "validation": config.validation,
-        "test": config.test,
-    }
+class _Place(NamedTuple):
+    """Where the images of a split are, and which of those that are there."""
+
+    where: str
+    split: SplitOrAll
+    options: ImageOptions
+
+    def at(self, size: int) -> tuple[str, int, SplitOrAll, ImageOptions]:
+        """The first arguments of a source."""
+        return self.where, size, self.split, self.options
+
+
+def _place(split: Split, main: str, validation: str | None, test: str | None, options: ImageOptions) -> _Place:
+    """A split that has a place of its own is all that is there, and has no share of the main place."""
+    own = {"validation": validation, "test": test}
+    if (where := own.get(split)) is not None:
+        return _Place(where, "all", options)
+    return _Place(main, split, replace(options, **{name: 0.0 for name, where in own.items() if where is not None}))
 
 
 def build_mixture(config: DataConfig, size: int, split: Split, seed: int) -> Mixture:

@@ -8,7 +8,6 @@ cache; on a later start only their headers are read. Bad files are tried again, 
 import hashlib
 import json
 import os
-import tempfile
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from channelvq.data.packages import cache_root
+from channelvq.data.whole import write_whole
 from channelvq.errors import InputError
 from channelvq.images import FirstFrameWarning, Skipped, image_size, load_image
 
@@ -86,14 +86,5 @@ def _remembered(file: Path) -> dict[str, Stamp]:
 def _remember(file: Path, good: dict[str, Stamp]) -> None:
     """Write the memory whole or not at all; a cache that cannot be written costs time only."""
     text = json.dumps({"pillow": version("pillow"), "files": good})
-    temporary = None
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        os.replace(temporary, file)
-    except OSError:
-        if temporary is not None:
-            with suppress(OSError):
-                os.unlink(temporary)
+    with suppress(OSError):
+        write_whole(file, lambda stream: stream.write(text.encode()))

@@ -6,6 +6,9 @@ Position never decides: adding, removing or reordering files moves no other samp
 import hashlib
 from typing import Literal
 
+import numpy as np
+from jaxtyping import Bool, UInt64
+
 from channelvq.errors import InputError
 
 Split = Literal["train", "validation", "test"]
@@ -22,7 +25,23 @@ def assign_split(key: str, validation: float = 0.05, test: float = 0.10) -> Spli
         raise InputError(
             f"split fractions validation={validation}, test={test}: both must be at least 0 and together at most 1"
         )
-    uniform = int.from_bytes(hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()[:8], "big") / 2**64
+    uniform = split_number(key) / 2**64
     if uniform < test:
         return "test"
     return "validation" if uniform < test + validation else "train"
+
+
+def split_number(key: str) -> int:
+    """The first 64 bits of the SHA-256 of a key."""
+    return int.from_bytes(hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()[:8], "big")
+
+
+def split_mask(
+    numbers: UInt64[np.ndarray, "..."], split: Split, validation: float, test: float
+) -> Bool[np.ndarray, "..."]:
+    """Which samples, by their `split_number`, `assign_split` puts in `split`."""
+    uniform = numbers.astype(np.float64) / 2**64
+    if split == "test":
+        return uniform < test
+    held_out = uniform < test + validation
+    return held_out & (uniform >= test) if split == "validation" else ~held_out

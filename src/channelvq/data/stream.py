@@ -6,7 +6,6 @@ augmentation. A run therefore resumes at its step without any state, whatever th
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
 
 import torch
 from jaxtyping import UInt8
@@ -38,6 +37,7 @@ class Mixture(Dataset[Sample]):
         self.sources = [sources[name] for name in self.names]
         self.seed = seed
         self.pattern = _pattern([weights[name] for name in self.names], seed)
+        self._orders: dict[int, tuple[int, Tensor]] = {}  # of each source: an epoch and its order
 
     def locate(self, position: int) -> tuple[int, int]:
         """(source, index in the source) of a position."""
@@ -45,7 +45,14 @@ class Mixture(Dataset[Sample]):
         source = self.pattern[place]
         count = period * self.pattern.count(source) + self.pattern[:place].count(source)
         epoch, place = divmod(count, len(self.sources[source]))
-        return source, int(_permutation(len(self.sources[source]), self.seed + 1_000_003 * epoch + source)[place])
+        return source, int(self._order(source, epoch)[place])
+
+    def _order(self, source: int, epoch: int) -> Tensor:
+        """The order of a source's samples in an epoch; the last one is kept, 8 bytes a sample."""
+        if source not in self._orders or self._orders[source][0] != epoch:
+            generator = torch.Generator().manual_seed(self.seed + 1_000_003 * epoch + source)
+            self._orders[source] = (epoch, torch.randperm(len(self.sources[source]), generator=generator))
+        return self._orders[source][1]
 
     def __getitem__(self, position: int) -> Sample:
         source, index = self.locate(position)
@@ -63,11 +70,6 @@ def _pattern(weights: Sequence[float], seed: int) -> list[int]:
         counts[by_remainder[i % len(counts)]] += 1
     flat = [source for source, count in enumerate(counts) for _ in range(count)]
     return [flat[i] for i in torch.randperm(len(flat), generator=position_generator(seed, -1)).tolist()]
-
-
-@lru_cache(maxsize=64)
-def _permutation(length: int, seed: int) -> Tensor:
-    return torch.randperm(length, generator=torch.Generator().manual_seed(seed))
 
 
 def stack_images(samples: Sequence[Sample]) -> UInt8[Tensor, "B 3 H W"]:

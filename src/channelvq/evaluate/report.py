@@ -2,9 +2,7 @@
 
 import json
 import math
-import os
 import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
+from channelvq.data.whole import write_whole
 from channelvq.errors import InputError
 from channelvq.evaluate.metrics import check_images
 from channelvq.nn.state import tensor_sha256, weights_sha256
@@ -71,25 +70,9 @@ def write_text(path: str | Path, text: str) -> None:
     """Write a text file atomically, as UTF-8; folders are made. Raises InputError where it cannot be written."""
     path = Path(path)
     try:
-        _replace(path, text)
+        write_whole(path, lambda stream: stream.write(text.encode("utf-8")))
     except (OSError, ValueError) as error:
         raise InputError(f"cannot write {str(path)!r}: {error}") from error
-
-
-def _replace(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        # mkstemp makes private files; a result file gets the rights that open() would give it.
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _plain(obj: Any, where: str) -> Any:

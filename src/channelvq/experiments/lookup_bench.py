@@ -8,7 +8,6 @@ codebook and vectors at the best of some tilings, which no lookup by a float32 p
 import multiprocessing
 import os
 import platform
-import resource
 import statistics
 import sys
 import time
@@ -141,7 +140,7 @@ def _measure(case: Case, rounds: int) -> list[dict[str, Any]]:
             "milliseconds": 1000 * statistics.median(times),
             "ratio": statistics.median(a / b for a, b in zip(times, seconds[FLOOR], strict=True)),
             "agreement": agreement.get(name),
-            "peak_mib": None if name == FLOOR else peak(name, case),
+            "peak_mib": peak(name, case) if name != FLOOR and sys.platform == "linux" else None,
         }
         for name, times in seconds.items()
     ]  # fmt: skip
@@ -193,10 +192,15 @@ def _grown(name: str, case: Case) -> float:
     vectors, codebook = case.make()
     lookup = METHODS[name](codebook)
     METHODS[name](codebook[: len(codebook) // 8])(vectors[:64])  # what the first call of a kernel takes once
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _high_water()
     found = lookup(vectors)
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * (1 if sys.platform == "darwin" else 1024)
-    return max(0.0, grown - found.numel() * found.element_size()) / 2**20
+    return max(0.0, _high_water() - before - found.numel() * found.element_size() / 2**20)
+
+
+def _high_water() -> float:
+    """MiB at the peak of this process. Not ru_maxrss, which a child begins with the peak of its parent."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 HEADINGS = ("codes", "dim", "data", "method", "ms", "over the product", "peak MiB", "agreement")

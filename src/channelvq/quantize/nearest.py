@@ -100,7 +100,7 @@ def full_float32() -> Iterator[None]:
 
 def row_tiles(vectors: Tensor) -> list[slice]:
     """Equal shares of the rows: a last tile of few would pay for reading the whole codebook as much as a full one."""
-    size = max(1, min(ROW_TILE, 4 * HELD // vectors.shape[1]))
+    size = max(1, min(ROW_TILE, 8 * HELD // vectors.shape[1]))
     count = -(-len(vectors) // size)
     ends = [len(vectors) * i // count for i in range(count + 1)] if count else [0]
     return [slice(a, b) for a, b in pairwise(ends)]
@@ -140,5 +140,7 @@ def solve(rows: Tensor, codebook: Tensor, codes: Tensor | None, passes: list[Pas
         codes = code[~decided[row]].unique()
     rows = rows[rest]
     distinct, back = first_equal(rows).unique(return_inverse=True)
-    found[rest] = solve(rows[distinct], codebook, merge(codebook, codes), passes[1:])[back]
+    if codes is not None or len(passes) <= 2:  # looking for equal codewords in the whole codebook is dear for few rows
+        codes = merge(codebook, codes)
+    found[rest] = solve(rows[distinct], codebook, codes, passes[1:])[back]
     return found

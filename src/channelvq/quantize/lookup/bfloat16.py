@@ -14,6 +14,7 @@ import torch
 from jaxtyping import BFloat16, Float, Float64, Int64
 from torch import Tensor
 
+from channelvq.quantize.lookup import rounded
 from channelvq.quantize.lookup.tiles import CROWD, GROUP, Open, Stage, read
 
 CODE_TILE = 1024
@@ -21,6 +22,8 @@ BLOCK = 2**16  # codewords whose group minima are held at once
 FEW_ROWS, FEW_CODES, FEW_NUMBERS = 48, 2048, 32  # below these the float32 pass is as fast (results/lookup.json)
 MANY_NUMBERS = 4096  # above, the working tensors would be too large
 
+CROWDED_TILES, CROWDED_GROUPS = 16, 32  # a row with more open ones waits for the next pass
+_HELD_PAIRS = 4096  # pairs (row, tile) whose groups are looked at together
 _PAIRS = 2**20  # float32 numbers of codewords looked at together: what stays in the cache
 _ROUND = 2.0**-8  # relative error of a number rounded to the 8 bits of bfloat16
 _OUTPUT = 1.01 * _ROUND  # the same over the rounded number
@@ -56,7 +59,6 @@ class Bounding(NamedTuple):
     rows: Float[Tensor, "M P"]
     words: Float[Tensor, "N P"]
     slack: float  # error of a reduced score over |z| |e| + |e|^2
-    crowd: int  # a row with more open groups waits for the next pass
 
 
 class _Block(NamedTuple):
@@ -74,13 +76,13 @@ def narrow(
     stage: Stage,
     bounding: Bounding | None = None,
 ) -> Open:
-    """What is left open after bfloat16 and float32; stage: the arithmetic of float32. codes must be None: all.
+    """What is left open after bfloat16 and float32; stage: the arithmetic of float32.
 
-    bounding: what the product in bfloat16 is made of, where that is not the rows and codewords themselves. Raises
-    ValueError for a list of codes: this pass is the first one.
+    codes: None for all; among a list of some, which is short, float32 alone is as fast. bounding: what the product in
+    bfloat16 is made of, where that is not the rows and codewords themselves.
     """
     if codes is not None:
-        raise ValueError("the bfloat16 pass reads the whole codebook")
+        return rounded.narrow(rows, codebook, codes, stage)
     full = _prepare(rows * stage.scale)
     near = full if bounding is None else _prepare(bounding.rows * stage.scale)
     ceiling = torch.full_like(full.norms, torch.inf)  # the least score plus its bound so far
@@ -186,8 +188,7 @@ def _open_groups(
     First by tiles, which are few, then by the groups of the open tiles. The minima lower the ceiling, unless they are
     bounds from below alone.
     """
-    crowd, slack = (CROWD, 0.0) if bounding is None else (bounding.crowd, bounding.slack)
-    largest = block.norms.amax(2)
+    slack, largest = 0.0 if bounding is None else bounding.slack, block.norms.amax(2)
 
     def bound(least: Tensor, norms: Tensor, z: Tensor, residuals: Tensor) -> Tensor:
         return _bound(least, norms, z, residuals, stage) + slack * norms * (z + norms)
@@ -197,16 +198,23 @@ def _open_groups(
     if bounding is None:
         torch.minimum(ceiling, (least + error).amin(0), out=ceiling)
     is_open = least - error <= ceiling
-    crowded |= is_open.sum(0) > crowd
-    tile, at = (is_open & ~crowded).nonzero(as_tuple=True)
-    least = block.minima[tile, :, at].double()
-    error = bound(least, largest[tile], rows.norms[at][:, None], rows.residuals[at][:, None])
-    if bounding is None:
-        ceiling.scatter_reduce_(0, at, (least + error).amin(1), "amin")
-    pair, group = (least - error <= ceiling[at][:, None]).nonzero(as_tuple=True)
-    at, group = at[pair], tile[pair] * block.minima.shape[1] + group
-    crowded |= torch.bincount(at, minlength=len(crowded)) > crowd
-    kept = ~crowded[at]
+    crowded |= is_open.sum(0) > CROWDED_TILES
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    pairs = (is_open & ~crowded).nonzero()
+    for tile, at in (part.T for part in pairs.split(_HELD_PAIRS)):
+        least = block.minima[tile, :, at].double()
+        error = bound(least, largest[tile], rows.norms[at][:, None], rows.residuals[at][:, None])
+        if bounding is None:
+            ceiling.scatter_reduce_(0, at, (least + error).amin(1), "amin")
+        may_hold = least - error <= ceiling[at][:, None]
+        wide = may_hold.sum(1) > CROWDED_GROUPS
+        crowded[at[wide]] = True
+        pair, group = (may_hold & ~wide[:, None]).nonzero(as_tuple=True)
+        found.append((at[pair], tile[pair] * block.minima.shape[1] + group, (least - error)[pair, group]))
+    at, group, floor = (torch.cat(parts) for parts in zip(*found, strict=True))
+    kept = floor <= ceiling[at]  # which later pairs may have lowered
+    crowded |= torch.bincount(at[kept], minlength=len(crowded)) > CROWDED_GROUPS
+    kept &= ~crowded[at]
     return at[kept], group[kept]
 
 

@@ -20,7 +20,6 @@ from channelvq.quantize import nearest
 from channelvq.quantize.lookup import bfloat16, rounded
 from channelvq.quantize.lookup.tiles import GROUP, Open, Stage
 
-CROWD = 64  # a row with more open groups takes the ordinary way
 SLACK = 2.0**-20  # over |z| |e| + |e|^2: rotation in float64, rounding to float32
 
 
@@ -60,13 +59,13 @@ class PrunedCodebook:
         found = torch.empty(len(vectors), dtype=torch.int64)
         with torch.autocast("cpu", enabled=False), nearest.full_float32():
             for part in nearest.row_tiles(vectors):
-                passes = [partial(self._narrow, stage=stages[0])]
+                passes = [partial(self._narrow, stage=stages[0]), partial(bfloat16.narrow, stage=stages[0])]
                 passes += [partial(rounded.narrow, stage=stage) for stage in stages]
                 found[part] = nearest.solve(vectors[part].float(), self.codebook, None, passes)
         return found
 
     def _narrow(self, rows: Tensor, codebook: Tensor, codes: Tensor | None, stage: Stage) -> Open:
-        bounding = bfloat16.Bounding(self._reduce(rows.double()).float(), self.reduced, SLACK, CROWD)
+        bounding = bfloat16.Bounding(self._reduce(rows.double()).float(), self.reduced, SLACK)
         row, code, crowded = bfloat16.narrow(rows, self.words, codes, stage, bounding)
         return Open(row, self.order[code], crowded)
 

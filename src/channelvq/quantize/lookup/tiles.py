@@ -9,7 +9,7 @@ from torch import Tensor
 
 GROUP = 16  # codewords whose minimum is kept together: a reduction is cheaper than a comparison of each
 CROWD = 8  # a row with more open groups or codewords than this waits for the next pass
-HELD = 2**19  # numbers in one working tensor of the later passes: 4 MiB of float64
+HELD = 2**18  # numbers in one working tensor of the later passes: 2 MiB of float64
 
 
 class Stage(NamedTuple):
