@@ -201,12 +201,13 @@ class TokenizerTask:
 
     def _keep(self, batch: int, step: int, rank: int) -> Tensor | None:
         config = self.recipe.nested
-        if config.alpha == 0:
+        if not config.active:
             return None
         tokens = self.tokenizer.num_tokens
         # The draw of an image depends on the step and its place in the global batch, not on the number of ranks.
         generator = position_generator(self.recipe.train.seed + 1, step)
-        everyone = draw_keep(config, self.recipe.train.batch_size, tokens, generator)
+        progress = step / self.recipe.train.steps
+        everyone = draw_keep(config, self.recipe.train.batch_size, tokens, generator, progress)
         return keep_mask(everyone[rank * batch : (rank + 1) * batch], tokens)
 
     @torch.no_grad()
@@ -221,7 +222,7 @@ class TokenizerTask:
         usage.update(ids.cpu())
         result = usage.result()
         figures = {"use": result.use, "perplexity": result.perplexity, "use_if_uniform": result.use_if_uniform}
-        nested = self.recipe.nested.alpha > 0
+        nested = self.recipe.nested.active
         restored = images
         for k in sorted(
             {tokenizer.num_tokens, *((tokenizer.num_tokens // 16, tokenizer.num_tokens // 4) if nested else ())}
