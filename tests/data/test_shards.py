@@ -335,8 +335,8 @@ def test_ranks_and_workers_share_shards_without_an_image_twice(tmp_path: Path) -
     shares = [list(training_batches(mixture, 8, 0, 3, rank=rank, world=2, workers=2)) for rank in (0, 1)]
     for batch, first, second in zip(whole, *shares, strict=True):
         assert torch.equal(torch.cat([first, second]), batch)
-    read = [sorted(mixture.locate(p)[1] for step in range(3) for p in range(step * 8 + 4 * rank, step * 8 + 4 * rank + 4))
-            for rank in (0, 1)]  # fmt: skip
+    positions = [[8 * step + 4 * rank + i for step in range(3) for i in range(4)] for rank in (0, 1)]
+    read = [sorted(mixture.locate(p)[1] for p in mine) for mine in positions]
     assert not set(read[0]) & set(read[1])
     assert sorted(read[0] + read[1]) == list(range(24))
     later = list(training_batches(mixture, 8, 2, 3, workers=2))

@@ -7,7 +7,7 @@ codebook: what keeps the plain codebook alive? Short runs with one setting chang
 ibq: which logits keep index backpropagation alive at a code dimension of 256? Short runs on one core.
 scaling: what becomes of use and quality from 1,024 to 65,536 codes? Both axes, and three of the family at 16,384.
 Paper: the codebook-size study (65,536 codes: 100 % use against 1.1 %).
-losses: what do the perceptual and the adversarial loss change, and does the latter need to fall for short prefixes?
+losses: what do the perceptual and the adversarial loss change?
 """
 
 import json
@@ -98,7 +98,6 @@ STUDIES: dict[str, dict[str, tuple[str, tuple[str, ...]]]] = {
     "losses": {
         "pixel": ("small/bundled", ("train.steps=2000",)),
         "full": ("small/full", ()),
-        "full, prefixes weigh alike": ("small/full", ("objective.adversarial.prefix_weight=false",)),
     },
     "ibq": {
         "plain": ("small/axis-channel", _WIDE),
