@@ -306,7 +306,7 @@ class Rerun:
 def test_experiments_read_one_file_and_write_another(
     cvq: Cvq, here: Path, monkeypatch: pytest.MonkeyPatch, study: str
 ) -> None:
-    result: dict[str, Any] = {"protocol": {"n": 7}, "records": []}
+    result = json.loads((Path(__file__).parents[1] / f"results/{study}-small.json").read_text())
     assert_refused(cvq("experiment", study), f"results/{study}-small.json", "--rerun")
     (here / "s.json").write_text(json.dumps(result))
     code, stdout, _ = cvq("experiment", study, "--stored", "s.json", "--json", "f.json")

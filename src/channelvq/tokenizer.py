@@ -23,8 +23,7 @@ from jaxtyping import Bool, Float, Int64
 from PIL import Image
 from pydantic import PositiveInt
 from pydantic.dataclasses import dataclass
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from channelvq.config import STRICT, from_dict, to_dict
@@ -33,7 +32,7 @@ from channelvq.images import ImageInput, images_to_batch, to_pil
 from channelvq.nn.conv import ConvConfig
 from channelvq.nn.modes import evaluating, row_independent_kernels
 from channelvq.nn.networks import NetworkConfig, build_decoder, build_encoder
-from channelvq.nn.state import misfits
+from channelvq.nn.state import misfits, read_settings, read_weights
 from channelvq.quantize.axis import Axis, from_vectors, to_vectors
 from channelvq.quantize.channel_vq import ChannelVQ, QuantizerConfig
 from channelvq.quantize.codebook import PlainConfig
@@ -235,11 +234,8 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", li
     @classmethod
     def _from_files(cls, source: str, options: dict[str, Any]) -> "CVQTokenizer":
         files = {name: _pretrained_file(source, name, options) for name in ("config.json", "model.safetensors")}
-        try:
-            settings = json.loads(files["config.json"].read_text())
-            state = load_file(files["model.safetensors"])
-        except (ValueError, SafetensorError) as error:
-            raise InputError(f"tokenizer {source!r}: a file is damaged ({error}); write or download it again") from None
+        settings = read_settings(files["config.json"])
+        state = read_weights(files["model.safetensors"])
         model = cls(from_dict(CVQConfig, settings, where=str(files["config.json"])))
         if wrong := misfits(state, model.state_dict()):
             raise InputError(f"{files['model.safetensors']} does not fit its config.json: {wrong[:5]}")
@@ -247,11 +243,18 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", li
         return model.eval()
 
 
+def check_source(kind: str, source: str) -> None:
+    """InputError where a name can only be a folder's and there is none: the hub's own answer would mislead."""
+    if (source.startswith(("/", ".", "~")) or source.count("/") > 1) and not Path(source).is_dir():
+        raise InputError(f"{kind} {source!r}: there is no such folder; give one, 'bundled' or a hub id (owner/name)")
+
+
 def _pretrained_file(model_id: str, name: str, options: dict[str, Any]) -> Path:
     if (folder := Path(model_id)).is_dir():
         if not (folder / name).is_file():
             raise InputError(f"{model_id}: the folder holds no {name}; expected what save_pretrained writes")
         return folder / name
+    check_source("tokenizer", model_id)
     try:
         return Path(hf_hub_download(model_id, name, **options))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:

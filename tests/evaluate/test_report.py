@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from channelvq.errors import InputError
-from channelvq.evaluate.report import protocol, write_json
+from channelvq.evaluate.report import protocol, read_result, write_json
 from channelvq.nn.state import tensor_sha256, weights_sha256
 
 
@@ -83,3 +83,31 @@ def test_protocol_tells_what_was_measured(tmp_path: Path) -> None:
     write_json(tmp_path / "protocol.json", first)
     with pytest.raises(InputError, match="uint8"):
         protocol(images.float(), **words)
+
+
+def test_links_stay_and_pipes_are_written_to(tmp_path: Path) -> None:
+    import os
+    import threading
+
+    real, link, pipe = tmp_path / "real.json", tmp_path / "link.json", tmp_path / "pipe"
+    real.write_text("old")
+    link.symlink_to(real)
+    write_json(link, {"a": 1})
+    assert link.is_symlink()
+    assert json.loads(real.read_text()) == {"a": 1}
+    os.mkfifo(pipe)
+    heard: list[str] = []
+    reader = threading.Thread(target=lambda: heard.append(pipe.read_text()))
+    reader.start()
+    write_json(pipe, {"b": 2})
+    reader.join()
+    assert json.loads(heard[0]) == {"b": 2}
+    assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize("text", ["{}", "not json", '{"protocol": {}, "records": [{"metrics": {"nats": 1}}]}', "[]"])
+def test_a_wrong_result_file_is_named(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "r.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"r\.json: expected .*; do this"):
+        read_result(path, "psnr", "do this")

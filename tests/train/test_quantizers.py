@@ -72,3 +72,16 @@ def test_stored_results_of_plain_codebooks_keep_their_keys() -> None:
     stored = json.loads((Path(__file__).parents[2] / "results/axis-small.json").read_text())
     keys = [run_key(load_recipe(f"small/axis-{axis}")) for axis in ("channel", "patch")]
     assert keys == [record["run"] for record in stored["records"]]
+
+
+def test_where_a_run_cannot_be_written_is_told_before_anything_is_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from channelvq.errors import InputError
+    from channelvq.train import run
+    from channelvq.train.run import load_recipe
+
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(run, "TokenizerTask", lambda recipe: pytest.fail("the task was built first"))
+    with pytest.raises(InputError, match="cannot write"):
+        run.train(load_recipe("small/smoke", [f"train.output_dir={tmp_path / 'file'}"]))

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from channelvq.car.config import CARConfig
 from channelvq.car.text import TextTokenizer
 from channelvq.config import from_dict, to_dict
 from channelvq.errors import InputError
-from channelvq.nn.state import misfits
-from channelvq.tokenizer import CVQTokenizer
+from channelvq.nn.state import misfits, read_settings, read_weights
+from channelvq.tokenizer import CVQTokenizer, check_source
 
 if TYPE_CHECKING:
     from channelvq.car.model import CAR
@@ -38,6 +38,7 @@ def load_car(kind: "type[CAR]", source: str, options: dict[str, Any]) -> "CAR":
     if source == "bundled":
         with resources.as_file(resources.files("channelvq") / "bundled" / "car") as folder:
             return _load_folder(kind, folder)
+    check_source("generator", source)
     return _load_folder(kind, Path(source) if Path(source).is_dir() else _download(source, options))
 
 
@@ -54,14 +55,14 @@ def _load_folder(kind: "type[CAR]", folder: Path) -> "CAR":
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
             raise InputError(f"{folder}: the folder holds no {name}; expected what CAR.save_pretrained writes")
-    config = from_dict(CARConfig, json.loads((folder / "config.json").read_text()), where=str(folder / "config.json"))
+    config = from_dict(CARConfig, read_settings(folder / "config.json"), where=str(folder / "config.json"))
     model = kind(config, CVQTokenizer.from_pretrained(folder / "tokenizer"), TextTokenizer.load(folder))
     _load_weights(model, folder)
     return model.eval()
 
 
 def _load_weights(model: "CAR", folder: Path) -> None:
-    state = load_file(folder / "model.safetensors")
+    state = read_weights(folder / "model.safetensors")
     own = {n: t for n, t in model.state_dict().items() if not n.startswith(_IMAGE_TOKENIZER)}
     codebook = state.get("codebook")
     if codebook is None or not torch.equal(codebook, own["codebook"].to(codebook.dtype)):

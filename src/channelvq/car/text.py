@@ -103,7 +103,10 @@ class TextTokenizer:
         path = folder / FILE_NAME
         if not path.is_file():
             raise InputError(f"{folder}: the folder holds no {FILE_NAME}; expected what CAR.save_pretrained writes")
-        return cls(Tokenizer.from_file(str(path)))
+        try:
+            return cls(Tokenizer.from_file(str(path)))
+        except Exception as error:  # the library raises nothing more special
+            raise InputError(f"{path}: the file is damaged ({error}); write or download it again") from None
 
     @classmethod
     def from_backbone(cls, name: str) -> "TextTokenizer":

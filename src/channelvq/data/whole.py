@@ -11,9 +11,15 @@ from typing import BinaryIO
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Let `write` fill a temporary file beside `path`, then give it its name: a reader never meets half a file.
 
-    Missing folders are made; the permissions are those that open() would give. Raises OSError where that cannot be
-    done, and leaves nothing behind then.
+    Missing folders are made; the permissions are those that open() would give. A link stays and what it leads to is
+    written; a device or a pipe is written to as it is, since taking its place would destroy it. Raises OSError where
+    that cannot be done, and leaves nothing behind then.
     """
+    path = path.resolve()
+    if path.exists() and not path.is_file() and not path.is_dir():
+        with path.open("wb") as stream:
+            write(stream)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

@@ -66,6 +66,20 @@ def write_json(path: str | Path, obj: Any) -> None:
     write_text(path, json.dumps(_plain(obj, "$"), indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
+def read_result(path: Path, metric: str, remedy: str) -> dict[str, Any]:
+    """A stored result whose records have a metric; raises InputError, with the remedy, for any other file."""
+    if not path.is_file():
+        raise InputError(f"{path}: there is no stored result; {remedy}")
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: expected JSON ({error}); {remedy}") from None
+    records = result.get("records") if isinstance(result, dict) and "protocol" in result else None
+    if not isinstance(records, list) or not any(metric in each.get("metrics", {}) for each in records):
+        raise InputError(f'{path}: expected "protocol" and "records" with the metric {metric!r}; {remedy}')
+    return result
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file atomically, as UTF-8; folders are made. Raises InputError where it cannot be written."""
     path = Path(path)

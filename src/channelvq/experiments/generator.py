@@ -5,7 +5,6 @@ dropout, three seeds each, and two other sizes on the nested one. Tokens of diff
 nats are compared with the counts of each tokenizer's own channels ("unigram"), not with each other alone.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +19,10 @@ from channelvq.car.data import TokenSet
 from channelvq.car.model import CAR
 from channelvq.data.build import build_mixture
 from channelvq.data.stream import fixed_images
-from channelvq.errors import InputError
 from channelvq.evaluate.next_channel import evaluate_next_channel
 from channelvq.evaluate.plots import channel_curves
 from channelvq.evaluate.reconstruction import evaluate_reconstruction
-from channelvq.evaluate.report import protocol, write_json
+from channelvq.evaluate.report import protocol, read_result, write_json
 from channelvq.experiments.store import DEFAULT_STORE, generator_key, record, run_key, trained, trained_generator
 from channelvq.images import grid, save_image
 from channelvq.tokenizer import CVQTokenizer
@@ -146,9 +144,7 @@ def parameters(car: CAR) -> dict[str, int]:
 
 def load(path: Path) -> dict[str, Any]:
     """A stored result; raises InputError when there is none."""
-    if not path.is_file():
-        raise InputError(f"{path}: there is no stored result; make it with --rerun (about 4 hours on 2 cores)")
-    return json.loads(path.read_text())
+    return read_result(path, "nats", "make it with --rerun (about 4 hours on 2 cores)")
 
 
 def seed_means(result: Mapping[str, Any], tokenizer: str) -> dict[str, list[float]]:

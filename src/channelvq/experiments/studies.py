@@ -10,7 +10,6 @@ Paper: the codebook-size study (65,536 codes: 100 % use against 1.1 %).
 losses: what do the perceptual and the adversarial loss change?
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,10 @@ from jaxtyping import UInt8
 from rich.table import Table
 from torch import Tensor
 
-from channelvq.errors import InputError
 from channelvq.evaluate.features import kernel_distance, perceptual_distances
 from channelvq.evaluate.metrics import mean_with_interval
 from channelvq.evaluate.reconstruction import evaluate_reconstruction
-from channelvq.evaluate.report import protocol, write_json
+from channelvq.evaluate.report import protocol, read_result, write_json
 from channelvq.experiments.held_out import DESCRIPTIONS, held_out
 from channelvq.experiments.store import DEFAULT_STORE, record, trained
 from channelvq.images import normalize, to_uint8
@@ -153,9 +151,7 @@ def _features(tokenizer: CVQTokenizer, images: UInt8[Tensor, "n 3 h w"]) -> dict
 
 def load(path: Path) -> dict[str, Any]:
     """A stored result; raises InputError when there is none."""
-    if not path.is_file():
-        raise InputError(f"{path}: there is no stored result; make it with --rerun (3 to 10 minutes a run on 2 cores)")
-    return json.loads(path.read_text())
+    return read_result(path, "psnr", "make it with --rerun (3 to 20 minutes a run on 2 cores)")
 
 
 def table(result: dict[str, Any]) -> Table:

@@ -130,6 +130,9 @@ def save_image(image: Image.Image, path: str | Path) -> None:
     format_name = Image.registered_extensions().get(path.suffix.lower())
     if format_name not in Image.SAVE:
         raise InputError(f"cannot save {str(path)!r}: no image format for {path.suffix!r}; use .png, .jpg or .webp")
+    path = path.resolve()  # a link stays
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise InputError(f"cannot save {str(path)!r}: it is a device or a pipe, expected a file; choose another place")
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

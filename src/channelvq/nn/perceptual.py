@@ -12,14 +12,14 @@ import torch
 from jaxtyping import Float
 from pydantic import PositiveInt
 from pydantic.dataclasses import dataclass
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from channelvq.config import STRICT, from_dict, to_dict
 from channelvq.errors import InputError
 from channelvq.nn.layers import Downsample, ResBlock, group_norm
-from channelvq.nn.state import misfits
+from channelvq.nn.state import misfits, read_settings, read_weights
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -82,9 +82,9 @@ class PerceptualNetwork(nn.Module):
         for name in ("config.json", "model.safetensors"):
             if not (folder / name).is_file():
                 raise InputError(f"perceptual network {folder}: there is no {name}; expected 'bundled' or a folder")
-        text = (folder / "config.json").read_text()
-        network = cls(from_dict(PerceptualConfig, json.loads(text), where=str(folder / "config.json")))
-        state = load_file(folder / "model.safetensors")
+        settings = read_settings(folder / "config.json")
+        network = cls(from_dict(PerceptualConfig, settings, where=str(folder / "config.json")))
+        state = read_weights(folder / "model.safetensors")
         if wrong := misfits(state, network.state_dict()):
             raise InputError(f"{folder / 'model.safetensors'} does not fit its config.json: {wrong[:5]}")
         network.load_state_dict({name: tensor.float() for name, tensor in state.items()})

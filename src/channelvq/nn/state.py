@@ -1,10 +1,33 @@
 """State dicts: what identifies them, and whether they fit a model."""
 
 import hashlib
+import json
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from channelvq.errors import InputError
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The state dict of a safetensors file; raises InputError that names a damaged one."""
+    try:
+        return load_file(path)
+    except (ValueError, SafetensorError) as error:
+        raise InputError(f"{path}: the file is damaged ({error}); write or download it again") from None
+
+
+def read_settings(path: Path) -> Any:
+    """What a JSON file holds; raises InputError that names a damaged one."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: the file is damaged ({error}); write or download it again") from None
 
 
 def tensor_sha256(tensor: Tensor) -> str:

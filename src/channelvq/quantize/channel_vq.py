@@ -119,7 +119,10 @@ class ChannelVQ(nn.Module):
         return Quantized(from_vectors(z_q, self.axis, (z.shape[2], z.shape[3])), out.indices, out.losses)
 
     def indices_to_codes(self, indices: Int64[Tensor, "B k"]) -> Float[Tensor, "B k D"]:
-        """Codewords of a token sequence or of any prefix of it."""
+        """Codewords of a token sequence or of any prefix of it; raises InputError for an id that is none."""
+        wrong = indices[(indices < 0) | (indices >= self.quantizer.codebook_size)]
+        if len(wrong):
+            raise InputError(f"id {int(wrong[0])} is out of range: ids are 0 to {self.quantizer.codebook_size - 1}")
         return self.quantizer.indices_to_codes(indices)
 
     def start_from(self, z: Float[Tensor, "B C h w"], generator: torch.Generator) -> None:

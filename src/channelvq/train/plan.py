@@ -81,7 +81,7 @@ class Plan:
 
 def plan(name: str, recipe: Recipe, machine: Machine) -> Plan:
     """The plan of a recipe; raises InputError for a kind that needs none, or where what it builds on is unknown."""
-    if min(machine.gpus, machine.peak, machine.mfu) <= 0 or machine.mfu > 1:
+    if not (machine.gpus > 0 and 0 < machine.peak < float("inf") and 0 < machine.mfu <= 1):
         raise InputError(f"plan: gpus and peak must be positive and mfu in (0, 1], got {machine}")
     match recipe:
         case TokenizerRecipe():

@@ -8,7 +8,9 @@ import torch
 
 from channelvq.config import apply_overrides, from_dict, read_recipe
 from channelvq.errors import InputError
+from channelvq.images import check_target
 from channelvq.train.car_task import CARRecipe, CARTask
+from channelvq.train.checkpoint import check_run_folder
 from channelvq.train.engine import Engine, Task
 from channelvq.train.perceptual_task import PerceptualRecipe, PerceptualTask
 from channelvq.train.tokenizer_task import TokenizerRecipe, TokenizerTask
@@ -51,6 +53,9 @@ def _of_kind(kind: type[R], recipe: Recipe, name_or_path: str | Path) -> R:
 
 def train(recipe: Recipe) -> dict[str, float] | None:
     """Train a recipe; returns the last held-out figures, or None when a signal stopped it."""
+    # Before the task, which may draw and tokenize for minutes.
+    check_target(recipe.train.output_dir, folder=True)
+    check_run_folder(Path(recipe.train.output_dir), recipe, recipe.train.resume)
     if recipe.train.threads:
         torch.set_num_threads(recipe.train.threads)
     match recipe:
