@@ -168,7 +168,7 @@ def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nowhere'?: expected a \.jsonl or \.csv file"):
         write_shards(tmp_path / "nowhere", tmp_path / "out")
     (source / "000.png").write_bytes(b"")
-    with pytest.raises(InputError, match="none of 1 images can be read: .*it is empty"):
+    with pytest.raises(InputError, match=r"none of 1 images can be read: .*it is empty"):
         write_shards(source, tmp_path / "out")
     assert not list((tmp_path / "out").glob("*.tar"))
 
