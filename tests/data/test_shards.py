@@ -241,9 +241,7 @@ def test_broken_shards_are_named(tmp_path: Path, damage: Callable[[bytes], bytes
 
 def test_shards_that_are_not_there(tmp_path: Path) -> None:
     write_tar(tmp_path / "s-00001.tar", {"x.png": picture()})
-    with pytest.raises(
-        InputError, match=r"5 of 6 files are missing: .*00000\.tar, .*00002\.tar, .*00003\.tar and 2 more"
-    ):
+    with pytest.raises(InputError, match=r"5 of 6 files are missing: .*0\.tar, .*2\.tar, .*3\.tar and 2 more"):
         ShardSource(f"{tmp_path}/s-{{00000..00005}}.tar", 8)
     (tmp_path / "folder.tar").mkdir()
     for urls, part in (
@@ -335,8 +333,7 @@ def test_ranks_and_workers_share_shards_without_an_image_twice(tmp_path: Path) -
     shares = [list(training_batches(mixture, 8, 0, 3, rank=rank, world=2, workers=2)) for rank in (0, 1)]
     for batch, first, second in zip(whole, *shares, strict=True):
         assert torch.equal(torch.cat([first, second]), batch)
-    positions = [[8 * step + 4 * rank + i for step in range(3) for i in range(4)] for rank in (0, 1)]
-    read = [sorted(mixture.locate(p)[1] for p in mine) for mine in positions]
+    read = [[mixture.locate(p)[1] for p in range(24) if p % 8 // 4 == rank] for rank in (0, 1)]
     assert not set(read[0]) & set(read[1])
     assert sorted(read[0] + read[1]) == list(range(24))
     later = list(training_batches(mixture, 8, 2, 3, workers=2))

@@ -8,6 +8,7 @@ ranks and workers and resumed by position like every other source (docs/decision
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -60,10 +61,11 @@ class ShardSource:
         self.size, self.options, self.caption_field = size, options or ImageOptions(), caption_field
         paths = shard_paths(urls)
         name = f"shards {urls!r}"
-        self._shards = _indices(paths, caption_field)
-        samples = np.concatenate([shard.samples for shard in self._shards])
-        shards = np.repeat(np.arange(len(self._shards)), [len(shard.samples) for shard in self._shards])
-        self.skipped = list(_left_out(self._shards))
+        indices = _indices(paths, caption_field)
+        samples = np.concatenate([index.samples for index in indices])
+        shards = np.repeat(np.arange(len(indices), dtype=np.int32), [len(index.samples) for index in indices])
+        self.skipped = list(_left_out(indices))
+        self._shards = [replace(index, samples=samples[:0].copy(), skipped=()) for index in indices]  # not all twice
         if captioned:
             bare = samples["text_kind"] == NONE
             self.skipped += [
