@@ -161,8 +161,9 @@ def test_every_parameter_gets_a_gradient(tokenizer: CVQTokenizer) -> None:
                 parameter.normal_(std=0.05, generator=generator)
     x_hat, quantized = tokenizer(x)
     ((x_hat - x).square().mean() + quantized.loss).backward()
-    silent = [n for n, p in tokenizer.named_parameters() if p.grad is None or p.grad.abs().sum() == 0]
-    assert silent == []
+    silent = {n for n, p in tokenizer.named_parameters() if p.grad is None or not p.grad.any()}
+    # A softmax over keys does not see what is added to all of them: that gradient is zero, but for rounding.
+    assert {name for name in silent if not name.endswith("k_proj.bias")} == set()
 
 
 # Training
