@@ -42,6 +42,23 @@ def quality_against_bytes(
     figure.savefig(path, dpi=150)
 
 
+def curves_over_codes(panels: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]], path: str | Path) -> None:
+    """Draw a panel for each figure: by name, its lines of (codebook size, value) by name."""
+    figure = blank_figure(5 * len(panels))
+    for place, (label, lines) in enumerate(panels.items()):
+        axes = figure.add_subplot(1, len(panels), place + 1)
+        for name, points in lines.items():
+            axes.plot([n for n, _ in points], [value for _, value in points], marker="o", label=name)
+        axes.set_xscale("log", base=2)
+        axes.set_xlabel("codes")
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.tight_layout()
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+
+
 def channel_curves(curves: Mapping[str, tuple[int, Sequence[float]]], label: str, path: str | Path) -> None:
     """Draw lines over channels 1..C: by name, the channels that a line leaves out at its start, and its values."""
     figure = blank_figure()

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from channelvq.evaluate.features import kernel_distance, perceptual_distances
 from channelvq.evaluate.metrics import mean_with_interval
+from channelvq.evaluate.plots import curves_over_codes
 from channelvq.evaluate.reconstruction import evaluate_reconstruction
 from channelvq.evaluate.report import protocol, read_result, write_json
 from channelvq.experiments.held_out import DESCRIPTIONS, held_out
@@ -132,7 +133,28 @@ def run(study: str, path: Path, store: Path = DEFAULT_STORE) -> dict[str, Any]:
     data = "; ".join(f"{count} {kind}: {DESCRIPTIONS[kind]}" for kind in KINDS)
     how = protocol(images, data=data, split="test", resize="antialiased", crop="see data")
     write_json(path, {"protocol": how, "records": records})
-    return load(path)
+    result = load(path)
+    if study == "scaling":
+        draw_scaling(result, path.with_suffix(".png"))
+    return result
+
+
+def draw_scaling(result: dict[str, Any], path: Path) -> None:
+    """Use, evenness and PSNR over the codebook size, a line for each axis and quantizer."""
+    labels = {"use": "use of the codebook", "perplexity_ratio": "perplexity / N", "psnr": "PSNR (dB)"}
+    names = dict.fromkeys((row["axis"], row["quantizer"]) for row in result["records"])
+    panels = {
+        label: {
+            f"{axis}, {kind}": [
+                (row["codes"], row["metrics"][metric])
+                for row in result["records"]
+                if (row["axis"], row["quantizer"]) == (axis, kind)
+            ]
+            for axis, kind in names
+        }
+        for metric, label in labels.items()
+    }
+    curves_over_codes(panels, path)
 
 
 def _features(tokenizer: CVQTokenizer, images: UInt8[Tensor, "n 3 h w"]) -> dict[str, float]:
