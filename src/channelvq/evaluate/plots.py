@@ -53,8 +53,8 @@ def curves_over_codes(panels: Mapping[str, Mapping[str, Sequence[tuple[int, floa
         axes.set_xlabel("codes")
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)
-        axes.legend()
-    figure.tight_layout()
+        if place == 0:
+            axes.legend()
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
 
