@@ -3,7 +3,7 @@
 z_q (B, c, h, w) -> head -> predicted (B, E, h, w)        x (B, 3, H, W) -> SigLIP, frozen -> target (B, E, h', w')
 loss = mean over images and positions of 1 - cos(predicted, target)
 
-The paper says of its ViT version only "with a semantic loss (weight 1)". This is the field's way to give codes a meaning
+The paper says of its ViT version only "with a semantic loss (weight 1)". This is the field's way to give codes meaning
 (BEiT v2, arXiv 2208.06366; VA-VAE, arXiv 2501.01423); the choices are in docs/decisions/0010-vit-and-semantic-loss.md.
 """
 
