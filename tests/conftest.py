@@ -1,7 +1,30 @@
 """Settings for the whole suite, before torch is imported."""
 
 import os
+from pathlib import Path
+
+import pytest
 
 # Threads that spin while they wait make short operations crawl on a machine that is doing something else too.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Where there is no GPU the CUDA kernel is interpreted; Triton asks when it is first imported.
+if not os.path.exists("/proc/driver/nvidia"):
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+@pytest.fixture(scope="session")
+def siglip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint as published ones are, both towers, but tiny and of random weights: 3 layers, 4 x 4 patches of 8."""
+    import torch
+    from transformers import SiglipConfig, SiglipModel
+
+    size = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2}
+    vision = {**size, "num_hidden_layers": 3, "image_size": 32, "patch_size": 8}
+    text = {**size, "num_hidden_layers": 1, "vocab_size": 50}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = SiglipModel(SiglipConfig(vision_config=vision, text_config=text))
+    folder = tmp_path_factory.mktemp("siglip")
+    model.save_pretrained(folder)
+    return folder

@@ -6,7 +6,7 @@ pydantic. YAML and dotted overrides are read by OmegaConf; pydantic checks types
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
@@ -53,6 +53,16 @@ def _keys(loc: tuple[str | int, ...], data: Any) -> list[str]:
         elif isinstance(data, list | tuple) and isinstance(part, int) and part < len(data):
             data = data[part]
     return keys
+
+
+def kind_or(default: str) -> Callable[[Any], str]:
+    """For pydantic's `Discriminator`: the kind that settings or a config name; without one they are of `default`."""
+
+    def kind(config: Any) -> str:
+        named = config.get("kind", default) if isinstance(config, dict) else getattr(config, "kind", "")
+        return named if isinstance(named, str) else repr(named)
+
+    return kind
 
 
 def to_dict(config: Any) -> dict[str, Any]:

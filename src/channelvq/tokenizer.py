@@ -30,8 +30,9 @@ from torch import Tensor, nn
 from channelvq.config import STRICT, from_dict, to_dict
 from channelvq.errors import InputError
 from channelvq.images import ImageInput, images_to_batch, to_pil
-from channelvq.nn.conv import ConvConfig, ConvDecoder, ConvEncoder
+from channelvq.nn.conv import ConvConfig
 from channelvq.nn.modes import evaluating, row_independent_kernels
+from channelvq.nn.networks import NetworkConfig, build_decoder, build_encoder
 from channelvq.nn.state import misfits
 from channelvq.quantize.axis import Axis, from_vectors, to_vectors
 from channelvq.quantize.channel_vq import ChannelVQ, QuantizerConfig
@@ -50,14 +51,14 @@ class CVQConfig:
     image_size: PositiveInt = 64
     latent_channels: PositiveInt = 64
     axis: Axis = "channel"
-    network: ConvConfig = field(default_factory=ConvConfig)
+    network: NetworkConfig = field(default_factory=ConvConfig)
     quantizer: QuantizerConfig = field(default_factory=PlainConfig)
 
     def __post_init__(self) -> None:
         if self.image_size % self.network.downsampling:
             raise ValueError(
                 f"image_size {self.image_size} must be a multiple of the network's downsampling "
-                f"{self.network.downsampling} (stem {self.network.stem}, multipliers {self.network.multipliers})"
+                f"{self.network.downsampling} ({self.network.downsampling_reason})"
             )
 
     @property
@@ -82,9 +83,9 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", li
     def __init__(self, config: CVQConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or CVQConfig()
-        self.encoder = ConvEncoder(config.network, config.latent_channels)
+        self.encoder = build_encoder(config.network, config.latent_channels, config.image_size)
         self.quantizer = ChannelVQ(codebook_dim=config.codebook_dim, axis=config.axis, config=config.quantizer)
-        self.decoder = ConvDecoder(config.network, config.latent_channels)
+        self.decoder = build_decoder(config.network, config.latent_channels)
 
     @property
     def num_tokens(self) -> int:

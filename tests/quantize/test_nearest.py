@@ -11,6 +11,9 @@ from hypothesis import strategies as st
 
 from channelvq.errors import InputError
 from channelvq.quantize import nearest
+from channelvq.quantize.lookup import bfloat16, equal, integers, rounded
+from channelvq.quantize.lookup.equal import first_equal
+from channelvq.quantize.lookup.pruned import PrunedCodebook
 from channelvq.quantize.nearest import nearest_codeword
 
 
@@ -76,7 +79,7 @@ def test_answer_does_not_depend_on_tiles_batch_threads_or_layout(monkeypatch: py
     finally:
         torch.set_num_threads(before)
     monkeypatch.setattr(nearest, "ROW_TILE", 37)
-    monkeypatch.setattr(nearest, "CODE_TILE", 64)
+    monkeypatch.setattr(rounded, "CODE_TILE", 64)
     assert torch.equal(nearest_codeword(z, e), expected)
 
 
@@ -166,41 +169,109 @@ def test_exact_where_many_stay_open_in_any_tile(name: str, monkeypatch: pytest.M
     expected = brute_force(z, e)
     assert torch.equal(nearest_codeword(z, e), expected)
     for tile, held, merged in ((16, 128, 2**20), (32, 4096, 0)):
-        monkeypatch.setattr(nearest, "CODE_TILE", tile)
-        monkeypatch.setattr(nearest, "HELD", held)
-        monkeypatch.setattr(nearest, "MERGED", merged)
+        monkeypatch.setattr(rounded, "CODE_TILE", tile)
+        monkeypatch.setattr(equal, "MERGED", merged)
+        for module in (nearest, rounded, equal, integers):
+            monkeypatch.setattr(module, "HELD", held)
         assert torch.equal(nearest_codeword(z, e), expected)
 
 
 @pytest.mark.parametrize("name", CROWDED)
 def test_integers_alone_are_exact(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     z, e = crowded(name)
-    monkeypatch.setattr(nearest, "_stages", lambda dim, largest: [])
+    monkeypatch.setattr(nearest, "stages_for", lambda dim, largest: [])
     assert torch.equal(nearest_codeword(z, e), brute_force(z, e))
 
 
 def test_zeros_of_both_signs_are_equal() -> None:
     e = torch.tensor([[1.0, 1.0], [0.0, -0.0], [-0.0, 0.0], [0.0, 0.0]])
     assert nearest_codeword(torch.tensor([[-0.0, 0.0], [0.1, -0.1]]), e).tolist() == [1, 1]
-    assert nearest.first_equal(e).tolist() == [0, 1, 1, 1]
+    assert first_equal(e).tolist() == [0, 1, 1, 1]
 
 
 def test_a_dimension_without_a_float32_bound_goes_to_float64(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert [stage.dtype for stage in nearest._stages(2**23, 1.0)] == [torch.float64]
-    assert [stage.dtype for stage in nearest._stages(64, 1.0)] == [torch.float32, torch.float64]
+    assert [stage.dtype for stage in nearest.stages_for(2**23, 1.0)] == [torch.float64]
+    assert [stage.dtype for stage in nearest.stages_for(64, 1.0)] == [torch.float32, torch.float64]
     z, e = random(50, 30, seed=15), random(200, 30, seed=16)
     expected = nearest_codeword(z, e)
     monkeypatch.setattr(nearest, "_UNIT32", 0.1)
     assert torch.equal(nearest_codeword(z, e), expected)
 
 
+HARDWARE = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+needs_bfloat16 = pytest.mark.skipif(not HARDWARE, reason="this processor does not multiply bfloat16")
+
+
+@pytest.fixture
+def bfloat16_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bfloat16 pass also where there is too little to do for it."""
+    for few in ("FEW_ROWS", "FEW_CODES", "FEW_NUMBERS"):
+        monkeypatch.setattr(bfloat16, few, 1)
+
+
+@needs_bfloat16
+@pytest.mark.usefixtures("bfloat16_first")
+@pytest.mark.parametrize("name", CROWDED)
+@pytest.mark.parametrize(("tile", "block"), [(1024, 2**16), (16, 32)])
+def test_bfloat16_pass_is_exact_where_many_stay_open(
+    name: str, tile: int, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    z, e = crowded(name)
+    monkeypatch.setattr(bfloat16, "CODE_TILE", tile)
+    monkeypatch.setattr(bfloat16, "BLOCK", block)
+    assert torch.equal(nearest_codeword(z, e), brute_force(z, e))
+
+
+@needs_bfloat16
+@pytest.mark.usefixtures("bfloat16_first")
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 40),
+    st.integers(1, 200),
+    st.integers(1, 70),
+    st.integers(0, 10**6),
+    st.sampled_from([1e-30, 1e-4, 1, 1e4, 1e18]),
+    st.sampled_from([0.0, 1.0, 30.0]),
+)
+def test_bfloat16_pass_equals_float64(m: int, n: int, d: int, seed: int, size: float, offset: float) -> None:
+    z, e = (random(m, d, seed=seed) + offset) * size, (random(n, d, seed=seed + 1) + offset) * size
+    distances = torch.cdist(z.double(), e.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    assert torch.equal(nearest_codeword(z, e), distances.argmin(1))
+
+
+@needs_bfloat16
+@pytest.mark.parametrize(("m", "n", "d"), [(700, 5000, 64), (257, 70_000, 33), (2100, 2049, 256), (200, 4096, 1500)])
+def test_bfloat16_pass_comes_first_and_equals_the_float32_pass(
+    m: int, n: int, d: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    z, e = random(m, d, seed=21), random(n, d, seed=22)
+    assert bfloat16.pays(z, e)
+    found = nearest_codeword(z, e)
+    monkeypatch.setattr(bfloat16, "pays", lambda rows, codebook: False)
+    assert torch.equal(found, nearest_codeword(z, e))
+
+
+@needs_bfloat16
+@pytest.mark.parametrize("dim", [1, 5, 300, 4000])
+def test_bfloat16_minima_stay_inside_the_bound(dim: int) -> None:
+    z, e = random(8, dim, seed=17).abs() + 1, random(160, dim, seed=18).abs() + 1
+    exact = (e.double().square().sum(1)[:, None] / 2 - e.double() @ z.double().T).view(10, 16, 8).amin(1)
+    rows = bfloat16._prepare(z)
+    block = bfloat16._minima(rows, e, 1.0)
+    stage = nearest.stages_for(dim, 10.0)[0]
+    least, largest = block.minima[0, :10].double(), block.norms[0, :10].amax(1, keepdim=True)
+    bound = bfloat16._bound(least, largest, rows.norms, rows.residuals, stage)
+    assert ((least - exact).abs() <= bound).all()
+    assert ((least - exact).abs().amax() > bound.amin() / 1000).all()  # and the bound is not idle talk
+
+
 @pytest.mark.parametrize("dim", [1, 5, 300, 20_000])
 def test_rounded_scores_stay_inside_the_bound(dim: int) -> None:
     # Positive numbers of like size: every partial sum rounds, and the errors do not cancel as they do around zero.
     z, e = random(8, dim, seed=17).abs() + 1, random(32, dim, seed=18).abs() + 1
-    exact = nearest._scores(e.double(), z.double())[0]
-    scores, norms = nearest._scores(e, z)
-    stage = nearest._stages(dim, 10.0)[0]
+    exact = rounded._scores(e.double(), z.double())[0]
+    scores, norms = rounded._scores(e, z)
+    stage = nearest.stages_for(dim, 10.0)[0]
     bound = stage.unit * norms * (torch.linalg.vector_norm(z.double(), dim=1) + norms)
     assert ((scores - exact).abs() <= bound[:, None]).all()
 
@@ -214,17 +285,21 @@ def test_bfloat16_and_float64_are_read_as_float32() -> None:
 
 
 MEMORY = """
-import os, resource, torch
+import os, torch
 from channelvq.quantize.nearest import nearest_codeword
 random = lambda *shape: torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
 cases = {
     "ordinary": lambda: (random(2048, 64), random(65536, 64)),
+    "wide": lambda: (random(1024, 1024), random(16384, 1024)),
+    "many": lambda: (random(512, 64), random(200_000, 64)),
     "identical": lambda: (random(2048, 64), random(1, 64).expand(4096, 64).clone()),
     "constant": lambda: (torch.full((256, 64), 0.3), torch.full((16384, 64), 0.3)),
     "offset": lambda: (random(2048, 64).mul_(0.01).add_(1000), random(4096, 64).mul_(0.01).add_(1000)),
     "signs": lambda: (torch.zeros(2048, 256), random(4096, 256).sign_()),
     "bfloat16": lambda: (torch.ones(2**20, 64, dtype=torch.bfloat16), random(16, 64)),
 }
+def high_water():  # not ru_maxrss, which a child begins with the peak of its parent
+    return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
 for name, make in cases.items():
     if os.fork():  # before the first kernel, so that no thread is lost
         assert os.wait()[1] == 0
@@ -233,18 +308,62 @@ for name, make in cases.items():
     for kind in (torch.float32, torch.float64):
         torch.ones(64, 64, dtype=kind) @ torch.ones(64, 64, dtype=kind)
     nearest_codeword(z[:64], e[:64])
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = high_water()
     found = nearest_codeword(z, e)
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    grown = (high_water() - before) / 1024
     print(name, grown - found.numel() * 8 / 2**20, flush=True)
     os._exit(0)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux alone")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_extra_memory_is_at_most_64_mib() -> None:
     # Processes of their own, since a peak never falls. One (M, N) float32 array of the ordinary case has 512 MiB.
     result = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
     grown = dict(line.split() for line in result.stdout.splitlines())
-    assert len(grown) == 6
+    assert len(grown) == 8
+    assert float(grown["ordinary"]) > 1  # it does see what is taken
     assert all(float(mebibytes) <= 64 for mebibytes in grown.values()), grown
+
+
+@needs_bfloat16
+@pytest.mark.usefixtures("bfloat16_first")
+@pytest.mark.parametrize("name", CROWDED)
+def test_pruned_lookup_is_exact_where_many_stay_open(name: str) -> None:
+    z, e = crowded(name)
+    assert torch.equal(PrunedCodebook(e, axes=2).nearest(z), brute_force(z, e))
+
+
+@needs_bfloat16
+@pytest.mark.usefixtures("bfloat16_first")
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 40),
+    st.integers(1, 300),
+    st.integers(2, 70),
+    st.integers(0, 10**6),
+    st.sampled_from([1e-30, 1e-4, 1, 1e4, 1e18]),
+    st.floats(0.5, 1),
+)
+def test_pruned_lookup_equals_float64(m: int, n: int, d: int, seed: int, size: float, decay: float) -> None:
+    spectrum = decay ** torch.arange(d) * size
+    z, e = random(m, d, seed=seed) * spectrum, random(n, d, seed=seed + 1) * spectrum
+    distances = torch.cdist(z.double(), e.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    assert torch.equal(PrunedCodebook(e).nearest(z), distances.argmin(1))
+
+
+@needs_bfloat16
+def test_pruned_lookup_looks_at_few_codewords_where_the_spectrum_falls(monkeypatch: pytest.MonkeyPatch) -> None:
+    spectrum = 0.8 ** torch.arange(64)
+    z, e = random(512, 64, seed=23) * spectrum, random(4096, 64, seed=24) * spectrum
+    looked_at = []
+    scores = bfloat16._scores
+    monkeypatch.setattr(bfloat16, "_scores", lambda *given: looked_at.append(len(given[3])) or scores(*given))
+    assert torch.equal(PrunedCodebook(e).nearest(z), nearest_codeword(z, e))
+    assert sum(looked_at[:2]) < 10 * 512  # groups, of 256 for each row
+
+
+@pytest.mark.parametrize("axes", [0, 8])
+def test_pruned_lookup_checks_its_axes(axes: int) -> None:
+    with pytest.raises(InputError, match="between 1 and D - 1 = 7"):
+        PrunedCodebook(random(40, 8, seed=25), axes)

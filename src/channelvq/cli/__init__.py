@@ -10,6 +10,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from channelvq.cli.bench import bench_app
 from channelvq.cli.data import data_app
 from channelvq.cli.experiments import experiment_app
 from channelvq.cli.options import (
@@ -26,6 +27,7 @@ from channelvq.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 evaluate_app = typer.Typer(no_args_is_help=True, help="Measure a model on held-out data.")
+app.add_typer(bench_app, name="bench")
 app.add_typer(data_app, name="data")
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(experiment_app, name="experiment")

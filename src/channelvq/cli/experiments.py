@@ -71,6 +71,12 @@ def experiment_ibq(stored: StoredOption = None, json_file: JsonOption = None, re
     _study("ibq", stored, json_file, rerun)
 
 
+@experiment_app.command("scaling")
+def experiment_scaling(stored: StoredOption = None, json_file: JsonOption = None, rerun: RerunOption = False) -> None:
+    """From 1,024 to 65,536 codes, channel-wise and patch-wise: use and quality."""
+    _study("scaling", stored, json_file, rerun)
+
+
 @experiment_app.command("bundle")
 def experiment_bundle(
     run_dir: Annotated[Path, typer.Argument(help="A finished run of small/bundled.")] = Path("runs/bundled"),
@@ -101,6 +107,24 @@ def experiment_bundle_generator(
     from channelvq.experiments.bundled_generator import bundle
 
     bundle(run_dir, package, results, "cvq train small/scenes-car")
+
+
+@experiment_app.command("losses")
+def experiment_losses(stored: StoredOption = None, json_file: JsonOption = None, rerun: RerunOption = False) -> None:
+    """Pixel loss alone against the full recipe: perceptual and adversarial loss."""
+    _study("losses", stored, json_file, rerun)
+
+
+@experiment_app.command("bundle-perceptual")
+def experiment_bundle_perceptual(
+    run_dir: Annotated[Path, typer.Argument(help="A finished run of small/perceptual.")] = Path("runs/perceptual"),
+    package: PackageOption = Path("src/channelvq/bundled"),
+    results: ResultsOption = Path("results"),
+) -> None:
+    """Put a finished perceptual network into the package: half-precision weights, model card, cross-style test."""
+    from channelvq.experiments.bundled_perceptual import bundle
+
+    bundle(run_dir, package, results, "cvq train small/perceptual")
 
 
 @experiment_app.command("tables")

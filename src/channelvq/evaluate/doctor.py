@@ -20,7 +20,7 @@ from channelvq.evaluate.metrics import check_images, psnr
 from channelvq.images import normalize, to_uint8
 from channelvq.nn.modes import evaluating
 from channelvq.quantize.axis import Axis, from_vectors, to_vectors
-from channelvq.quantize.nearest import first_equal
+from channelvq.quantize.lookup.equal import first_equal
 from channelvq.quantize.usage import CodebookUsage, UsageReport
 from channelvq.tokenizer import CHUNK_ROWS, CVQTokenizer
 

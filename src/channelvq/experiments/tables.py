@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from channelvq.errors import InputError
-from channelvq.experiments import generator
+from channelvq.experiments import generator, lookup_bench
 
 SECTION = re.compile(r"<!-- table: (?P<name>[\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
 
@@ -120,10 +120,40 @@ def bundled_generator(result: dict[str, Any]) -> str:
     return _markdown(headings, [cells])
 
 
+def losses(result: dict[str, Any]) -> str:
+    """Quality of the loss study's runs, by pixels and by features."""
+    rows = []
+    for row in result["records"]:
+        m = row["metrics"]
+        rows.append([
+            row["name"], str(row["steps"]), f"{m['psnr']:.2f}", f"{m['ssim']:.3f}",
+            f"{m['perceptual']:.4f} ({m['perceptual_low']:.4f} to {m['perceptual_high']:.4f})", f"{m['kid_ours']:.4f}",
+            f"{m['use']:.1%}", f"{row['seconds'] / 60:.0f}",
+        ])  # fmt: skip
+    headings = ("run", "steps", "PSNR", "SSIM", "perceptual distance (95 %)", "kernel distance", "use", "minutes")
+    return _markdown(headings, rows)
+
+
+def perceptual(result: dict[str, Any]) -> str:
+    """The cross-style test by pair of art sets."""
+    names = list(result["records"][0]["accuracy"])
+    rows = [[r["features"], *(f"{r['accuracy'][name]:.3f}" for name in names)] for r in result["records"]]
+    return _markdown(["features", *names], rows)
+
+
+def lookup(result: dict[str, Any]) -> str:
+    """Every method of the lookup bench."""
+    return _markdown(lookup_bench.HEADINGS, lookup_bench.rows(result)) + f"\n\n{result['protocol']['machine']}."
+
+
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "axis": ("axis-small.json", study),
     "codebook": ("codebook-small.json", study),
     "ibq": ("ibq-small.json", study),
+    "lookup": ("lookup.json", lookup),
+    "losses": ("losses-small.json", losses),
+    "perceptual": ("perceptual.json", perceptual),
+    "scaling": ("scaling-small.json", study),
     "bundled": ("bundled-tokenizer.json", bundled),
     "prefixes": ("bundled-tokenizer.json", prefixes),
     "bundled-generator": ("bundled-generator.json", bundled_generator),

@@ -36,6 +36,11 @@ class ConvConfig:
         return self.stem * 2 ** (len(self.multipliers) - 1)
 
     @property
+    def downsampling_reason(self) -> str:
+        """The settings that it comes from."""
+        return f"stem {self.stem}, multipliers {self.multipliers}"
+
+    @property
     def widths(self) -> tuple[int, ...]:
         """Channels at each resolution, highest first."""
         return tuple(self.base_channels * m for m in self.multipliers)

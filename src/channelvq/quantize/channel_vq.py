@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int64
 from pydantic import Discriminator, Tag
 from torch import Tensor, nn
 
-from channelvq.config import from_dict
+from channelvq.config import from_dict, kind_or
 from channelvq.errors import InputError
 from channelvq.quantize.axis import Axis, from_vectors, to_vectors
 from channelvq.quantize.base import Quantizer
@@ -20,15 +20,6 @@ from channelvq.quantize.lfq import LFQCodebook, LFQConfig
 from channelvq.quantize.quantized import Quantized
 from channelvq.quantize.simvq import SimVQCodebook, SimVQConfig
 
-
-def _kind(config: Any) -> str:
-    """The kind that settings name; settings without one are of the plain codebook."""
-    if isinstance(config, dict):
-        kind = config.get("kind", "plain")
-        return kind if isinstance(kind, str) else repr(kind)
-    return getattr(config, "kind", "")
-
-
 QuantizerConfig = Annotated[
     Annotated[PlainConfig, Tag("plain")]
     | Annotated[EMAConfig, Tag("ema")]
@@ -38,7 +29,7 @@ QuantizerConfig = Annotated[
     | Annotated[FSQConfig, Tag("fsq")]
     | Annotated[LFQConfig, Tag("lfq")],
     Discriminator(
-        _kind,
+        kind_or("plain"),
         custom_error_type="quantizer_kind",
         custom_error_message="expected settings whose kind is plain, ema, simvq, ibq, lc, fsq or lfq",
     ),

@@ -21,7 +21,8 @@ from torch import Tensor, distributed
 from channelvq.config import STRICT
 from channelvq.quantize.base import Quantizer, num_ranks, rank, sum_over_ranks, uniform_table
 from channelvq.quantize.kmeans import kmeans
-from channelvq.quantize.nearest import first_equal, nearest_codeword
+from channelvq.quantize.lookup.equal import first_equal
+from channelvq.quantize.nearest import nearest_codeword
 from channelvq.quantize.quantized import Quantized, mean_over_kept, straight_through
 
 # An average below this is left alone: its numbers would soon be too small for float32.

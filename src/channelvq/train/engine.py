@@ -32,7 +32,8 @@ from channelvq.train.progress import Progress
 class Task(Protocol):
     """What the engine needs to know of a task.
 
-    models and optimizers: by name; each optimizer makes one update a step, in this order. `losses` gets the prepared
+    models and optimizers: by name; each optimizer makes one update a step, in this order, of the model of its name and
+    of helpers, models without an optimizer of their own, whose parameters it holds. `losses` gets the prepared
     (possibly wrapped) models and gives the weighted, named terms of one optimizer's objective, plus figures to log; no
     terms, no update.
     """
@@ -118,7 +119,9 @@ class Engine:
             name: LambdaLR(optimizer, lambda step: schedule(self.config, step))
             for name, optimizer in self.task.optimizers.items()
         }
-        self.averages = {n: moving_average(m, self.config.ema) for n, m in self.task.models.items() if self.config.ema}
+        # A helper is not evaluated, so it has no average.
+        averaged = self.optimizers if self.config.ema else ()
+        self.averages = {name: moving_average(self.task.models[name], self.config.ema) for name in averaged}
         self.accelerator.register_for_checkpointing(*self.schedulers.values(), *self.averages.values())
 
     def fit(self) -> dict[str, float] | None:
@@ -178,7 +181,7 @@ class Engine:
             logged |= {key: float(value.detach()) for key, value in terms.items()} | figures
             self.accelerator.backward(total)
             if self.config.clip_norm is not None:
-                norm = self.accelerator.clip_grad_norm_(model.parameters(), self.config.clip_norm)
+                norm = self.accelerator.clip_grad_norm_(self._updated_by(name), self.config.clip_norm)
                 logged[f"{name}_gradient_norm"] = float("nan" if norm is None else norm)
             optimizer.step()
             self.schedulers[name].step()
@@ -187,6 +190,13 @@ class Engine:
                 self._update_average(name)
         logged["learning_rate"] = float(next(iter(self.schedulers.values())).get_last_lr()[0])
         return logged
+
+    def _updated_by(self, name: str) -> list[nn.Parameter]:
+        """Parameters of the model of an optimizer's name, and of the helpers that it updates with it."""
+        held = {id(p) for group in self.task.optimizers[name].param_groups for p in group["params"]}
+        helpers = [model for other, model in self.models.items() if other not in self.optimizers]
+        helping = (p for helper in helpers for p in helper.parameters() if id(p) in held)
+        return [*self.models[name].parameters(), *helping]
 
     def _over_ranks(self, figures: dict[str, float]) -> dict[str, float]:
         """Means over ranks, each of which has seen its share of the global batch."""

@@ -1,10 +1,11 @@
 """What a recipe costs before it is begun: built on the meta device, so that 8 billion parameters need no memory.
 
-FLOPs count a multiplication and an addition as two. A training step costs three forward passes. Those of convolutions
-and linear layers are counted by torch on the very networks, those of a language model are 2 a parameter and token, and
-2 n H a layer for causal attention (Chowdhery et al. 2022, appendix B). Activations: for networks the tensors that
-autograd keeps, in the training precision; for a language model checkpointed at every layer, the layers' inputs and
-34 n H bytes for the one that is recomputed (Korthikanti et al. 2022, eq. 2, without the attention matrix).
+FLOPs count a multiplication and an addition as two. A training step costs three forward passes, or one of a frozen
+network. Those of convolutions and linear layers are counted by torch on the very networks, those of a language model
+are 2 a parameter and token, and 2 n H a layer for causal attention (Chowdhery et al. 2022, appendix B). Activations:
+for networks the tensors that autograd keeps, in the training precision; for a language model checkpointed at every
+layer, the layers' inputs and 34 n H bytes for the one that is recomputed (Korthikanti et al. 2022, eq. 2, without the
+attention matrix).
 """
 
 from dataclasses import asdict, dataclass
@@ -22,6 +23,8 @@ from channelvq.car.model import CAR
 from channelvq.car.text import TextTokenizer, train_bpe
 from channelvq.errors import InputError
 from channelvq.losses.adversarial import PatchDiscriminator
+from channelvq.losses.semantic import SemanticHead, SemanticTeacher
+from channelvq.nn.siglip import build_siglip, siglip_config
 from channelvq.tokenizer import CVQConfig, CVQTokenizer
 from channelvq.train.car_task import CARRecipe
 from channelvq.train.config import TrainConfig
@@ -90,25 +93,33 @@ def plan(name: str, recipe: Recipe, machine: Machine) -> Plan:
 
 def _tokenizer_plan(name: str, recipe: TokenizerRecipe, machine: Machine) -> Plan:
     model, game = recipe.model, recipe.objective.adversarial
+    meaning = recipe.objective.semantic
     with torch.device("meta"):
         tokenizer = CVQTokenizer(model)
         judge = None if game is None else PatchDiscriminator(game)
+        teacher = None if meaning is None else SemanticTeacher(build_siglip(siglip_config(meaning.teacher)))
+        head = None if teacher is None else SemanticHead(model.latent_channels, teacher.num_features)
     parts = [
-        Part(part, sum(p.numel() for p in module.parameters()), trained=True)
+        Part(part, sum(p.numel() for p in module.parameters()), trained=module is not teacher)
         for part, module in (("encoder", tokenizer.encoder), ("quantizer", tokenizer.quantizer),
-                             ("decoder", tokenizer.decoder), ("discriminator", judge)) if module is not None
+                             ("decoder", tokenizer.decoder), ("discriminator", judge), ("semantic head", head),
+                             ("semantic teacher", teacher)) if module is not None
     ]  # fmt: skip
     image = torch.empty(1, 3, model.image_size, model.image_size, device="meta")
     latent = torch.empty(1, model.latent_channels, model.latent_size, model.latent_size, device="meta")
     passes: list[tuple[nn.Module, Tensor]] = [(tokenizer.encoder, image), (tokenizer.decoder, latent)]
     if judge is not None:
         passes += [(judge, image)] * 2  # a real and a restored image
+    if head is not None:
+        passes.append((head, latent))
     lookup = 2.0 * model.num_tokens * model.quantizer.codebook_size * model.codebook_dim
     flops, kept = lookup, 0.0
     for module, x in passes:
         more, held = _measure(module, x)
         flops, kept = flops + more, kept + held
-    return _plan(name, recipe.train, machine, parts, model, flops, kept * _bytes(recipe.train) / FLOAT_BYTES)
+    frozen = 0.0 if teacher is None else _measure(teacher, image)[0]
+    kept *= _bytes(recipe.train) / FLOAT_BYTES
+    return _plan(name, recipe.train, machine, parts, model, flops, kept, frozen)
 
 
 def _measure(module: nn.Module, x: Tensor) -> tuple[float, float]:
@@ -175,9 +186,16 @@ def _bytes(train: TrainConfig) -> int:
 
 
 def _plan(
-    name: str, train: TrainConfig, machine: Machine, parts: list[Part], model: CVQConfig, flops: float, kept: float
+    name: str,
+    train: TrainConfig,
+    machine: Machine,
+    parts: list[Part],
+    model: CVQConfig,
+    flops: float,
+    kept: float,
+    frozen: float = 0.0,
 ) -> Plan:
-    """kept: bytes of activations of one image."""
+    """kept: bytes of activations of one image. frozen: FLOPs of what no gradient passes through."""
     trained = sum(part.parameters for part in parts if part.trained)
     everything = sum(part.parameters for part in parts)
     memory = {
@@ -188,9 +206,9 @@ def _plan(
         "activations": kept * train.batch_size / machine.gpus,
     }
     images = train.steps * train.batch_size
-    hours = 3 * flops * images / (machine.peak * 1e12 * machine.mfu) / 3600
-    return Plan(name, tuple(parts), model.num_tokens, model.quantizer.codebook_size, model.codebook_dim, flops, images,
-                train.steps, memory, hours, machine)  # fmt: skip
+    hours = (3 * flops + frozen) * images / (machine.peak * 1e12 * machine.mfu) / 3600
+    return Plan(name, tuple(parts), model.num_tokens, model.quantizer.codebook_size, model.codebook_dim, flops + frozen,
+                images,                 train.steps, memory, hours, machine)  # fmt: skip
 
 
 def table(found: Plan) -> Table:

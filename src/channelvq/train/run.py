@@ -14,7 +14,7 @@ from channelvq.train.perceptual_task import PerceptualRecipe, PerceptualTask
 from channelvq.train.tokenizer_task import TokenizerRecipe, TokenizerTask
 
 Recipe = TokenizerRecipe | CARRecipe | PerceptualRecipe
-R = TypeVar("R", TokenizerRecipe, CARRecipe)
+R = TypeVar("R", TokenizerRecipe, CARRecipe, PerceptualRecipe)
 KINDS: dict[str, type[Recipe]] = {"tokenizer": TokenizerRecipe, "car": CARRecipe, "perceptual": PerceptualRecipe}
 
 
@@ -35,6 +35,11 @@ def load_tokenizer_recipe(name_or_path: str | Path, overrides: Sequence[str] = (
 def load_car_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> CARRecipe:
     """As `load_recipe`, for where only a generator's recipe will do."""
     return _of_kind(CARRecipe, load_recipe(name_or_path, overrides), name_or_path)
+
+
+def load_perceptual_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> PerceptualRecipe:
+    """As `load_recipe`, for where only a perceptual network's recipe will do."""
+    return _of_kind(PerceptualRecipe, load_recipe(name_or_path, overrides), name_or_path)
 
 
 def _of_kind(kind: type[R], recipe: Recipe, name_or_path: str | Path) -> R:

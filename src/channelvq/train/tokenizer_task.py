@@ -30,7 +30,9 @@ from channelvq.losses.adversarial import (
 )
 from channelvq.losses.perceptual import PerceptualLossConfig, build_perceptual
 from channelvq.losses.reconstruction import PixelLoss, pixel_loss
+from channelvq.losses.semantic import SemanticConfig, SemanticHead, build_teacher, semantic_loss
 from channelvq.nested import NestedConfig, draw_keep, keep_mask
+from channelvq.nn.vit import ViTEncoder
 from channelvq.quantize.usage import CodebookUsage, UsageReport
 from channelvq.tokenizer import CVQConfig, CVQTokenizer
 from channelvq.train.config import TrainConfig
@@ -43,6 +45,7 @@ class ObjectiveConfig:
     start_step: the codebook enters at this step; before it the network trains without quantization. start_images: how
     many images' tokens its start is drawn from. codebook_lr_ratio: the codebook's learning rate over the network's.
     perceptual, adversarial: the loss on features, and a discriminator and its game, where there is to be one.
+    semantic: the loss of the quantized latent against a frozen teacher, once the codebook has entered.
     """
 
     pixel: PixelLoss = "l2"
@@ -53,6 +56,7 @@ class ObjectiveConfig:
     start_images: PositiveInt = 512
     perceptual: PerceptualLossConfig | None = None
     adversarial: AdversarialConfig | None = None
+    semantic: SemanticConfig | None = None
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -83,7 +87,13 @@ class TokenizerTask:
             self.tokenizer = CVQTokenizer(recipe.model)
             game = recipe.objective.adversarial
             self.discriminator = None if game is None else PatchDiscriminator(game)
+            meaning = recipe.objective.semantic
+            self.teacher = None if meaning is None else build_teacher(meaning)
+            features = 0 if self.teacher is None else self.teacher.num_features
+            head = SemanticHead(recipe.model.latent_channels, features) if features else None
         self.models: dict[str, nn.Module] = {"tokenizer": self.tokenizer}
+        if head is not None:  # a helper of the tokenizer's optimizer: in checkpoints, not in final/
+            self.models["semantic_head"] = head
         self.idle_parameters = recipe.objective.start_step > 0  # the codebook before its start
         self.optimizers: dict[str, Optimizer] = {"tokenizer": self._optimizer()}
         if game is not None and self.discriminator is not None:
@@ -105,6 +115,8 @@ class TokenizerTask:
         train, ratio = self.recipe.train, self.recipe.objective.codebook_lr_ratio
         codebook = list(self.tokenizer.quantizer.parameters())
         network = [*self.tokenizer.encoder.parameters(), *self.tokenizer.decoder.parameters()]
+        if "semantic_head" in self.models:
+            network += self.models["semantic_head"].parameters()
         groups = [
             {"params": network, "weight_decay": train.weight_decay},
             # Decay would pull unused codewords to zero, where the first winner takes all.
@@ -113,7 +125,10 @@ class TokenizerTask:
         return AdamW(groups, lr=train.learning_rate, betas=train.betas)
 
     def start(self) -> None:
-        """Start the codebook from data at once, unless the network trains without it first."""
+        """Read the encoder's weights where it has some; start the codebook, unless the network trains first."""
+        encoder = self.tokenizer.encoder
+        if isinstance(encoder, ViTEncoder) and encoder.config.weights is not None:
+            encoder.load_weights(encoder.config.weights)
         if self.recipe.objective.start_step == 0:
             self._start_codebook()
 
@@ -140,7 +155,7 @@ class TokenizerTask:
     def losses(
         self, name: str, models: dict[str, nn.Module], batch: Tensor, step: int, rank: int
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """Pixel and adversarial loss on the decoded prefix, quantization loss on the kept channels."""
+        """Pixel and adversarial loss on the decoded prefix, quantization and semantic loss on the kept channels."""
         objective, x = self.recipe.objective, normalize(batch)
         if name == "discriminator":
             return self._discriminator_losses(models[name], x)
@@ -159,9 +174,18 @@ class TokenizerTask:
             reconstruction = sum(terms.values(), start=x.new_zeros(()))
             terms |= self._adversarial_terms(x_hat.float(), reconstruction, keep, step)
         if quantized is not None:
+            terms |= self._semantic_terms(models, quantized.z_q, x)
             terms |= {key: objective.quantizer_weight * value for key, value in quantized.losses.items()}
             figures["batch_use"] = len(quantized.indices.unique()) / self.tokenizer.codebook_size
         return terms, figures
+
+    def _semantic_terms(self, models: dict[str, nn.Module], z_q: Tensor, x: Tensor) -> dict[str, Tensor]:
+        """Of the prefix that is decoded: the first channels have to carry the meaning."""
+        meaning = self.recipe.objective.semantic
+        if meaning is None or self.teacher is None:
+            return {}
+        predicted = models["semantic_head"](z_q)
+        return {"semantic": meaning.weight * semantic_loss(predicted, self.teacher.to(x.device)(x))}
 
     def _adversarial_terms(
         self, x_hat: Tensor, reconstruction: Tensor, keep: Tensor | None, step: int
@@ -201,12 +225,13 @@ class TokenizerTask:
 
     def _keep(self, batch: int, step: int, rank: int) -> Tensor | None:
         config = self.recipe.nested
-        if config.alpha == 0:
+        if not config.active:
             return None
         tokens = self.tokenizer.num_tokens
         # The draw of an image depends on the step and its place in the global batch, not on the number of ranks.
         generator = position_generator(self.recipe.train.seed + 1, step)
-        everyone = draw_keep(config, self.recipe.train.batch_size, tokens, generator)
+        progress = step / self.recipe.train.steps
+        everyone = draw_keep(config, self.recipe.train.batch_size, tokens, generator, progress)
         return keep_mask(everyone[rank * batch : (rank + 1) * batch], tokens)
 
     @torch.no_grad()
@@ -221,7 +246,7 @@ class TokenizerTask:
         usage.update(ids.cpu())
         result = usage.result()
         figures = {"use": result.use, "perplexity": result.perplexity, "use_if_uniform": result.use_if_uniform}
-        nested = self.recipe.nested.alpha > 0
+        nested = self.recipe.nested.active
         restored = images
         for k in sorted(
             {tokenizer.num_tokens, *((tokenizer.num_tokens // 16, tokenizer.num_tokens // 4) if nested else ())}
