@@ -8,7 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
+
+from channelvq.config import from_dict
+from channelvq.data.build import DataConfig
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -78,8 +82,16 @@ def test_user_errors_are_one_line_and_exit_code_2(folder: Path) -> None:
         assert "Traceback" not in done.stderr
 
 
+def test_the_sources_of_the_data_page_can_be_used() -> None:
+    page = (ROOT / "docs/data.md").read_text()
+    found = [
+        from_dict(DataConfig, yaml.safe_load(text)["data"]) for text in re.findall(r"```yaml\n(.*?)```", page, re.S)
+    ]
+    assert {source.kind for data in found for source in data.sources.values()} == {"folder", "shards", "huggingface"}
+
+
 def test_linked_files_exist() -> None:
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+    for target in re.findall(r"\]\((?!http)([^)#]+)[^)]*\)", README):
         assert (ROOT / target).exists(), target
 
 
