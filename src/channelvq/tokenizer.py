@@ -246,7 +246,9 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", li
 def check_source(kind: str, source: str) -> None:
     """InputError where a name can only be a folder's and there is none: the hub's own answer would mislead."""
     if (source.startswith(("/", ".", "~")) or source.count("/") > 1) and not Path(source).is_dir():
-        raise InputError(f"{kind} {source!r}: there is no such folder; give one, 'bundled' or a hub id (owner/name)")
+        raise InputError(
+            f"{kind} {source!r}: neither 'bundled', a folder, nor a hub repository: there is no such folder"
+        )
 
 
 def _pretrained_file(model_id: str, name: str, options: dict[str, Any]) -> Path:

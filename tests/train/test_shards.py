@@ -109,10 +109,12 @@ def test_two_ranks_of_two_workers_equal_one(tmp_path: Path, data: dict[str, tupl
     environment = os.environ | {"CHANNELVQ_CACHE": str(tmp_path / "other")}
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
-    one, two = final(tmp_path / "one"), final(tmp_path / "two")
-    for name, weight in one.items():
-        # Means over halves are added in another order; another image would move weights by the learning rate, 7e-4.
-        torch.testing.assert_close(two[name], weight, atol=2e-5, rtol=0)
+    # Means over halves are added in another order, and Adam makes a whole step of the sign of a gradient near zero: so
+    # not each weight, but what was lost at each step, which another image would change in its first digits.
+    first, second = (
+        [line["pixel"] for line in read_metrics(tmp_path / name) if line["kind"] == "train"] for name in ("one", "two")
+    )
+    assert second == pytest.approx(first, rel=1e-4)
     assert len(list((tmp_path / "other/shards").iterdir())) == 3
 
 
