@@ -49,17 +49,30 @@ def nearest_codeword(vectors: Float[Tensor, "M D"], codebook: Float[Tensor, "N D
     Raises InputError on mismatched shapes, an empty codebook, NaN or infinity.
     """
     check_shapes(vectors, codebook)
-    vectors, codebook = vectors.detach(), codebook.detach()
+
+    def first(rows: Tensor, stage: Stage) -> list[Pass]:
+        return [partial(bfloat16.narrow, stage=stage)] if bfloat16.pays(rows, codebook) else []
+
+    return look_up(vectors.detach(), codebook.detach(), first)
+
+
+def look_up(
+    vectors: Float[Tensor, "M D"], codebook: Float[Tensor, "N D"], first: Callable[[Tensor, Stage], list[Pass]]
+) -> Int64[Tensor, " M"]:
+    """The nearest codewords, tile of rows by tile; first: the passes of a tile before the float32 one, by its stage.
+
+    Raises InputError on NaN or infinity.
+    """
     largest = max(largest_magnitude(vectors, "vectors"), largest_magnitude(codebook, "codebook"))
     stages = stages_for(vectors.shape[1], largest)
     found = torch.empty(len(vectors), dtype=torch.int64, device=vectors.device)
-    with torch.autocast(vectors.device.type, enabled=False), full_float32():
-        for part in row_tiles(vectors):
+    with torch.autocast(vectors.device.type, enabled=False), _full_float32():
+        for part in _row_tiles(vectors):
             rows = vectors[part].float()
-            passes = [partial(rounded.narrow, stage=stage) for stage in stages]
-            if stages and bfloat16.pays(rows, codebook):
-                passes.insert(0, partial(bfloat16.narrow, stage=stages[0]))
-            found[part] = solve(rows, codebook, None, passes)
+            passes: list[Pass] = [partial(rounded.narrow, stage=stage) for stage in stages]
+            if stages:
+                passes = first(rows, stages[0]) + passes
+            found[part] = _solve(rows, codebook, None, passes)
     return found
 
 
@@ -88,7 +101,7 @@ def largest_magnitude(table: Tensor, name: str) -> float:
 
 
 @contextmanager
-def full_float32() -> Iterator[None]:
+def _full_float32() -> Iterator[None]:
     """Float32 products as such: "high" and "medium" let them run in TF32 or bfloat16, outside the bound used here."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
@@ -98,7 +111,7 @@ def full_float32() -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def row_tiles(vectors: Tensor) -> list[slice]:
+def _row_tiles(vectors: Tensor) -> list[slice]:
     """Equal shares of the rows: a last tile of few would pay for reading the whole codebook as much as a full one."""
     size = max(1, min(ROW_TILE, 8 * HELD // vectors.shape[1]))
     count = -(-len(vectors) // size)
@@ -126,7 +139,7 @@ def stages_for(dim: int, largest: float) -> list[Stage]:
     ]
 
 
-def solve(rows: Tensor, codebook: Tensor, codes: Tensor | None, passes: list[Pass]) -> Int64[Tensor, " M"]:
+def _solve(rows: Tensor, codebook: Tensor, codes: Tensor | None, passes: list[Pass]) -> Int64[Tensor, " M"]:
     """Nearest codeword of each row among `codes` (ascending; None for all), by the passes and then in integers."""
     if not passes:
         return solve_exactly(rows, codebook, codes)
@@ -142,5 +155,5 @@ def solve(rows: Tensor, codebook: Tensor, codes: Tensor | None, passes: list[Pas
     distinct, back = first_equal(rows).unique(return_inverse=True)
     if codes is not None or len(passes) <= 2:  # looking for equal codewords in the whole codebook is dear for few rows
         codes = merge(codebook, codes)
-    found[rest] = solve(rows[distinct], codebook, codes, passes[1:])[back]
+    found[rest] = _solve(rows[distinct], codebook, codes, passes[1:])[back]
     return found

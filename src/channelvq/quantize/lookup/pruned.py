@@ -17,7 +17,7 @@ from torch import Tensor
 
 from channelvq.errors import InputError
 from channelvq.quantize import nearest
-from channelvq.quantize.lookup import bfloat16, rounded
+from channelvq.quantize.lookup import bfloat16
 from channelvq.quantize.lookup.tiles import GROUP, Open, Stage
 
 SLACK = 2.0**-20  # over |z| |e| + |e|^2: rotation in float64, rounding to float32
@@ -53,16 +53,11 @@ class PrunedCodebook:
         nearest.check_shapes(vectors, self.codebook)
         if not bfloat16.pays(vectors, self.codebook):
             return nearest.nearest_codeword(vectors, self.codebook)
-        vectors = vectors.detach()
-        largest = max(nearest.largest_magnitude(vectors, "vectors"), float(self.codebook.abs().amax()))
-        stages = nearest.stages_for(vectors.shape[1], largest)
-        found = torch.empty(len(vectors), dtype=torch.int64)
-        with torch.autocast("cpu", enabled=False), nearest.full_float32():
-            for part in nearest.row_tiles(vectors):
-                passes = [partial(self._narrow, stage=stages[0]), partial(bfloat16.narrow, stage=stages[0])]
-                passes += [partial(rounded.narrow, stage=stage) for stage in stages]
-                found[part] = nearest.solve(vectors[part].float(), self.codebook, None, passes)
-        return found
+
+        def first(rows: Tensor, stage: Stage) -> list[nearest.Pass]:
+            return [partial(self._narrow, stage=stage), partial(bfloat16.narrow, stage=stage)]
+
+        return nearest.look_up(vectors.detach(), self.codebook, first)
 
     def _narrow(self, rows: Tensor, codebook: Tensor, codes: Tensor | None, stage: Stage) -> Open:
         bounding = bfloat16.Bounding(self._reduce(rows.double()).float(), self.reduced, SLACK)
