@@ -2,7 +2,6 @@
 
 import errno
 import json
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,6 @@ from PIL import Image
 import channelvq.demo
 import channelvq.train.run
 from channelvq import CVQTokenizer
-from channelvq.cli import main
 from channelvq.experiments import generator, studies
 from channelvq.images import load_image
 from channelvq.nn.conv import ConvConfig
@@ -51,22 +49,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         Image.fromarray(np.random.default_rng(seed).integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(tmp_path / name)
     (tmp_path / "file").write_text("in the way")
     return tmp_path
-
-
-@pytest.fixture
-def cvq(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cvq:
-    """Runs the command in this process: (exit code, stdout, stderr)."""
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["cvq", *map(str, words)])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        return code, *capsys.readouterr()
-
-    return run
 
 
 def assert_refused(result: tuple[int, str, str], *parts: str) -> None:

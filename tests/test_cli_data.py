@@ -1,7 +1,6 @@
 """`cvq data shard` as a user meets it."""
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from channelvq.cli import main
 from channelvq.data.shards import ShardSource
 
 Cvq = Callable[..., tuple[int, str, str]]
@@ -29,22 +27,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / f"pictures/broken{i}.png").write_bytes(b"no image")
     (tmp_path / "file").write_text("in the way")
     return tmp_path
-
-
-@pytest.fixture
-def cvq(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cvq:
-    """Runs the command in this process: (exit code, stdout, stderr)."""
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["cvq", *map(str, words)])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        return code, *capsys.readouterr()
-
-    return run
 
 
 def test_shard_writes_counts_and_names_what_it_skips(cvq: Cvq, here: Path) -> None:

@@ -1,5 +1,7 @@
 import json
 import math
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -86,9 +88,6 @@ def test_protocol_tells_what_was_measured(tmp_path: Path) -> None:
 
 
 def test_links_stay_and_pipes_are_written_to(tmp_path: Path) -> None:
-    import os
-    import threading
-
     real, link, pipe = tmp_path / "real.json", tmp_path / "link.json", tmp_path / "pipe"
     real.write_text("old")
     link.symlink_to(real)

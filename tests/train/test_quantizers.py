@@ -11,6 +11,7 @@ from channelvq import CAR, CVQTokenizer
 from channelvq.car.config import CARConfig
 from channelvq.car.text import TextTokenizer, train_bpe
 from channelvq.errors import InputError
+from channelvq.train import run
 from channelvq.train.run import load_recipe, load_tokenizer_recipe, train
 
 KINDS = ("ema", "simvq", "ibq", "lc", "fsq", "lfq")
@@ -69,10 +70,6 @@ def test_a_setting_of_another_kind_is_named_by_its_key() -> None:
 def test_where_a_run_cannot_be_written_is_told_before_anything_is_drawn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from channelvq.errors import InputError
-    from channelvq.train import run
-    from channelvq.train.run import load_recipe
-
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(run, "TokenizerTask", lambda recipe: pytest.fail("the task was built first"))
     with pytest.raises(InputError, match="cannot write"):

@@ -53,28 +53,17 @@ def _show(
         write_json(json_file, result)
 
 
-@experiment_app.command("axis")
-def experiment_axis(stored: StoredOption = None, json_file: JsonOption = None, rerun: RerunOption = False) -> None:
-    """Channel-wise against patch-wise: same network, data, start, steps and tokens."""
-    _study("axis", stored, json_file, rerun)
+def _add_study(name: str, question: str) -> None:
+    @experiment_app.command(name, help=question)
+    def study(stored: StoredOption = None, json_file: JsonOption = None, rerun: RerunOption = False) -> None:
+        _study(name, stored, json_file, rerun)
 
 
-@experiment_app.command("codebook")
-def experiment_codebook(stored: StoredOption = None, json_file: JsonOption = None, rerun: RerunOption = False) -> None:
-    """What keeps the plain codebook alive: one setting changed at a time."""
-    _study("codebook", stored, json_file, rerun)
-
-
-@experiment_app.command("ibq")
-def experiment_ibq(stored: StoredOption = None, json_file: JsonOption = None, rerun: RerunOption = False) -> None:
-    """Which form of index backpropagation holds at a code dimension of 256."""
-    _study("ibq", stored, json_file, rerun)
-
-
-@experiment_app.command("scaling")
-def experiment_scaling(stored: StoredOption = None, json_file: JsonOption = None, rerun: RerunOption = False) -> None:
-    """From 1,024 to 65,536 codes, channel-wise and patch-wise: use and quality."""
-    _study("scaling", stored, json_file, rerun)
+_add_study("axis", "Channel-wise against patch-wise: same network, data, start, steps and tokens.")
+_add_study("codebook", "What keeps the plain codebook alive: one setting changed at a time.")
+_add_study("ibq", "Which form of index backpropagation holds at a code dimension of 256.")
+_add_study("scaling", "From 1,024 to 65,536 codes, channel-wise and patch-wise: use and quality.")
+_add_study("losses", "Pixel loss alone against the full recipe: perceptual and adversarial loss.")
 
 
 @experiment_app.command("bundle")
@@ -107,12 +96,6 @@ def experiment_bundle_generator(
     from channelvq.experiments.bundled_generator import bundle
 
     bundle(run_dir, package, results, "cvq train small/scenes-car")
-
-
-@experiment_app.command("losses")
-def experiment_losses(stored: StoredOption = None, json_file: JsonOption = None, rerun: RerunOption = False) -> None:
-    """Pixel loss alone against the full recipe: perceptual and adversarial loss."""
-    _study("losses", stored, json_file, rerun)
 
 
 @experiment_app.command("bundle-perceptual")

@@ -40,7 +40,7 @@ def bundle(run_dir: Path, package: Path, results: Path, command: str) -> dict[st
     recipe = load_tokenizer_recipe(run_dir / "config.yaml")
     facts = run_facts(run_dir, recipe, command)
     folder = package / "tokenizer"
-    _copy_files(run_dir / "final", folder)
+    copy_files(run_dir / "final", folder)
     halve(folder / "model.safetensors")
     tokenizer = CVQTokenizer.from_pretrained(folder)
     pca = PCABaseline.fit(fixed_images(_train_mixture(recipe), PCA_IMAGES), num_components=PCA_COMPONENTS)
@@ -57,7 +57,8 @@ def _train_mixture(recipe: TokenizerRecipe) -> Mixture:
     return build_mixture(recipe.data, recipe.model.image_size, "train", seed=1)
 
 
-def _copy_files(source: Path, folder: Path) -> None:
+def copy_files(source: Path, folder: Path) -> None:
+    """Put the weights and the config of a trained model into a folder of their own, anew."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for name in ("model.safetensors", "config.json"):

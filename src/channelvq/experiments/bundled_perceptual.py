@@ -1,14 +1,13 @@
 """The perceptual network that ships in the package: from a finished run to weights, model card and results."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 from channelvq.data.catalogue import PACKAGES
 from channelvq.evaluate.cross_style import GALLERY, STYLES, cross_style_accuracy, pixels_16, style_pictures
 from channelvq.evaluate.report import write_json
-from channelvq.experiments.bundled import halve, run_facts
+from channelvq.experiments.bundled import copy_files, halve, run_facts
 from channelvq.nn.perceptual import PerceptualNetwork
 from channelvq.train.run import load_perceptual_recipe
 
@@ -23,10 +22,7 @@ def bundle(run_dir: Path, package: Path, results: Path, command: str) -> dict[st
     recipe = load_perceptual_recipe(run_dir / "config.yaml")
     facts = run_facts(run_dir, recipe, command)
     folder = package / "perceptual"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    for name in ("config.json", "model.safetensors"):
-        shutil.copy(run_dir / "final" / name, folder / name)
+    copy_files(run_dir / "final", folder)
     halve(folder / "model.safetensors")
     result = {"run": facts, **cross_style(PerceptualNetwork.load(folder), recipe.image_size)}
     write_json(results / "perceptual.json", result)
