@@ -2,7 +2,7 @@
 
 A header says nothing about the rest of its file, and a broken file met in the middle of a training ends it. So every
 file is decoded once. Those that were good are kept by path, size and time of change in a small file of the user's
-cache; on a later start only their headers are read. Bad files are tried again, for what made them bad may be mended.
+cache and not opened on a later start. Bad files are tried again, for what made them bad may be mended.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from pathlib import Path
 from channelvq.data.packages import cache_root
 from channelvq.data.whole import write_whole
 from channelvq.errors import InputError
-from channelvq.images import FirstFrameWarning, Skipped, image_size, load_image
+from channelvq.images import FirstFrameWarning, Skipped, load_image
 
 WORKERS = min(8, os.cpu_count() or 1)  # Pillow decodes outside Python's lock
 BLOCK = 4096  # files handed to the workers at a time, so that a million of them need no million of futures
@@ -32,17 +32,16 @@ def unreadable(paths: Sequence[Path], name: str) -> dict[Path, Skipped]:
     stamps = {path: _stamp(path) for path in paths}
     good: dict[str, Stamp] = {}
 
+    # What is known is not opened again: for a million files that alone would take many minutes of every start.
+    new = [path for path in paths if (stamp := stamps[path]) is None or known.get(str(path.absolute())) != stamp]
+
     def check(path: Path) -> Skipped | None:
-        stamp, key = stamps[path], str(path.absolute())
         try:
-            if stamp is not None and known.get(key) == stamp:
-                image_size(path)
-            else:
-                load_image(path)
+            load_image(path)
         except InputError as error:
             return Skipped(path, str(error))
-        if stamp is not None:
-            good[key] = stamp
+        if (stamp := stamps[path]) is not None:
+            good[str(path.absolute())] = stamp
         return None
 
     try:
@@ -50,12 +49,12 @@ def unreadable(paths: Sequence[Path], name: str) -> dict[Path, Skipped]:
             warnings.simplefilter("ignore", FirstFrameWarning)
             bad = [
                 skipped
-                for start in range(0, len(paths), BLOCK)
-                for skipped in pool.map(check, paths[start : start + BLOCK])
+                for start in range(0, len(new), BLOCK)
+                for skipped in pool.map(check, new[start : start + BLOCK])
                 if skipped is not None
             ]
     finally:  # also what an interrupted check has learnt
-        if any(known.get(key) != stamp for key, stamp in good.items()):
+        if good:
             _remember(memory, known | good)
     return {skipped.path: skipped for skipped in bad}
 

@@ -180,7 +180,10 @@ def _stamp(path: Path) -> list[int] | None:
 def _begun(record: Path, prefix: str, listing: str) -> Written:
     """What an earlier call has written; InputError where it is of other images or settings, or of unknown origin."""
     folder = record.parent
-    there = sorted(path.name for path in folder.glob(f"{prefix}-*.tar"))
+    numbered = f"{prefix}-[0-9][0-9][0-9][0-9][0-9].tar"
+    there = sorted(path.name for path in folder.glob(numbered))
+    for left in folder.glob(f".{numbered}.*"):  # what a killed call was writing
+        left.unlink()
     mend = f"choose another folder or --prefix, or remove {prefix}-*.tar and {record.name}"
     if not record.exists():
         if there:
