@@ -2,17 +2,17 @@
 
 import re
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
 from channelvq.cli.bench import bench_app
 from channelvq.cli.data import data_app
+from channelvq.cli.evaluate import evaluate_app
 from channelvq.cli.experiments import experiment_app
+from channelvq.cli.inputs import batches, measured
 from channelvq.cli.options import (
     DataArgument,
     JsonOption,
@@ -26,51 +26,10 @@ from channelvq.cli.options import (
 from channelvq.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
-evaluate_app = typer.Typer(no_args_is_help=True, help="Measure a model on held-out data.")
 app.add_typer(bench_app, name="bench")
 app.add_typer(data_app, name="data")
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(experiment_app, name="experiment")
-
-BATCH_SIZE = 64  # images in memory at a time
-
-
-def _batches(paths: list[Path], size: int) -> Iterator[tuple[list[Path], list[Any]]]:
-    """Names and resized images of files and folders, some at a time; what cannot be read is named and counted."""
-    from channelvq.images import read_images
-
-    pairs, skipped = read_images(paths, size=size)
-    some = list(islice(pairs, BATCH_SIZE))
-    if not some:
-        raise InputError(f"none of {len(skipped)} image files can be read; the first: {skipped[0].reason}")
-    try:
-        while some:
-            yield [name for name, _ in some], [image for _, image in some]
-            some = list(islice(pairs, BATCH_SIZE))
-    finally:  # also where the caller wants no more of them
-        for entry in skipped:
-            typer.echo(f"skipped {entry.path}: {entry.reason}", err=True)
-        if skipped:
-            typer.echo(f"{len(skipped)} file(s) skipped", err=True)
-
-
-def _measured(tokenizer: str, data: Path, max_images: int | None) -> tuple[Any, Any, dict[str, Any]]:
-    """The tokenizer, uint8 images (n, 3, h, w) of a folder or of a named held-out set, and their protocol."""
-    import torch
-
-    from channelvq import CVQTokenizer
-    from channelvq.evaluate.report import protocol
-    from channelvq.experiments.held_out import DESCRIPTIONS, held_out, held_out_protocol
-    from channelvq.images import to_tensor
-
-    tok = CVQTokenizer.from_pretrained(tokenizer)
-    if (name := str(data)) in DESCRIPTIONS and not data.exists():
-        images = held_out(name, max_images or 768, tok.image_size)  # 12 N tokens of the bundled tokenizer
-        return tok, images, held_out_protocol(name, images, tok)
-    pictures = (picture for _, batch in _batches([data], tok.image_size) for picture in batch)
-    images = torch.stack([to_tensor(picture) for picture in islice(pictures, max_images)])
-    how = {"split": "given", "resize": "antialiased", "crop": "centred square"}
-    return tok, images, protocol(images, data=name, tokenizer=tok, **how)
 
 
 def _output_name(number: int, source: str | Path) -> str:
@@ -92,7 +51,7 @@ def tokenize(
     target(file=output)
     tok = CVQTokenizer.from_pretrained(tokenizer)
     rows = []
-    for names, pictures in _batches(images, tok.image_size):
+    for names, pictures in batches(images, tok.image_size):
         ids = tok.tokenize(pictures).tolist()
         rows += [TokenRow(str(name), row) for name, row in zip(names, ids, strict=True)]
     write_tokens(output, tokenizer, tok, rows)
@@ -137,7 +96,7 @@ def reconstruct(
     target(folder=output)
     tok = CVQTokenizer.from_pretrained(tokenizer)
     number = 0
-    for names, pictures in _batches(images, tok.image_size):
+    for names, pictures in batches(images, tok.image_size):
         for name, picture in zip(names, prefix_strips(tok, pictures, num_tokens), strict=True):
             save_image(picture, output / _output_name(number, name))
             number += 1
@@ -235,24 +194,6 @@ def plan(
         write_json(json_file, found.to_dict())
 
 
-@evaluate_app.command("reconstruction")
-def evaluate_reconstruction(
-    tokenizer: TokenizerArgument, data: DataArgument, json_file: JsonOption = None, max_images: MaxImagesOption = None
-) -> None:
-    """PSNR, SSIM and codebook use for 1, 2, 4, ... C tokens."""
-    import rich
-
-    from channelvq.evaluate.reconstruction import evaluate_reconstruction as run
-    from channelvq.evaluate.report import write_json
-
-    target(file=json_file)
-    tok, images, how = _measured(tokenizer, data, max_images)
-    report = run(tok, images)
-    rich.print(report.table())
-    if json_file:
-        write_json(json_file, {"protocol": how, "records": [{"metrics": report.to_dict()}]})
-
-
 @app.command()
 def doctor(
     tokenizer: TokenizerArgument,
@@ -268,7 +209,7 @@ def doctor(
     from channelvq.evaluate.doctor import examine
 
     target(file=json_file, folder=output)
-    tok, images, how = _measured(tokenizer, data, max_images)
+    tok, images, how = measured(tokenizer, data, max_images)
     report, seen = examine(tok, images)
     rich.print(page.text(report, tokenizer))
     if json_file:
