@@ -46,3 +46,19 @@ def bench_generate(
     target(file=json_file)
     settings = check([*product(codes or [4096, 65536], tokens or [64, 256], images or [1, 8])])
     rich.print(table(run(settings, rounds, json_file)))
+
+
+@bench_app.command("latency")
+def bench_latency(
+    codes: Annotated[int, typer.Option(min=2, help="Codebook size.")] = 65536,
+    images: Annotated[list[int] | None, typer.Option(min=1, help="Images at once. [default: 1 8]")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved repetitions.")] = 7,
+    json_file: JsonOption = None,
+) -> None:
+    """Image to tokens and text to image with many codes, channel-wise beside patch-wise."""
+    import rich
+
+    from channelvq.experiments.latency_bench import run, table
+
+    target(file=json_file)
+    rich.print(table(run(codes, images or [1, 8], rounds, json_file)))

@@ -22,6 +22,7 @@ from channelvq.car.model import CAR
 from channelvq.car.text import TextTokenizer, train_bpe
 from channelvq.errors import InputError
 from channelvq.evaluate.report import write_json
+from channelvq.experiments.shown import terminal_table
 from channelvq.experiments.timing import interleaved, machine, ratio
 from channelvq.quantize.axis import Axis
 from channelvq.quantize.codebook import PlainConfig
@@ -142,9 +143,4 @@ def rows(result: dict[str, Any]) -> list[list[str]]:
 
 def table(result: dict[str, Any]) -> Table:
     """For a terminal."""
-    shown = Table(title=result["protocol"]["machine"], caption=result["protocol"]["backbone"])
-    for heading in HEADINGS:
-        shown.add_column(heading, justify="right")
-    for cells in rows(result):
-        shown.add_row(*cells)
-    return shown
+    return terminal_table(HEADINGS, rows(result), result["protocol"]["machine"], result["protocol"]["backbone"])

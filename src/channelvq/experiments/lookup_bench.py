@@ -21,6 +21,7 @@ from torch import Tensor
 
 from channelvq.errors import InputError
 from channelvq.evaluate.report import write_json
+from channelvq.experiments.shown import terminal_table
 from channelvq.experiments.timing import interleaved, machine, ratio, seconds
 from channelvq.quantize.lookup.pruned import PrunedCodebook
 from channelvq.quantize.nearest import nearest_codeword
@@ -203,12 +204,7 @@ def rows(result: dict[str, Any]) -> list[list[str]]:
 
 def table(result: dict[str, Any]) -> Table:
     """For a terminal."""
-    shown = Table(title=result["protocol"]["machine"])
-    for heading in HEADINGS:
-        shown.add_column(heading, justify="right")
-    for cells in rows(result):
-        shown.add_row(*cells)
-    return shown
+    return terminal_table(HEADINGS, rows(result), result["protocol"]["machine"])
 
 
 def load_cases(codes: list[int], dims: list[int], num_rows: int, tokenizer: str | None) -> list[Case]:

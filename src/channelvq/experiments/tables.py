@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from channelvq.errors import InputError
-from channelvq.experiments import generator, lookup_bench
+from channelvq.experiments import generate_bench, generator, latency_bench, lookup_bench
 
 SECTION = re.compile(r"<!-- table: (?P<name>[\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
 
@@ -134,11 +134,37 @@ def losses(result: dict[str, Any]) -> str:
     return _markdown(headings, rows)
 
 
+def game(result: dict[str, Any]) -> str:
+    """How steady the discriminator was, and what short prefixes restore on validation images."""
+    rows = [
+        [
+            row["name"], *(f"{row['validation'][f'psnr_{k}']:.2f}" for k in (4, 16, 64)),
+            f"{row['game']['discriminator_mean']:.2f} +- {row['game']['discriminator_deviation']:.2f}",
+            f"{row['game']['gradient_norm_mean']:.1f} ({row['game']['gradient_norm_max']:.1f})",
+        ]
+        for row in result["records"]
+        if "game" in row
+    ]  # fmt: skip
+    headings = ("run", "PSNR of 4 tokens", "of 16", "of 64", "discriminator loss", "its gradient's norm (largest)")
+    return _markdown(headings, rows)
+
+
 def perceptual(result: dict[str, Any]) -> str:
     """The cross-style test by pair of art sets."""
     names = list(result["records"][0]["accuracy"])
     rows = [[r["features"], *(f"{r['accuracy'][name]:.3f}" for name in names)] for r in result["records"]]
     return _markdown(["features", *names], rows)
+
+
+def generate(result: dict[str, Any]) -> str:
+    """Every method of the generate bench."""
+    how = result["protocol"]
+    return _markdown(generate_bench.HEADINGS, generate_bench.rows(result)) + f"\n\n{how['machine']}; {how['backbone']}."
+
+
+def latency(result: dict[str, Any]) -> str:
+    """Both axes side by side."""
+    return _markdown(latency_bench.HEADINGS, latency_bench.rows(result)) + f"\n\n{result['protocol']['machine']}."
 
 
 def lookup(result: dict[str, Any]) -> str:
@@ -150,7 +176,10 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "axis": ("axis-small.json", study),
     "codebook": ("codebook-small.json", study),
     "ibq": ("ibq-small.json", study),
+    "generate": ("generate-bench.json", generate),
+    "latency": ("latency.json", latency),
     "lookup": ("lookup.json", lookup),
+    "game": ("losses-small.json", game),
     "losses": ("losses-small.json", losses),
     "perceptual": ("perceptual.json", perceptual),
     "scaling": ("scaling-small.json", study),

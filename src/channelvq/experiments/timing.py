@@ -5,11 +5,13 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from channelvq.evaluate.report import git_revision
+
+Name = TypeVar("Name")
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -19,9 +21,9 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def interleaved(methods: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+def interleaved(methods: Mapping[Name, Callable[[], object]], rounds: int) -> dict[Name, list[float]]:
     """Seconds of each method in each round."""
-    found: dict[str, list[float]] = {name: [] for name in methods}
+    found: dict[Name, list[float]] = {name: [] for name in methods}
     for _ in range(rounds):
         for name, work in methods.items():
             found[name].append(seconds(work))
