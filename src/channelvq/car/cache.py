@@ -22,14 +22,18 @@ class RoomyLayer(DynamicLayer):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             rows, heads, _, width = key_states.shape
-            self._keys = key_states.new_empty(rows, heads, self.capacity, width)
-            self._values = value_states.new_empty(rows, heads, self.capacity, value_states.shape[-1])
+            self._keys = key_states.new_zeros(rows, heads, self.capacity, width)
+            self._values = value_states.new_zeros(rows, heads, self.capacity, value_states.shape[-1])
         start = self.get_seq_length()
         end = start + key_states.shape[2]
         self._keys[:, :, start:end] = key_states
         self._values[:, :, start:end] = value_states
         self.keys, self.values = self._keys[:, :, :end], self._values[:, :, :end]
         return self.keys, self.values
+
+    def room(self) -> tuple[Tensor, Tensor]:
+        """All of the room, (rows, heads, capacity, width), zeros where there is no entry yet."""
+        return self._keys, self._values
 
 
 def roomy_cache(config: PreTrainedConfig, capacity: int) -> DynamicCache:

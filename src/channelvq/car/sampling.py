@@ -24,6 +24,8 @@ from torch import Tensor
 from channelvq.car.backbone import run_backbone
 from channelvq.car.cache import roomy_cache
 from channelvq.car.choice import Choice, choose, guide
+from channelvq.car.compiled import CompiledStep
+from channelvq.car.compiled import check as check_compiler
 from channelvq.car.text import TextBatch
 from channelvq.errors import InputError
 from channelvq.nn.modes import evaluating, row_independent_kernels
@@ -71,16 +73,18 @@ def generate(
     num_tokens: int | None,
     exact: bool,
     use_cache: bool,
+    compiled: bool,
     prefix_ids: Tensor | None,
 ) -> Generation:
     """See `CAR.generate`."""
+    _check_speed(model, exact, use_cache, compiled)
     job = _prepare(model, prompts, choice, seed, num_tokens, prefix_ids)
     if not use_cache:
         with evaluating(model):
             ids = torch.cat([_naive(model, job.part(slice(i, i + 1))) for i in range(len(job.text))])
         return Generation(ids, job.seeds, model.tokenizer)
     parts = []
-    for group in _groups(model, job, exact):
+    for group in _groups(model, job, exact, compiled):
         group.advance_to(job.num_tokens)
         parts.append(group.result())
     return Generation(torch.cat(parts), job.seeds, model.tokenizer)
@@ -102,6 +106,13 @@ def stream(
         raise InputError(f"every: expected a whole number of tokens of at least 1, got {every!r}")
     job = _prepare(model, prompts, choice, seed, num_tokens, prefix_ids)
     return _stream(model, job, every, exact)
+
+
+def _check_speed(model: "CAR", exact: bool, use_cache: bool, compiled: bool) -> None:
+    if compiled and (exact or not use_cache):
+        raise InputError("compiled=True goes with exact=False and use_cache=True: compiled kernels are others")
+    if compiled:
+        check_compiler(model.device)
 
 
 def _stream(model: "CAR", job: _Job, every: int, exact: bool) -> Iterator[Generation]:
@@ -143,8 +154,8 @@ def _kernels(model: "CAR", exact: bool) -> AbstractContextManager[object]:
 class _Group:
     """Images that are drawn together, filled up to a fixed number of rows with copies of the first."""
 
-    def __init__(self, model: "CAR", job: _Job, rows: int, exact: bool) -> None:
-        self.model, self.choice, self.exact = model, job.choice, exact
+    def __init__(self, model: "CAR", job: _Job, rows: int, exact: bool, compiled: bool = False) -> None:
+        self.model, self.choice, self.exact, self.compiled = model, job.choice, exact, compiled
         self.size = len(job.text)
         self.prefix = _filled(job.prefix, rows)
         self.uniforms = _filled(_uniforms(model, job.seeds), rows)
@@ -152,7 +163,7 @@ class _Group:
         if job.choice.guided:
             text_ids = torch.cat([text_ids, text_ids])
             text_mask = torch.cat([text_mask, torch.zeros_like(text_mask)])
-        if not exact:  # drop the columns of the slot that are padding in every row
+        if not exact and not compiled:  # drop the columns of the slot that are padding in every row
             used = int(text_mask.sum(1).max())
             text_ids, text_mask = (t[:, t.shape[1] - used :] for t in (text_ids, text_mask))
         self.text_ids = text_ids
@@ -162,6 +173,7 @@ class _Group:
         self.padded = not bool(text_mask.all())
         self.num_fed = 0  # image inputs in the cache, the marker included
         self.table = model.image_table()
+        self.step: CompiledStep | None = None
 
     @torch.no_grad()
     def advance_to(self, length: int) -> None:
@@ -200,7 +212,11 @@ class _Group:
         if self.num_fed == 0:
             text = model.text_embedding(self.text_ids)
             inputs = torch.cat([text, inputs.to(text.dtype)], dim=1)
-        self.num_fed = end
+        before, self.num_fed = self.num_fed, end
+        if self.compiled and end == before + 1 and before > 0:
+            have = self.text_ids.shape[1] + before
+            self.step = self.step or CompiledStep(model, self.cache, self.mask, have)
+            return self.step(inputs)
         mask = self.mask[:, : self.text_ids.shape[1] + end]
         return run_backbone(model.backbone, inputs, mask, self.cache, padded=self.padded or self.exact)
 
@@ -209,10 +225,10 @@ class _Group:
         return self.ids[: self.size].clone()
 
 
-def _groups(model: "CAR", job: _Job, exact: bool) -> Iterator[_Group]:
+def _groups(model: "CAR", job: _Job, exact: bool, compiled: bool = False) -> Iterator[_Group]:
     rows = CHUNK_ROWS if exact else len(job.text)
     for start in range(0, len(job.text), rows):
-        yield _Group(model, job.part(slice(start, start + rows)), rows, exact)
+        yield _Group(model, job.part(slice(start, start + rows)), rows, exact, compiled)
 
 
 @torch.no_grad()

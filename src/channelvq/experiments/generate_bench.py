@@ -75,6 +75,7 @@ def measure(codes: int, tokens: int, rows: int, rounds: int) -> list[dict[str, A
         PEER: _stock(*stock_model(model), model, rows),
         "channelvq": ours,
         "channelvq, exact=False": partial(ours, exact=False),
+        "channelvq, compiled": partial(ours, exact=False, compiled=True),
         FLOOR: _reading(model),
     }
     previews = {"first preview": partial(_first, model, prompts), "all with pictures": lambda: ours().images}

@@ -1,0 +1,95 @@
+"""One step of sampling, compiled by torch.compile: a token costs mostly Python and small kernels on a small backbone.
+
+Everything has a fixed shape: one new input a row, keys and values for all C tokens from the start, and a mask that says
+which of them exist. The first step of a shape compiles, which takes 10 to 60 seconds once for a machine (torch keeps
+what it made) and needs a C++ compiler on the CPU.
+"""
+
+import shutil
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+from transformers import DynamicCache, DynamicLayer
+
+from channelvq.car.cache import RoomyLayer
+from channelvq.errors import InputError
+
+if TYPE_CHECKING:
+    from channelvq.car.model import CAR
+
+
+class FixedLayer(DynamicLayer):
+    """Room for all entries, of which `place` says where the next one goes; what is there is told by the mask."""
+
+    is_compileable = True
+    keys: Tensor
+    values: Tensor
+
+    def __init__(self, filled: RoomyLayer, place: Int64[Tensor, "1"]) -> None:
+        super().__init__()
+        self.keys, self.values = filled.room()
+        self.device, self.place, self.is_initialized = self.keys.device, place, True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Write the entry of one token; gives all the room."""
+        self.keys.index_copy_(2, self.place, key_states)
+        self.values.index_copy_(2, self.place, value_states)
+        return self.keys, self.values
+
+    def get_seq_length(self) -> int:
+        """Positions come with the inputs, so nothing is counted here."""
+        return 0
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """All the room, from its start."""
+        return self.keys.shape[2], 0
+
+
+class CompiledStep:
+    """Goes on from a cache that the prompt has filled, a token a call."""
+
+    def __init__(self, model: "CAR", filled: DynamicCache, mask: Bool[Tensor, "R m"], have: int) -> None:
+        self.model, self.mask, self.have = model, mask, have
+        self.place = torch.zeros(1, dtype=torch.int64, device=mask.device)
+        self.cache = DynamicCache(config=model.backbone.config)
+        self.cache.layers[:] = [FixedLayer(_roomy(layer), self.place) for layer in filled.layers]
+        self.seen = (mask & (torch.arange(mask.shape[1], device=mask.device) < have))[:, None, None]
+        self.step = _compiled(model)
+
+    def __call__(self, inputs: Float[Tensor, "R 1 E"]) -> Float[Tensor, "R 1 H"]:
+        """The hidden states of one input a row."""
+        self.place.fill_(self.have)
+        self.seen[..., self.have] = True
+        self.have += 1
+        positions = self.mask[:, : self.have].sum(1, keepdim=True) - 1
+        return self.step(inputs, self.seen, positions, self.cache)
+
+
+def check(device: torch.device) -> None:
+    """InputError where the step could not be compiled."""
+    if device.type == "cpu" and shutil.which("g++") is None and shutil.which("clang++") is None:
+        raise InputError("compiled=True: torch.compile needs a C++ compiler (g++ or clang++) on the CPU; install one")
+
+
+def _roomy(layer: Any) -> RoomyLayer:
+    if not isinstance(layer, RoomyLayer):
+        raise InputError(f"compiled=True: the backbone keeps a {type(layer).__name__}; only plain attention can be")
+    return layer
+
+
+def _compiled(model: "CAR") -> Callable[..., Tensor]:
+    """One function a model, so that nothing is compiled twice."""
+    if model.compiled_step is None:
+
+        def step(inputs: Tensor, seen: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
+            found = model.backbone(
+                inputs_embeds=inputs, attention_mask=seen, position_ids=positions, cache=cache, use_cache=True
+            )
+            return found.last_hidden_state
+
+        options: dict[str, Any] = {"cpp_wrapper": True} if model.device.type == "cpu" else {}
+        model.compiled_step = torch.compile(step, dynamic=False, options=options)
+    return model.compiled_step

@@ -1,0 +1,37 @@
+"""The compiled sampler writes the same ids."""
+
+import shutil
+
+import pytest
+import torch
+
+from channelvq.car.model import CAR
+from channelvq.errors import InputError
+
+PROMPTS = ["a photo of two bananas", "a green dog"]
+needs_compiler = pytest.mark.skipif(
+    shutil.which("g++") is None and shutil.which("clang++") is None, reason="torch.compile needs a C++ compiler"
+)
+
+
+@needs_compiler
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, while its compiler loads
+def test_compiled_writes_the_same_ids(car64: CAR) -> None:
+    """In float64, with guidance and prompts of two lengths; from a prefix too, by the function compiled before."""
+    wanted = car64.generate(PROMPTS, seed=3, exact=False).ids
+    assert len(wanted.unique()) > 3
+    assert torch.equal(car64.generate(PROMPTS, seed=3, exact=False, compiled=True).ids, wanted)
+    again = car64.generate(PROMPTS, seed=3, exact=False, compiled=True, prefix_ids=wanted[:, :3]).ids
+    assert torch.equal(again, wanted)
+
+
+def test_compiled_is_refused_where_bits_are_promised(car: CAR) -> None:
+    for wrong in ({"exact": True}, {"exact": False, "use_cache": False}):
+        with pytest.raises(InputError, match="exact=False and use_cache=True"):
+            car.generate(PROMPTS, compiled=True, **wrong)  # type: ignore[arg-type]
+
+
+def test_missing_compiler_is_named(car: CAR, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(InputError, match=r"C\+\+ compiler"):
+        car.generate(PROMPTS, exact=False, compiled=True)
