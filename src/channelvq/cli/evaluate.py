@@ -44,7 +44,7 @@ def evaluate_reconstruction(
 
     from channelvq.evaluate.measures import choose_measures
     from channelvq.evaluate.reconstruction import evaluate_reconstruction as run
-    from channelvq.evaluate.report import make_record, write_json, write_text
+    from channelvq.evaluate.report import machine, make_record, write_json, write_text
 
     for file in (json_file, markdown, plot):
         target(file=file)
@@ -57,6 +57,7 @@ def evaluate_reconstruction(
     rich.print(report.table())
     record = make_record(tok.config, data=str(data), split=how["split"], metrics=report.to_dict())
     record |= {"tokenizer": tokenizer, "evaluation_seconds": seconds, "images_per_second": len(images) / seconds}
+    record["machine"] = machine()
     if target_psnr is not None:
         record["target_psnr"] = _target(report, target_psnr)
     if per_image:

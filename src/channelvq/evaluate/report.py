@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import platform
 import re
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
@@ -90,6 +93,11 @@ def make_record(
 def library_versions(names: Iterable[str]) -> dict[str, str]:
     """Installed versions by name."""
     return {name: version(name) for name in names}
+
+
+def machine() -> str:
+    """The threads that torch computes with, of the processor's cores."""
+    return f"{torch.get_num_threads()} of {os.cpu_count()} CPU cores ({platform.machine()})"
 
 
 def git_revision() -> str | None:
