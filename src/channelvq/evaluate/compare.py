@@ -14,7 +14,7 @@ from torch import Tensor
 from channelvq.config import differences
 from channelvq.errors import InputError
 from channelvq.evaluate.metrics import Interval, mean_with_interval
-from channelvq.evaluate.reconstruction import HEADINGS, stacked
+from channelvq.evaluate.reconstruction import HEADINGS, stacked, with_interval
 from channelvq.evaluate.report import markdown_table
 
 COMPARED = ("tokenizer_sha256", "git")  # what may differ: it is what is compared
@@ -176,13 +176,9 @@ def _longest(per_image: Any) -> Mapping[str, list[float]]:
 
 
 def _cell(metrics: Mapping[str, Any], name: str) -> str:
-    value, ends = metrics.get(name), metrics.get(f"{name}_interval")
+    value = metrics.get(name)
     if not isinstance(value, (int, float)):
         return "-"
     if name in PERCENTAGES:
         return f"{value:.1%}" if name == "use" else f"{value:.2f}"
-    digits = 2 if name == "psnr" else 3
-    text = f"{value:.{digits}f}"
-    if isinstance(ends, list) and None not in ends:
-        text += f" ({ends[0]:.{digits}f} to {ends[1]:.{digits}f})"
-    return text
+    return with_interval(metrics, name)

@@ -1,7 +1,7 @@
 """Reconstruction quality of a tokenizer at every prefix length, and the use of its codebook, in one pass."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -21,8 +21,8 @@ from channelvq.pictures import prefix_lengths
 from channelvq.quantize.usage import CodebookUsage, UsageReport
 
 HEADINGS = {
-    "psnr": "PSNR (dB)", "ssim": "SSIM", "ms_ssim": "MS-SSIM", "perceptual": "perceptual", "kid": "KID",
-    "frechet": "Frechet", "fid": "FID", "lpips_alex": "LPIPS (AlexNet)", "lpips_vgg": "LPIPS (VGG)",
+    "psnr": "PSNR (dB)", "ssim": "SSIM", "ms_ssim": "MS-SSIM", "perceptual": "perceptual",
+    "lpips_alex": "LPIPS (AlexNet)", "lpips_vgg": "LPIPS (VGG)", "kid": "KID", "frechet": "Frechet", "fid": "FID",
 }  # fmt: skip
 
 
@@ -227,14 +227,19 @@ def bits_for(num_tokens: int, codebook_size: int) -> float:
 
 def _row(prefix: PrefixQuality) -> dict[str, str]:
     size = {"tokens": f"{prefix.num_tokens}", "bytes": f"{prefix.num_bytes}", "bpp": f"{prefix.bits_per_pixel:.3f}"}
-    means = {HEADINGS.get(name, name): _with_interval(name, each) for name, each in prefix.intervals.items()}
-    sets = {HEADINGS.get(name, name): f"{value:.3g}" for name, value in prefix.distances.items()}
-    return size | means | sets | {"use": f"{prefix.usage.use:.1%}"}
+    metrics = prefix.to_dict()
+    shown = {heading: with_interval(metrics, name) for name, heading in HEADINGS.items() if name in metrics}
+    return size | shown | {"use": f"{prefix.usage.use:.1%}"}
 
 
-def _with_interval(name: str, interval: Interval) -> str:
+def with_interval(metrics: Mapping[str, Any], name: str) -> str:
+    """A metric of a record as text, with its interval where it has one: "20.83 (20.65 to 21.03)"."""
+    interval = metrics.get(f"{name}_interval")
+    if interval is None:
+        return f"{metrics[name]:.3g}"
     digits = 2 if name == "psnr" else 3
-    return f"{interval.mean:.{digits}f} ({interval.low:.{digits}f} to {interval.high:.{digits}f})"
+    ends = "" if None in interval else f" ({interval[0]:.{digits}f} to {interval[1]:.{digits}f})"
+    return f"{metrics[name]:.{digits}f}{ends}"
 
 
 def _prefix_lengths(num_tokens: int, prefixes: Sequence[int] | None) -> list[int]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from channelvq.errors import InputError
+from channelvq.evaluate.reconstruction import HEADINGS, with_interval
 from channelvq.evaluate.report import markdown_table
 from channelvq.experiments import generator, lookup_bench
 
@@ -130,6 +131,21 @@ def losses(result: dict[str, Any]) -> str:
     return markdown_table(headings, rows)
 
 
+def evaluation(result: dict[str, Any]) -> str:
+    """Every prefix of one evaluation, and how long it took."""
+    record = result["records"][0]
+    names = [name for name in HEADINGS if name in record["metrics"]]
+    rows = [
+        [str(p["tokens"]), str(p["bytes"]), *(with_interval(p, name) for name in names), f"{p['use']:.1%}"]
+        for p in record["metrics"]["prefixes"]
+    ]
+    note = (
+        f"{result['protocol']['n']:,} images at all prefixes in {record['evaluation_seconds']:.0f} seconds on "
+        f"{record['machine']}, {record['images_per_second']:.0f} images a second."
+    )
+    return markdown_table(["tokens", "bytes", *(HEADINGS[name] for name in names), "use"], rows) + f"\n\n{note}"
+
+
 def perceptual(result: dict[str, Any]) -> str:
     """The cross-style test by pair of art sets."""
     names = list(result["records"][0]["accuracy"])
@@ -153,6 +169,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "bundled": ("bundled-tokenizer.json", bundled),
     "prefixes": ("bundled-tokenizer.json", prefixes),
     "bundled-generator": ("bundled-generator.json", bundled_generator),
+    "evaluation": ("evaluate-bench.json", evaluation),
     "generators": ("generator-small.json", generators),
     "scene-tokenizers": ("generator-small.json", scene_tokenizers),
 }
