@@ -20,7 +20,7 @@ RESULT: dict[str, Any] = {
         "feature_network": {"name": "ours", "sha256": "f1"}, "tokenizer_sha256": "t1", "git": "g1",
     },
     "records": [{
-        "data": "x", "tokens": 8, "metrics": {"psnr": 22.5, "psnr_interval": [20.5, 24.0], "kid": 0.5, "use": 0.25},
+        "data": "x", "tokens": 8, "metrics": {"psnr": 22.5, "psnr_interval": [20.5, 24.0], "kid": 0.125, "use": 0.25},
         "per_image": {"psnr": {"4": [1.0, 1.0, 1.0, 1.0], "8": PSNR}},
     }],
 }  # fmt: skip
@@ -51,8 +51,8 @@ def test_tokenizer_and_revision_may_differ_and_images_are_paired(write: Callable
     assert found.paired == {"b": {"psnr": expected}}  # of all 8 tokens, not of the prefix
     headings, rows = found.cells()
     assert headings == ["result", "tokens", "PSNR (dB)", "KID", "use"]
-    assert rows[0] == ["a", "8", "22.50 (20.50 to 24.00)", "0.500", "25.0%"]
-    assert "| b | 8 | 23.19 (20.50 to 24.00) | 0.500 | 25.0% |" in found.markdown()
+    assert rows[0] == ["a", "8", "22.50 (20.50 to 24.00)", "0.125", "25.0%"]
+    assert "| b | 8 | 23.19 (20.50 to 24.00) | 0.125 | 25.0% |" in found.markdown()
     assert f"b - a, image by image: PSNR (dB) +{expected.mean:.3f}" in found.markdown()
     data = found.to_dict()
     assert "git" not in data["protocol"]

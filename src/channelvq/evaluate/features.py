@@ -21,10 +21,11 @@ from channelvq.evaluate import distances
 from channelvq.evaluate.metrics import check_images
 from channelvq.images import normalize
 from channelvq.losses.perceptual import FeatureDistance, PerceptualLossConfig, build_perceptual
-from channelvq.nn.modes import in_chunks
+from channelvq.nn.modes import CHUNK_ROWS, in_chunks
 from channelvq.nn.perceptual import PerceptualNetwork
 from channelvq.nn.state import weights_sha256
 
+# The official networks take one image at a time: in larger chunks the place of an image changes its last bits.
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 LPIPS_FILES = {"lpips_alex": "alexnet-owt-7be5be79.pth", "lpips_vgg": "vgg16-397923af.pth"}
 
@@ -92,7 +93,7 @@ def inception_space() -> FeatureSpace:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return FeatureSpace(
         "Inception, torch-fidelity", digest, 2048, "fid", False,
-        lambda images: in_chunks(lambda part: network(part)[0], images),
+        lambda images: in_chunks(lambda part: network(part)[0], images, rows=1),
     )  # fmt: skip
 
 
@@ -136,7 +137,8 @@ def pair_distances(
     check_images(x_hat)
     check_images(x)
     both = torch.cat([normalize(x_hat), normalize(x)], dim=1)
-    return in_chunks(lambda pairs: distance(pairs[:, :3], pairs[:, 3:]), both)
+    rows = CHUNK_ROWS if isinstance(distance, FeatureDistance) else 1
+    return in_chunks(lambda pairs: distance(pairs[:, :3], pairs[:, 3:]), both, rows=rows)
 
 
 def _checkpoints() -> Path:

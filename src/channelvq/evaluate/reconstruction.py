@@ -235,10 +235,10 @@ def _row(prefix: PrefixQuality) -> dict[str, str]:
 def with_interval(metrics: Mapping[str, Any], name: str) -> str:
     """A metric of a record as text, with its interval where it has one: "20.83 (20.65 to 21.03)"."""
     interval = metrics.get(f"{name}_interval")
-    if interval is None:
+    if interval is None and name != "psnr":
         return f"{metrics[name]:.3g}"
     digits = 2 if name == "psnr" else 3
-    ends = "" if None in interval else f" ({interval[0]:.{digits}f} to {interval[1]:.{digits}f})"
+    ends = "" if not interval or None in interval else f" ({interval[0]:.{digits}f} to {interval[1]:.{digits}f})"
     return f"{metrics[name]:.{digits}f}{ends}"
 
 

@@ -33,15 +33,17 @@ def row_independent_kernels(device: torch.device) -> AbstractContextManager[obje
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
-def in_chunks(function: Callable[[Tensor], Tensor], batch: Tensor, *, exact: bool = True) -> Tensor:
-    """The function, rows to rows, over chunks of CHUNK_ROWS rows.
+def in_chunks(
+    function: Callable[[Tensor], Tensor], batch: Tensor, *, exact: bool = True, rows: int = CHUNK_ROWS
+) -> Tensor:
+    """The function, rows to rows, over chunks of so many rows.
 
     exact: the last chunk is filled with copies of its first row, and a row's bits do not depend on the others.
     """
     parts = []
     with row_independent_kernels(batch.device) if exact else nullcontext():
-        for chunk in batch.split(CHUNK_ROWS):
-            missing = CHUNK_ROWS - len(chunk) if exact else 0
+        for chunk in batch.split(rows):
+            missing = rows - len(chunk) if exact else 0
             filled = torch.cat([chunk, chunk[:1].expand(missing, *chunk.shape[1:])])
             parts.append(function(filled)[: len(chunk)])
     return torch.cat(parts)
