@@ -119,7 +119,7 @@ def test_images_of_an_earlier_call_are_named_and_kept(cvq: Cvq, here: Path) -> N
     assert cvq("reconstruct", "pictures", "-t", "a", "-o", "out")[2] == ""
     assert cvq("reconstruct", "pictures", "-t", "a", "-o", "out")[2] == ""
     _, _, stderr = cvq("reconstruct", "pictures/0.png", "-t", "a", "-o", "out")
-    assert stderr == "note: out/ also holds 4 image(s) of an earlier call: 0001-1.png, ...\n"
+    assert stderr == "note: out/ also holds 4 older image(s): 0001-1.png, ...\n"
     assert len(list((here / "out").iterdir())) == 5
     cvq("tokenize", "pictures/0.png", "-t", "a")
     assert "note: out/ also holds 4" in cvq("detokenize", "tokens.json", "-o", "out")[2]
