@@ -9,8 +9,11 @@ import torch
 from channelvq.errors import InputError
 from channelvq.experiments import generator
 from channelvq.experiments.store import generator_key, record, run_key, trained, trained_generator
-from channelvq.experiments.studies import STUDIES, load, recipes, table
+from channelvq.experiments.studies import load, recipes, table
+from channelvq.experiments.study_list import BEST_RATE, METHODS, RATES, STUDIES
 from channelvq.train.run import load_car_recipe, load_tokenizer_recipe
+
+PENDING = {"table1-tuning", "table1", "nested", "nested-scenes"}  # defined, not measured yet
 
 TINY = (
     "model.image_size=32", "model.latent_channels=4", "model.network.base_channels=8", "train.steps=2",
@@ -82,14 +85,23 @@ def test_the_generator_study_changes_one_thing_at_a_time() -> None:
 def test_studies_compare_like_with_like(study: str) -> None:
     found = list(recipes(study).values())
     assert len({run_key(recipe) for recipe in found}) == len(found)
-    for recipe in found:
-        assert recipe.model.network == found[0].model.network
-        assert recipe.data == found[0].data
-        assert recipe.model.num_tokens == found[0].model.num_tokens
-        assert (recipe.train.steps, recipe.train.batch_size) == (found[0].train.steps, found[0].train.batch_size)
+    for tokens in {recipe.model.num_tokens for recipe in found}:
+        group = [recipe for recipe in found if recipe.model.num_tokens == tokens]
+        if tokens == 64:  # four times the patches need a network that halves once less
+            assert len({str(recipe.model.network) for recipe in group}) == 1
+        for recipe in group:
+            assert recipe.data == found[0].data
+            assert (recipe.train.steps, recipe.train.batch_size) == (found[0].train.steps, found[0].train.batch_size)
 
 
-@pytest.mark.parametrize("study", STUDIES)
+@pytest.mark.skipif("table1-tuning" in PENDING, reason="not measured yet")
+def test_table1_takes_the_rate_that_validation_found() -> None:
+    result = load(Path(__file__).parents[2] / "results/table1-tuning-small.json")
+    psnr = {row["name"]: row["validation"]["psnr_64"] for row in result["records"]}
+    assert {m: max(RATES, key=lambda rate: psnr[f"{m}, rate {rate}"]) for m in METHODS} == BEST_RATE
+
+
+@pytest.mark.parametrize("study", sorted(STUDIES.keys() - PENDING))
 def test_stored_results_belong_to_the_recipes_as_they_are(study: str) -> None:
     result = load(Path(__file__).parents[2] / f"results/{study}-small.json")
     keys = {name: run_key(recipe) for name, recipe in recipes(study).items()}

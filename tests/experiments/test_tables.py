@@ -8,20 +8,16 @@ from channelvq.errors import InputError
 from channelvq.experiments.tables import SECTION, TABLES, render
 
 ROOT = Path(__file__).parents[2]
-PAGES = (
-    "README.md", "docs/results.md", "docs/generator.md", "docs/evaluation.md",
-    "docs/decisions/0003-what-keeps-the-codebook-alive.md",
-    "docs/decisions/0005-ibq-at-dimension-256.md",
-)  # fmt: skip
+PAGES = [p for p in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) if SECTION.search(p.read_text())]
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_pages_show_the_stored_results(page: str) -> None:
-    assert render(ROOT / page, ROOT / "results") == (ROOT / page).read_text()
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pages_show_the_stored_results(page: Path) -> None:
+    assert render(page, ROOT / "results") == page.read_text()
 
 
 def test_every_table_is_shown_somewhere() -> None:
-    shown = {match["name"] for page in PAGES for match in SECTION.finditer((ROOT / page).read_text())}
+    shown = {match["name"] for page in PAGES for match in SECTION.finditer(page.read_text())}
     assert shown == set(TABLES)
 
 

@@ -76,16 +76,19 @@ def run_backbone(
     inputs: Float[Tensor, "B n E"],
     mask: Bool[Tensor, "B m"],
     cache: Cache | None = None,
+    *,
+    padded: bool = True,
 ) -> Float[Tensor, "B n H"]:
     """Last hidden states of n new inputs, of which the cache holds the m - n before them.
 
-    mask: False on padding. Positions count what is not padding, so padding changes nothing.
+    mask: False on padding. Positions count what is not padding, so padding changes nothing. padded: False promises that
+    there is none, which saves building an attention mask for every token.
     """
     positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -inputs.shape[1] :]
     memory = {} if cache is None else {_cache_argument(type(model)): cache}
     return model(
         inputs_embeds=inputs,
-        attention_mask=mask.long(),
+        attention_mask=mask.long() if padded else None,
         position_ids=positions,
         use_cache=cache is not None,
         **memory,

@@ -20,9 +20,9 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from PIL import Image
 from torch import Tensor
-from transformers import DynamicCache
 
 from channelvq.car.backbone import run_backbone
+from channelvq.car.cache import roomy_cache
 from channelvq.car.choice import Choice, choose, guide
 from channelvq.car.text import TextBatch
 from channelvq.errors import InputError
@@ -158,7 +158,8 @@ class _Group:
         self.text_ids = text_ids
         self.mask = torch.cat([text_mask, text_mask.new_ones(len(text_mask), model.num_tokens)], dim=1)
         self.ids = self.prefix[:, :0]
-        self.cache = DynamicCache(config=model.backbone.config)
+        self.cache = roomy_cache(model.backbone.config, self.mask.shape[1])
+        self.padded = not bool(text_mask.all())
         self.num_fed = 0  # image inputs in the cache, the marker included
         self.table = model.image_table()
 
@@ -201,7 +202,7 @@ class _Group:
             inputs = torch.cat([text, inputs.to(text.dtype)], dim=1)
         self.num_fed = end
         mask = self.mask[:, : self.text_ids.shape[1] + end]
-        return run_backbone(model.backbone, inputs, mask, self.cache)
+        return run_backbone(model.backbone, inputs, mask, self.cache, padded=self.padded or self.exact)
 
     def result(self) -> Int64[Tensor, "B k"]:
         """The ids so far, without the rows that fill the group."""

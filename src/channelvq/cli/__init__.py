@@ -5,7 +5,7 @@ import sys
 import warnings
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -28,6 +28,7 @@ from channelvq.cli.options import (
 )
 from channelvq.errors import InputError
 
+Precision = Literal["float32", "bfloat16", "float16"]
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(bench_app, name="bench")
 app.add_typer(data_app, name="data")
@@ -149,6 +150,24 @@ def generate(
     typer.echo(f"{len(prompts)} image(s) -> {output}/")
     for folder in {output, stream or output}:
         note_older(folder, written)
+
+
+@app.command()
+def export(
+    car: Annotated[str, typer.Argument(help="'bundled', a folder written by save_pretrained, or a hub repository.")],
+    output: Annotated[Path, typer.Argument(help="The folder to write.")],
+    dtype: Annotated[Precision, typer.Option(help="Of the stored weights.")] = "float32",
+) -> None:
+    """CAR -> a stock causal language model for transformers, vLLM or SGLang."""
+    import torch
+
+    from channelvq import CAR
+    from channelvq.car.export import export_car
+
+    target(folder=output)
+    layout = export_car(CAR.from_pretrained(car), output, getattr(torch, dtype))
+    last = layout.first_image_id + layout.codebook_size - 1
+    typer.echo(f"image tokens {layout.first_image_id}..{last} after the marker {layout.marker_id} -> {output}/")
 
 
 @app.command()

@@ -26,3 +26,39 @@ def bench_lookup(
     target(file=json_file)
     cases = load_cases(codes or [1024, 16384, 65536], dim or [256, 1024], rows, tokenizer)
     rich.print(table(run(cases, rounds, json_file)))
+
+
+@bench_app.command("generate")
+def bench_generate(
+    codes: Annotated[list[int] | None, typer.Option(help="Codebook sizes. [default: 4096 65536]")] = None,
+    tokens: Annotated[list[int] | None, typer.Option(help="Tokens of an image. [default: 64 256]")] = None,
+    images: Annotated[list[int] | None, typer.Option(help="Images at once. [default: 1 8]")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved repetitions.")] = 5,
+    json_file: JsonOption = None,
+) -> None:
+    """Sampling beside transformers' generate with the same weights, and the time to the first preview."""
+    from itertools import product
+
+    import rich
+
+    from channelvq.experiments.generate_bench import check, run, table
+
+    target(file=json_file)
+    settings = check([*product(codes or [4096, 65536], tokens or [64, 256], images or [1, 8])])
+    rich.print(table(run(settings, rounds, json_file)))
+
+
+@bench_app.command("latency")
+def bench_latency(
+    codes: Annotated[int, typer.Option(min=2, help="Codebook size.")] = 65536,
+    images: Annotated[list[int] | None, typer.Option(min=1, help="Images at once. [default: 1 8]")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved repetitions.")] = 7,
+    json_file: JsonOption = None,
+) -> None:
+    """Image to tokens and text to image with many codes, channel-wise beside patch-wise."""
+    import rich
+
+    from channelvq.experiments.latency_bench import run, table
+
+    target(file=json_file)
+    rich.print(table(run(codes, images or [1, 8], rounds, json_file)))

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from channelvq.cli.options import JsonOption, target
+from channelvq.experiments.study_list import STUDIES
 
 Result = dict[str, Any]
 experiment_app = typer.Typer(
@@ -59,11 +60,8 @@ def _add_study(name: str, question: str) -> None:
         _study(name, stored, json_file, rerun)
 
 
-_add_study("axis", "Channel-wise against patch-wise: same network, data, start, steps and tokens.")
-_add_study("codebook", "What keeps the plain codebook alive: one setting changed at a time.")
-_add_study("ibq", "Which form of index backpropagation holds at a code dimension of 256.")
-_add_study("scaling", "From 1,024 to 65,536 codes, channel-wise and patch-wise: use and quality.")
-_add_study("losses", "Pixel loss alone against the full recipe: perceptual and adversarial loss.")
+for _name, _about in STUDIES.items():
+    _add_study(_name, _about.question)
 
 
 @experiment_app.command("bundle")

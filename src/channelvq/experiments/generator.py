@@ -23,6 +23,7 @@ from channelvq.evaluate.next_channel import evaluate_next_channel
 from channelvq.evaluate.plots import channel_curves
 from channelvq.evaluate.reconstruction import evaluate_reconstruction
 from channelvq.evaluate.report import protocol, read_result, write_json
+from channelvq.experiments.shown import terminal_table
 from channelvq.experiments.store import DEFAULT_STORE, generator_key, record, run_key, trained, trained_generator
 from channelvq.images import grid, save_image
 from channelvq.tokenizer import CVQTokenizer
@@ -31,7 +32,11 @@ from channelvq.train.run import load_car_recipe, load_tokenizer_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe
 
 IMAGES = 1024  # test scenes: 65,536 tokens, 16 for each code
-TOKENIZERS: dict[str, tuple[str, ...]] = {"nested": (), "not nested": ("nested.alpha=0",)}
+TOKENIZERS: dict[str, tuple[str, ...]] = {
+    "nested": (),
+    "not nested": ("nested.alpha=0",),
+    "patch-wise": ("nested.alpha=0", "model.axis=patch"),
+}
 _SHORT = (
     "train.steps=700", "train.batch_size=64", "train.evaluate_every=350",
     "objective.lm_steps=100", "objective.stage1_steps=100",
@@ -185,12 +190,9 @@ def draw_samples(cars: Mapping[str, CAR], path: Path) -> None:
 
 def table(result: Mapping[str, Any]) -> Table:
     """For a terminal."""
-    shown = Table(title=f"{result['protocol']['n']} held-out scenes", caption="nats a token; top-1 of the true token")
-    for heading in HEADINGS:
-        shown.add_column(heading, justify="right")
-    for row in rows(result):
-        shown.add_row(*row)
-    return shown
+    return terminal_table(
+        HEADINGS, rows(result), f"{result['protocol']['n']} held-out scenes", "nats a token; top-1 of the true token"
+    )
 
 
 HEADINGS = ("run", "parameters", "nats (95 %)", "other caption", "counts alone", "top-1", "seconds")

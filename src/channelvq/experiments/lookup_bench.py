@@ -6,13 +6,11 @@ codebook and vectors at the best of some tilings, which no lookup by a float32 p
 """
 
 import multiprocessing
-import os
-import platform
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,9 @@ from rich.table import Table
 from torch import Tensor
 
 from channelvq.errors import InputError
-from channelvq.evaluate.report import git_revision, write_json
+from channelvq.evaluate.report import write_json
+from channelvq.experiments.shown import terminal_table
+from channelvq.experiments.timing import interleaved, machine, ratio, seconds
 from channelvq.quantize.lookup.pruned import PrunedCodebook
 from channelvq.quantize.nearest import nearest_codeword
 
@@ -110,16 +110,11 @@ def run(cases: list[Case], rounds: int, path: Path | None) -> dict[str, Any]:
 
 
 def _protocol(rounds: int) -> dict[str, Any]:
-    capable = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return {
-        "machine": f"{os.cpu_count()} CPU cores ({platform.machine()}), bfloat16 products {'yes' if capable else 'no'}",
-        "threads": torch.get_num_threads(),
+    return machine() | {
         "rounds": rounds,
         "ratio": "median over rounds of the time over that of the bare float32 product in the same round",
         "peak": "MiB that the process grew by during one call, beyond inputs and outputs, in a process of its own",
         "agreement": f"share of {CHECKED} vectors whose index is that of float64",
-        "torch": torch.__version__,
-        "git": git_revision(),
     }
 
 
@@ -128,21 +123,18 @@ def _measure(case: Case, rounds: int) -> list[dict[str, Any]]:
     built = {FLOOR: _floor(vectors, codebook)} | {n: f for n in METHODS if (f := _build(n, codebook)) is not None}
     truth = _in_float64(vectors[:CHECKED], codebook)
     agreement = {n: float((f(vectors)[:CHECKED] == truth).float().mean()) for n, f in built.items() if n != FLOOR}
-    seconds: dict[str, list[float]] = {name: [] for name in built}
-    for _ in range(rounds):
-        for name, lookup in built.items():
-            seconds[name].append(_time(lookup, vectors))
+    times = interleaved({name: partial(lookup, vectors) for name, lookup in built.items()}, rounds)
     facts = {"codes": len(codebook), "dim": codebook.shape[1], "rows": len(vectors),
              "data": "random" if case.tokenizer is None else "tokenizer"}  # fmt: skip
     return [
         facts | {
             "method": name,
-            "milliseconds": 1000 * statistics.median(times),
-            "ratio": statistics.median(a / b for a, b in zip(times, seconds[FLOOR], strict=True)),
+            "milliseconds": 1000 * statistics.median(mine),
+            "ratio": ratio(mine, times[FLOOR]),
             "agreement": agreement.get(name),
             "peak_mib": peak(name, case) if name != FLOOR and sys.platform == "linux" else None,
         }
-        for name, times in seconds.items()
+        for name, mine in times.items()
     ]  # fmt: skip
 
 
@@ -152,12 +144,6 @@ def _build(name: str, codebook: Tensor) -> Lookup | None:
     except ImportError as error:
         print(f"{name} is left out: {error}; pip install 'channelvq[peers]'", file=sys.stderr)
         return None
-
-
-def _time(lookup: Lookup, vectors: Tensor) -> float:
-    start = time.perf_counter()
-    lookup(vectors)
-    return time.perf_counter() - start
 
 
 def _floor(vectors: Tensor, codebook: Tensor) -> Lookup:
@@ -174,7 +160,7 @@ def _floor(vectors: Tensor, codebook: Tensor) -> Lookup:
         return multiply
 
     tried = [product(tiling) for tiling in TILINGS]
-    return min(tried, key=lambda lookup: min(_time(lookup, vectors) for _ in range(3)))
+    return min(tried, key=lambda lookup: min(seconds(partial(lookup, vectors)) for _ in range(3)))
 
 
 def _in_float64(vectors: Tensor, codebook: Tensor) -> Int64[Tensor, " M"]:
@@ -218,12 +204,7 @@ def rows(result: dict[str, Any]) -> list[list[str]]:
 
 def table(result: dict[str, Any]) -> Table:
     """For a terminal."""
-    shown = Table(title=result["protocol"]["machine"])
-    for heading in HEADINGS:
-        shown.add_column(heading, justify="right")
-    for cells in rows(result):
-        shown.add_row(*cells)
-    return shown
+    return terminal_table(HEADINGS, rows(result), result["protocol"]["machine"])
 
 
 def load_cases(codes: list[int], dims: list[int], num_rows: int, tokenizer: str | None) -> list[Case]:

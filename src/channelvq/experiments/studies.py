@@ -1,14 +1,4 @@
-"""Small studies: a handful of recipes trained alike and measured on the same held-out images.
-
-axis: does a token for each channel beat a token for each patch? Same network, data, start, steps and number of tokens;
-nested dropout off for both, as it has no meaning along the patch axis. Paper, the comparison behind its table 1: at
-h*w = c both cost the same tokens, lookups and memory.
-codebook: what keeps the plain codebook alive? Short runs with one setting changed at a time from `base`, on both axes.
-ibq: which logits keep index backpropagation alive at a code dimension of 256? Short runs on one core.
-scaling: what becomes of use and quality from 1,024 to 65,536 codes? Both axes, and three of the family at 16,384.
-Paper: the codebook-size study (65,536 codes: 100 % use against 1.1 %).
-losses: what do the perceptual and the adversarial loss change?
-"""
+"""Small studies: a handful of recipes (study_list.py) trained alike and measured on the same held-out images."""
 
 from pathlib import Path
 from typing import Any
@@ -25,118 +15,60 @@ from channelvq.evaluate.reconstruction import evaluate_reconstruction
 from channelvq.evaluate.report import protocol, read_result, write_json
 from channelvq.experiments.held_out import DESCRIPTIONS, held_out
 from channelvq.experiments.store import DEFAULT_STORE, record, trained
+from channelvq.experiments.study_list import STUDIES
 from channelvq.images import normalize, to_uint8
 from channelvq.nn.perceptual import PerceptualNetwork
 from channelvq.tokenizer import CVQTokenizer
+from channelvq.train.engine import read_metrics
 from channelvq.train.run import load_tokenizer_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe
-
-IMAGES = 768  # of each kind: 2 * 768 * 64 = 98,304 tokens, 24 for each code
-MORE_IMAGES = {"scaling": 4096}  # 524,288 tokens, 8 for each of 65,536 codes
-KINDS = ("emoji", "photos")
-
-_LONG = ("train.steps=4000", "train.evaluate_every=2000")
-_SHORT = ("train.steps=150", "train.checkpoint_every=150", "train.evaluate_every=150")
-_WIDE = (
-    "model.network.base_channels=32", "model.network.multipliers=[1]", "model.network.num_blocks=1",  # D = 16 * 16
-    "model.quantizer.codebook_size=1024", "train.batch_size=16", "train.precision=no", "train.threads=1",
-    "train.warmup_steps=20", "train.steps=100", "train.checkpoint_every=100", "train.evaluate_every=100",
-)  # fmt: skip
-_IBQ = {
-    "distance, tau set, straight (default)": (),
-    "distance, tau set": ("path=index",),
-    "distance, tau = 1": ("path=index", "temperature=1"),
-    "dot, tau = 1 (the paper's)": ("path=index", "logits=dot", "temperature=1"),
-    "dot, tau set": ("path=index", "logits=dot"),
-    "cosine, tau = 1": ("path=index", "logits=cosine", "temperature=1"),
-    "cosine, tau set": ("path=index", "logits=cosine"),
-    "uniform start: distance, tau set, straight": ("start=uniform",),
-    "uniform start: distance, tau set": ("start=uniform", "path=index"),
-    "uniform start: dot, tau = 1": ("start=uniform", "path=index", "logits=dot", "temperature=1"),
-}
-_SCALING = (
-    "train.steps=700", "train.evaluate_every=700", "train.checkpoint_every=350",
-    "objective.start_images=2048", "model.quantizer.kmeans_iterations=5",  # 131,072 tokens to start 65,536 codes from
-)  # fmt: skip
-_SIZES = (1024, 4096, 16384, 65536)
-STUDIES: dict[str, dict[str, tuple[str, tuple[str, ...]]]] = {
-    "axis": {
-        f"{axis}, seed {seed}": (f"small/axis-{axis}", (*_LONG, f"train.seed={seed}"))
-        for seed in range(3)
-        for axis in ("channel", "patch")
-    },
-    "codebook": {
-        name: (f"small/axis-{'patch' if name.startswith('patch') else 'channel'}", (*_SHORT, *overrides))
-        for name, overrides in {
-            "base": (),
-            "learning rate x 4": ("train.learning_rate=2e-3",),
-            "learning rate / 4": ("train.learning_rate=1.25e-4",),
-            "Adam(0.5, 0.9)": ("train.betas=[0.5,0.9]",),
-            "beta 0.02": ("model.quantizer.beta=0.02",),
-            "beta 1": ("model.quantizer.beta=1.0",),
-            "pixel loss x 10": ("objective.pixel_weight=10",),
-            "50 steps without codebook": ("objective.start_step=50",),
-            "uniform start": ("model.quantizer.start=uniform",),
-            "patch": (),
-            "patch, learning rate x 4": ("train.learning_rate=2e-3",),
-            "patch, learning rate / 4": ("train.learning_rate=1.25e-4",),
-        }.items()
-    },
-    "scaling": {
-        " ".join(filter(None, (axis, kind, f"{codes:,}"))): (
-            f"small/axis-{axis}",
-            (*_SCALING, f"model.quantizer.kind={kind or 'plain'}", f"model.quantizer.codebook_size={codes}"),
-        )
-        for axis, kind, codes in (
-            *((axis, "", codes) for codes in _SIZES for axis in ("channel", "patch")),
-            ("channel", "simvq", 16384),
-            ("channel", "ibq", 16384),
-            ("patch", "simvq", 16384),
-        )
-    },
-    "losses": {
-        "pixel": ("small/bundled", ("train.steps=2000",)),
-        "full": ("small/full", ()),
-    },
-    "ibq": {
-        "plain": ("small/axis-channel", _WIDE),
-        "uniform start: plain": ("small/axis-channel", (*_WIDE, "model.quantizer.start=uniform")),
-        **{
-            name: (
-                "small/axis-channel",
-                (*_WIDE, "model.quantizer.kind=ibq", *(f"model.quantizer.{each}" for each in settings)),
-            )
-            for name, settings in _IBQ.items()
-        },
-    },
-}
 
 
 def recipes(study: str) -> dict[str, TokenizerRecipe]:
     """The resolved recipes of a study by name."""
-    return {name: load_tokenizer_recipe(base, overrides) for name, (base, overrides) in STUDIES[study].items()}
+    return {name: load_tokenizer_recipe(base, overrides) for name, (base, overrides) in STUDIES[study].runs.items()}
 
 
 def run(study: str, path: Path, store: Path = DEFAULT_STORE) -> dict[str, Any]:
     """Train the recipes (or take them from the store), measure on held-out images, write and return the result."""
-    count = MORE_IMAGES.get(study, IMAGES)
-    images = torch.cat([held_out(kind, count) for kind in KINDS])
+    about = STUDIES[study]
+    images = torch.cat([held_out(kind, about.images) for kind in about.kinds])
     records = []
     for name, recipe in recipes(study).items():
         tokenizer, done = trained(recipe, store)
-        metrics = evaluate_reconstruction(tokenizer, images, prefixes=[tokenizer.num_tokens]).to_dict()
-        if study == "losses":
+        prefixes = None if about.every_prefix else [tokenizer.num_tokens]
+        metrics = evaluate_reconstruction(tokenizer, images, prefixes=prefixes).to_dict()
+        if about.features:
             metrics |= _features(tokenizer, images)
-        base, overrides = STUDIES[study][name]
-        facts = {"name": name, "recipe": base, "overrides": list(overrides)}
-        records.append(facts | record(recipe, done, "+".join(KINDS), metrics))
-    data = "; ".join(f"{count} {kind}: {DESCRIPTIONS[kind]}" for kind in KINDS)
+        base, overrides = about.runs[name]
+        facts = {"name": name, "recipe": base, "overrides": list(overrides), "validation": _validation(store, done)}
+        facts |= {"game": game} if (game := _game(store, done)) else {}
+        records.append(facts | record(recipe, done, "+".join(about.kinds), metrics))
+    data = "; ".join(f"{about.images} {kind}: {DESCRIPTIONS[kind]}" for kind in about.kinds)
     how = protocol(images, data=data, split="test", resize="antialiased", crop="see data")
     write_json(path, {"protocol": how, "records": records})
     result = load(path)
     if study == "scaling":
         draw_scaling(result, path.with_suffix(".png"))
     return result
+
+
+def _game(store: Path, done: dict[str, Any]) -> dict[str, float]:
+    """How steady the discriminator was in the second half of training; empty where there was none."""
+    lines = [line for line in read_metrics(store / done["run"]) if "discriminator" in line]
+    late = [line for line in lines if 2 * line["step"] > lines[-1]["step"]]
+    if not late:
+        return {}
+    loss = torch.tensor([line["discriminator"] for line in late], dtype=torch.float64)
+    norm = torch.tensor([line["discriminator_gradient_norm"] for line in late], dtype=torch.float64)
+    return {"discriminator_mean": float(loss.mean()), "discriminator_deviation": float(loss.std()),
+            "gradient_norm_mean": float(norm.mean()), "gradient_norm_max": float(norm.max())}  # fmt: skip
+
+
+def _validation(store: Path, done: dict[str, Any]) -> dict[str, float]:
+    """The last figures on validation images, which choices may be made by."""
+    lines = [line for line in read_metrics(store / done["run"]) if line["kind"] == "evaluate"]
+    return {key: value for key, value in lines[-1].items() if isinstance(value, float)}
 
 
 def draw_scaling(result: dict[str, Any], path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from channelvq.errors import InputError
 from channelvq.evaluate.reconstruction import HEADINGS, with_interval
 from channelvq.evaluate.report import markdown_table
-from channelvq.experiments import generator, lookup_bench
+from channelvq.experiments import generate_bench, generator, latency_bench, lookup_bench
 
 SECTION = re.compile(r"<!-- table: (?P<name>[\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
 
@@ -146,11 +146,40 @@ def evaluation(result: dict[str, Any]) -> str:
     return markdown_table(["tokens", "bytes", *(HEADINGS[name] for name in names), "use"], rows) + f"\n\n{note}"
 
 
+def game(result: dict[str, Any]) -> str:
+    """How steady the discriminator was, and what short prefixes restore on validation images."""
+    rows = [
+        [
+            row["name"], *(f"{row['validation'][f'psnr_{k}']:.2f}" for k in (4, 16, 64)),
+            f"{row['game']['discriminator_mean']:.2f} +- {row['game']['discriminator_deviation']:.2f}",
+            f"{row['game']['gradient_norm_mean']:.1f} ({row['game']['gradient_norm_max']:.1f})",
+        ]
+        for row in result["records"]
+        if "game" in row
+    ]  # fmt: skip
+    headings = ("run", "PSNR of 4 tokens", "of 16", "of 64", "discriminator loss", "its gradient's norm (largest)")
+    return markdown_table(headings, rows)
+
+
 def perceptual(result: dict[str, Any]) -> str:
     """The cross-style test by pair of art sets."""
     names = list(result["records"][0]["accuracy"])
     rows = [[r["features"], *(f"{r['accuracy'][name]:.3f}" for name in names)] for r in result["records"]]
     return markdown_table(["features", *names], rows)
+
+
+def generate(result: dict[str, Any]) -> str:
+    """Every method of the generate bench."""
+    how = result["protocol"]
+    return (
+        markdown_table(generate_bench.HEADINGS, generate_bench.rows(result))
+        + f"\n\n{how['machine']}; {how['backbone']}."
+    )
+
+
+def latency(result: dict[str, Any]) -> str:
+    """Both axes side by side."""
+    return markdown_table(latency_bench.HEADINGS, latency_bench.rows(result)) + f"\n\n{result['protocol']['machine']}."
 
 
 def lookup(result: dict[str, Any]) -> str:
@@ -162,7 +191,10 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "axis": ("axis-small.json", study),
     "codebook": ("codebook-small.json", study),
     "ibq": ("ibq-small.json", study),
+    "generate": ("generate-bench.json", generate),
+    "latency": ("latency.json", latency),
     "lookup": ("lookup.json", lookup),
+    "game": ("losses-small.json", game),
     "losses": ("losses-small.json", losses),
     "perceptual": ("perceptual.json", perceptual),
     "scaling": ("scaling-small.json", study),

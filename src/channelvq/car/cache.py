@@ -1,0 +1,39 @@
+"""Keys and values of a known number of tokens, without copying what is already there at every token."""
+
+from typing import Any
+
+from torch import Tensor
+from transformers import DynamicCache, DynamicLayer, PreTrainedConfig
+
+
+class RoomyLayer(DynamicLayer):
+    """As transformers' DynamicLayer, but with room for `capacity` entries taken at once.
+
+    The library's own layer concatenates: at 8 rows that took a quarter of the time of a token. Its static layer has
+    room too, but then attention runs over all of it from the first token on.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__()
+        self.capacity = capacity
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Append; gives views of all entries so far, (rows, heads, entries, width)."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            rows, heads, _, width = key_states.shape
+            self._keys = key_states.new_empty(rows, heads, self.capacity, width)
+            self._values = value_states.new_empty(rows, heads, self.capacity, value_states.shape[-1])
+        start = self.get_seq_length()
+        end = start + key_states.shape[2]
+        self._keys[:, :, start:end] = key_states
+        self._values[:, :, start:end] = value_states
+        self.keys, self.values = self._keys[:, :, :end], self._values[:, :, :end]
+        return self.keys, self.values
+
+
+def roomy_cache(config: PreTrainedConfig, capacity: int) -> DynamicCache:
+    """A cache for up to `capacity` tokens; layers that are not plain attention over all of them stay as they are."""
+    cache = DynamicCache(config=config)
+    cache.layers = [RoomyLayer(capacity) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache

@@ -1,0 +1,161 @@
+"""CAR as a stock causal language model that transformers, vLLM or SGLang serve without this library.
+
+    embedding rows   0 .. V-1 text   V marker   V+1 .. V+N image codes: the projected codebook, now just a table
+    head rows        0 .. V-1 text   V unused   V+1 .. V+N image codes: CAR's head
+
+After the marker come C image tokens; the generation config forbids everything else, and the text tokenizer appends the
+marker to a prompt. Image id i of the tokenizer is token V + 1 + i.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from jaxtyping import Float
+from tokenizers import AddedToken, Tokenizer
+from tokenizers.processors import TemplateProcessing
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+from channelvq.config import from_dict
+from channelvq.errors import InputError
+from channelvq.nn.modes import evaluating
+from channelvq.nn.state import read_settings
+
+if TYPE_CHECKING:
+    from channelvq.car.model import CAR
+
+MARKER = "<|image|>"
+LAYOUT_FILE = "channelvq.json"
+IMAGE_TOKENIZER = "image_tokenizer"
+
+
+@dataclass(frozen=True)
+class ExportLayout:
+    """Where the image tokens are among the tokens of an exported model: LAYOUT_FILE in its folder."""
+
+    marker_id: int
+    first_image_id: int
+    codebook_size: int
+    num_tokens: int
+
+    def image_ids(self, tokens: list[int]) -> list[int]:
+        """Tokens that a served model wrote -> image ids in 0..N-1.
+
+        Raises InputError for a token that is not an image token, and for more than `num_tokens` of them.
+        """
+        ids = [token - self.first_image_id for token in tokens]
+        wrong = next((i for i, each in enumerate(ids) if not 0 <= each < self.codebook_size), None)
+        if wrong is not None:
+            last = self.first_image_id + self.codebook_size - 1
+            raise InputError(
+                f"token {tokens[wrong]} at place {wrong} is no image token ({self.first_image_id}..{last}); "
+                "serve with allowed_token_ids or the exported generation config"
+            )
+        if not 1 <= len(ids) <= self.num_tokens:
+            raise InputError(f"{len(ids)} image tokens: expected 1 to {self.num_tokens}")
+        return ids
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "ExportLayout":
+        """Of a folder that `export_car` wrote."""
+        path = Path(folder) / LAYOUT_FILE
+        if not path.is_file():
+            raise InputError(f"{folder}: the folder holds no {LAYOUT_FILE}; expected what `cvq export` writes")
+        return from_dict(cls, read_settings(path), where=str(path))
+
+
+def export_car(model: "CAR", folder: str | Path, dtype: torch.dtype = torch.float32) -> ExportLayout:
+    """Write a stock causal language model, its text tokenizer and the image tokenizer to a folder.
+
+    folder: gets config.json, model.safetensors, generation_config.json, tokenizer.json, LAYOUT_FILE and the image
+    tokenizer under IMAGE_TOKENIZER. dtype: of the stored weights. Raises InputError for a model that no stock one can
+    stand for: one with a channel embedding, or whose embedding is not as wide as its hidden states.
+    """
+    folder = Path(folder)
+    stock, layout = stock_model(model)
+    cast(nn.Module, stock).to(dtype)
+    stock.save_pretrained(folder)
+    _text_tokenizer(model, layout).save_pretrained(folder)
+    model.tokenizer.save_pretrained(folder / IMAGE_TOKENIZER)
+    (folder / LAYOUT_FILE).write_text(json.dumps(asdict(layout), indent=2) + "\n")
+    return layout
+
+
+def stock_model(model: "CAR") -> tuple[PreTrainedModel, ExportLayout]:
+    """The causal language model in the precision of `model`, and where its image tokens are; see `export_car`."""
+    text = model.text.vocab_size
+    layout = ExportLayout(text, text + 1, model.codebook_size, model.num_tokens)
+    _check(model)
+    config = type(model.backbone.config)(
+        **model.config.backbone  # type: ignore[arg-type]  # settings: CAR's own config holds them resolved
+        | {"vocab_size": layout.first_image_id + layout.codebook_size, "tie_word_embeddings": False}
+    )
+    stock = cast(PreTrainedModel, AutoModelForCausalLM.from_config(config))
+    cast(nn.Module, stock).to(model.marker.dtype)
+    with torch.no_grad(), evaluating(model):
+        rows = model.text_embedding.weight[:text]
+        embedding = torch.cat([rows, model.marker[None], model.image_table()])
+        head = torch.cat([rows, torch.zeros_like(rows[:1]), _head_rows(model)])
+        state = {n: t for n, t in model.backbone.state_dict().items() if t is not model.text_embedding.weight}
+        base = cast(PreTrainedModel, stock.base_model)
+        base.load_state_dict(state | {_name_of(base): embedding})
+        cast(nn.Linear, stock.get_output_embeddings()).weight.copy_(head)
+    stock.generation_config = _generation_config(layout)
+    return stock.eval(), layout
+
+
+def _check(model: "CAR") -> None:
+    if model.channel_embedding is not None:
+        raise InputError(
+            "export: the model has a channel embedding, which no stock language model has; train with "
+            "model.channel_embedding=false (the default)"
+        )
+    width, hidden = model.text_embedding.embedding_dim, model.backbone.config.hidden_size
+    if width != hidden:
+        raise InputError(f"export: embeddings of {width} numbers do not fit a head on {hidden}; use a Qwen3 backbone")
+
+
+def _name_of(base: PreTrainedModel) -> str:
+    """Of the embedding's weight in the state of a model."""
+    weight = cast(nn.Embedding, base.get_input_embeddings()).weight
+    return next(name for name, parameter in base.named_parameters() if parameter is weight)
+
+
+def _head_rows(model: "CAR") -> Float[Tensor, "N H"]:
+    """One row a code; a head that scores projected codewords is a product of two tables."""
+    weight = model.head.weight
+    return model.image_table() @ weight if model.config.head == "codebook" else weight
+
+
+def _generation_config(layout: ExportLayout) -> GenerationConfig:
+    return GenerationConfig(
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        max_new_tokens=layout.num_tokens,
+        min_new_tokens=layout.num_tokens,
+        suppress_tokens=list(range(layout.first_image_id)),  # after the marker there is nothing but image tokens
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=layout.marker_id,
+    )
+
+
+def _text_tokenizer(model: "CAR", layout: ExportLayout) -> PreTrainedTokenizerFast:
+    """The prompt's tokens, and the marker after them."""
+    settings: dict[str, Any] = json.loads(model.text.tokenizer.to_str())
+    tokenizer = Tokenizer.from_str(json.dumps(settings | {"post_processor": None}))
+    tokenizer.add_special_tokens([AddedToken(MARKER, special=True, normalized=False)])
+    if tokenizer.token_to_id(MARKER) != layout.marker_id:
+        raise InputError(f"export: the text tokenizer already has a token {MARKER}")
+    tokenizer.post_processor = TemplateProcessing(  # type: ignore[assignment]
+        single=f"$A {MARKER}", pair=None, special_tokens=[(MARKER, layout.marker_id)]
+    )
+    length = model.config.max_text_tokens + 1 + layout.num_tokens
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=MARKER, padding_side="left", model_max_length=length
+    )
