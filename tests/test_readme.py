@@ -52,7 +52,7 @@ def test_commands(folder: Path) -> None:
     (commands,) = blocks("bash")
     lines = [shlex.split(line, comments=True) for line in commands.strip().splitlines()]
     assert [words[1] for words in lines] == [
-        "tokenize", "detokenize", "reconstruct", "generate", "train", "evaluate", "compare", "doctor", "plan",
+        "tokenize", "detokenize", "reconstruct", "generate", "train", "evaluate", "compare", "doctor", "export", "plan",
         "experiment",
     ]  # fmt: skip
     for words in lines:

@@ -22,9 +22,7 @@ def note_older(folder: Path, written: Iterable[Path]) -> None:
     """Say which numbered images of an earlier call are still among those just written; they are left alone."""
     older = sorted(set(folder.glob("[0-9][0-9][0-9][0-9]*.png")) - set(written))
     if older:
-        typer.echo(
-            f"note: {folder}/ also holds {len(older)} image(s) of an earlier call: {older[0].name}, ...", err=True
-        )
+        typer.echo(f"note: {folder}/ also holds {len(older)} older image(s): {older[0].name}, ...", err=True)
 
 
 def target(*, file: Path | None = None, folder: Path | None = None) -> None:
