@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+PEERS  := .venv-peers
 
-.PHONY: demo test check format clean
+.PHONY: demo test check format peers clean
 demo: $(STAMP)
 	$(BIN)/cvq demo
 
@@ -26,5 +27,14 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $(STAMP)
 
+# Figures of torch-fidelity, lpips and torchmetrics for the tests, from an environment of their own: a download of 5.5 GB.
+peers: $(PEERS)/.installed
+	$(PEERS)/bin/python -W ignore scripts/peers.py tests/expected/peers.json
+
+$(PEERS)/.installed: scripts/peers.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --requirement scripts/peers.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV) demo build *.egg-info src/*.egg-info
+	rm -rf $(VENV) $(PEERS) demo build *.egg-info src/*.egg-info

@@ -101,7 +101,7 @@ def test_images_are_read_in_batches(cvq: Cvq, here: Path, tokenizer: Path, monke
         return tokenize(self, images)
 
     monkeypatch.setattr(CVQTokenizer, "tokenize", counted)
-    monkeypatch.setattr("channelvq.cli.BATCH_SIZE", 3)
+    monkeypatch.setattr("channelvq.cli.inputs.BATCH_SIZE", 3)
     (here / "pictures/broken.png").write_bytes(b"no image")
     code, stdout, stderr = cvq("tokenize", "pictures", "a.png", "-t", tokenizer)
     assert (code, stdout.startswith("4 image(s)")) == (0, True)

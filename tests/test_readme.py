@@ -52,7 +52,8 @@ def test_commands(folder: Path) -> None:
     (commands,) = blocks("bash")
     lines = [shlex.split(line, comments=True) for line in commands.strip().splitlines()]
     assert [words[1] for words in lines] == [
-        "tokenize", "detokenize", "reconstruct", "generate", "train", "evaluate", "doctor", "plan", "experiment"
+        "tokenize", "detokenize", "reconstruct", "generate", "train", "evaluate", "compare", "doctor", "export", "plan",
+        "experiment",
     ]  # fmt: skip
     for words in lines:
         short = ["train.steps=2", "data.validation_images=4"] if words[1] == "train" else []

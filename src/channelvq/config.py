@@ -112,6 +112,11 @@ def _read_recipe(name_or_path: str | Path, above: tuple[str, ...]) -> dict[str, 
     if not isinstance(data, dict):
         raise InputError(f"recipe {name!r}: expected a mapping of settings, got {type(data).__name__}")
     settings = {str(key): value for key, value in data.items()}
+    if not settings:
+        raise InputError(
+            f"recipe {name!r} is empty: expected settings such as data, model and train, or `base: NAME` of a "
+            f"recipe to build on ({', '.join(recipe_names()[:3])}, ...)"
+        )
     base = settings.pop("base", None)
     if base is None:
         return settings

@@ -3,7 +3,6 @@
 import importlib
 import time
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 import rich
@@ -117,8 +116,7 @@ def _tokenizer_rows(tokenizer: CVQTokenizer, images: Tensor) -> tuple[list[Row],
 
 
 def _baseline_rows(images: Tensor) -> tuple[list[Row], dict[str, Tensor]]:
-    with resources.as_file(resources.files("channelvq") / "bundled" / "pca.safetensors") as path:
-        pca = PCABaseline.load(path)
+    pca = PCABaseline.load("bundled")
     rows, best = [], {}
     for budget in CODEC_BUDGETS:
         began = time.perf_counter()

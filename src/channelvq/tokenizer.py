@@ -9,8 +9,7 @@ image (B, 3, H, W) in [-1, 1]
 """
 
 import json
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
 from dataclasses import field
 from importlib import resources
 from pathlib import Path
@@ -30,17 +29,13 @@ from channelvq.config import STRICT, from_dict, to_dict
 from channelvq.errors import InputError
 from channelvq.images import ImageInput, images_to_batch, to_pil
 from channelvq.nn.conv import ConvConfig
-from channelvq.nn.modes import evaluating, row_independent_kernels
+from channelvq.nn.modes import evaluating, in_chunks
 from channelvq.nn.networks import NetworkConfig, build_decoder, build_encoder
 from channelvq.nn.state import misfits, read_settings, read_weights
 from channelvq.quantize.axis import Axis, from_vectors, to_vectors
 from channelvq.quantize.channel_vq import ChannelVQ, QuantizerConfig
 from channelvq.quantize.codebook import PlainConfig
 from channelvq.quantize.quantized import Quantized
-
-# CPU kernels change with the shape: a row gets other bits in another batch size. So ids are computed in chunks of a
-# fixed number of rows, and do not depend on an image's neighbours.
-CHUNK_ROWS = 8
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -144,14 +139,14 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", li
         """
         batch = images_to_batch(images, size=self.image_size).to(self.device, next(self.parameters()).dtype)
         with evaluating(self):
-            return self._in_chunks(lambda x: self.encode(x).indices, batch, exact)
+            return in_chunks(lambda x: self.encode(x).indices, batch, exact=exact)
 
     @torch.no_grad()
     def latents(self, images: ImageInput | Sequence[ImageInput], *, exact: bool = True) -> Float[Tensor, "B C h w"]:
         """Images, all that `tokenize` takes -> the encoder's feature maps before the quantizer."""
         batch = images_to_batch(images, size=self.image_size).to(self.device, next(self.parameters()).dtype)
         with evaluating(self):
-            return self._in_chunks(self.encoder, batch, exact)
+            return in_chunks(self.encoder, batch, exact=exact)
 
     @overload
     def detokenize(self, ids: Tensor, output: Literal["pil"] = "pil", *, exact: bool = True) -> list[Image.Image]: ...
@@ -170,7 +165,7 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", li
             raise InputError(f"detokenize: output is 'pil' or 'tensor', got {output!r}")
         ids = self.check_ids(ids)
         with evaluating(self):
-            images = self._in_chunks(lambda i: self.decode(self.ids_to_latents(i)), ids, exact).clamp(-1.0, 1.0)
+            images = in_chunks(lambda i: self.decode(self.ids_to_latents(i)), ids, exact=exact).clamp(-1.0, 1.0)
         return to_pil(images) if output == "pil" else images
 
     def ids_to_latents(self, ids: Int64[Tensor, "B k"]) -> Float[Tensor, "B C h w"]:
@@ -201,16 +196,6 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", li
                 f"ids: {ids[row, column].item()} at image {row}, token {column} is outside 0..{self.codebook_size - 1}"
             )
         return ids
-
-    def _in_chunks(self, function: Callable[[Tensor], Tensor], batch: Tensor, exact: bool) -> Tensor:
-        """The function over chunks of CHUNK_ROWS rows, the last one filled with copies of its first row when exact."""
-        parts = []
-        with row_independent_kernels(self.device) if exact else nullcontext():
-            for chunk in batch.split(CHUNK_ROWS):
-                missing = CHUNK_ROWS - len(chunk) if exact else 0
-                filled = torch.cat([chunk, chunk[:1].expand(missing, *chunk.shape[1:])])
-                parts.append(function(filled)[: len(chunk)])
-        return torch.cat(parts)
 
     # Files
 

@@ -49,7 +49,7 @@ def test_each_prefix_has_the_psnr_of_its_missing_bands(report: ReconstructionRep
     for prefix in report.prefixes[:2]:
         missing = (LEVELS[:, prefix.num_tokens :] - 128.0).square().sum(dim=1) / 4
         expected = 10 * torch.log10(255**2 / missing)
-        torch.testing.assert_close(prefix.psnr_per_image, expected.double(), rtol=0, atol=1e-4)
+        torch.testing.assert_close(prefix.per_image["psnr"], expected.double(), rtol=0, atol=1e-4)
         assert prefix.psnr.mean == pytest.approx(expected.mean().item(), abs=1e-4)
         assert prefix.psnr.low <= prefix.psnr.mean <= prefix.psnr.high
     assert report.prefixes[-1].psnr.mean == 100.0
@@ -123,11 +123,15 @@ def test_record_metrics_are_json(report: ReconstructionReport, tmp_path) -> None
 
 
 def test_table_shows_each_prefix(report: ReconstructionReport) -> None:
-    console = Console(width=120, record=True, file=None, quiet=False)
+    console = Console(width=80, record=True, file=None, quiet=False)
     with console.capture() as capture:
         console.print(report.table())
     text = capture.get()
     assert "100.00" in text
+    for prefix in report.prefixes:  # whole at 80 columns
+        for name, digits in (("psnr", 2), ("ssim", 3)):
+            interval = prefix.intervals[name]
+            assert f"{interval.low:.{digits}f}.. {interval.high:.{digits}f}" in text
     assert f"{report.prefixes[0].psnr.mean:.2f}" in text
     assert "12 tokens" in text
 

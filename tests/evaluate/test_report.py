@@ -28,6 +28,18 @@ def test_values_without_a_json_form(tmp_path: Path) -> None:
     assert json.loads(path.read_text()) == {"nan": None, "inf": None, "tensor": [0.1, None], "n": 3}
 
 
+def test_a_long_array_of_numbers_is_one_line_and_says_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    numbers = [1.5, -2, None, 1e-9, 1e30] * 4
+    content = {"long": numbers[:17], "short": numbers[:16], "texts": ["[1,\n 2]"] * 20, "nested": [[1.0] * 20] * 20}
+    write_json(path, content)
+    assert json.loads(path.read_text()) == content
+    lines = path.read_text().splitlines()
+    shown = ", ".join([*["1.5", "-2", "null", "1e-09", "1e+30"] * 3, "1.5", "-2"])
+    assert f'  "long": [{shown}],' in lines
+    assert '  "short": [' in lines
+
+
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     write_json(path, {"old": 1})

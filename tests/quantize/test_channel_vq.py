@@ -1,5 +1,7 @@
 """The plain codebook and the straight-through estimator, on both axes."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -120,6 +122,18 @@ def test_lookup_stays_in_float32_under_autocast() -> None:
         z_q, indices, loss = vq(z)
     assert z_q.dtype == loss.dtype == torch.float32
     assert torch.equal(indices, vq(z).indices)
+
+
+@pytest.mark.parametrize("dim", ["64", 0, -1, 64.0, True])
+def test_codebook_dim_is_a_whole_number(dim: Any) -> None:
+    with pytest.raises(InputError, match="codebook_dim, the numbers in a codeword"):
+        ChannelVQ(128, dim)
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 2, 2), (2, 0, 2, 2)])
+def test_an_empty_batch_is_named(shape: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match=r"ChannelVQ: expected a feature map .* got \("):
+        ChannelVQ(8, 4)(torch.zeros(shape))
 
 
 def test_wrong_shapes_name_what_was_needed() -> None:

@@ -28,8 +28,8 @@ from channelvq.car.compiled import CompiledStep
 from channelvq.car.compiled import check as check_compiler
 from channelvq.car.text import TextBatch
 from channelvq.errors import InputError
-from channelvq.nn.modes import evaluating, row_independent_kernels
-from channelvq.tokenizer import CHUNK_ROWS, CVQTokenizer
+from channelvq.nn.modes import CHUNK_ROWS, evaluating, row_independent_kernels
+from channelvq.tokenizer import CVQTokenizer
 
 if TYPE_CHECKING:
     from channelvq.car.model import CAR

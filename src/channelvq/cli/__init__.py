@@ -2,13 +2,15 @@
 
 import re
 import sys
+import warnings
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
 from channelvq.cli.bench import bench_app
+from channelvq.cli.compare import compare
 from channelvq.cli.data import data_app
 from channelvq.cli.evaluate import evaluate_app
 from channelvq.cli.experiments import experiment_app
@@ -21,6 +23,7 @@ from channelvq.cli.options import (
     PrefixOption,
     TokenizerArgument,
     TokenizerOption,
+    note_older,
     target,
 )
 from channelvq.errors import InputError
@@ -31,6 +34,7 @@ app.add_typer(bench_app, name="bench")
 app.add_typer(data_app, name="data")
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(experiment_app, name="experiment")
+app.command()(compare)
 
 
 def _output_name(number: int, source: str | Path) -> str:
@@ -77,9 +81,12 @@ def detokenize(
     file = read_tokens(tokens)
     tok = CVQTokenizer.from_pretrained(tokenizer or file.tokenizer)
     check_fits(file, tokens, tok, num_tokens)
+    written: list[Path] = []
     for number, image in decode_rows(tok, file.rows, num_tokens):
-        save_image(image, output / _output_name(number, file.rows[number].image))
+        written.append(output / _output_name(number, file.rows[number].image))
+        save_image(image, written[-1])
     typer.echo(f"{len(file.rows)} image(s) -> {output}/")
+    note_older(output, written)
 
 
 @app.command()
@@ -96,12 +103,13 @@ def reconstruct(
 
     target(folder=output)
     tok = CVQTokenizer.from_pretrained(tokenizer)
-    number = 0
+    written: list[Path] = []
     for names, pictures in batches(images, tok.image_size):
         for name, picture in zip(names, prefix_strips(tok, pictures, num_tokens), strict=True):
-            save_image(picture, output / _output_name(number, name))
-            number += 1
-    typer.echo(f"{number} strip(s) -> {output}/")
+            written.append(output / _output_name(len(written), name))
+            save_image(picture, written[-1])
+    typer.echo(f"{len(written)} strip(s) -> {output}/")
+    note_older(output, written)
 
 
 @app.command()
@@ -127,17 +135,21 @@ def generate(
     target(folder=output)
     target(folder=stream)
     model = CAR.from_pretrained(car)
-    done = None
+    done, written = None, list[Path]()
     steps = model.stream(
         prompts, every if stream else model.num_tokens, seed=seed, num_tokens=num_tokens,
         guidance_scale=guidance_scale, temperature=temperature, top_k=top_k, top_p=top_p,
     )  # fmt: skip
     for done in steps:
         for i, image in enumerate(done.images if stream else ()):
-            save_image(image, Path(stream or "") / f"{i:04d}-{done.ids.shape[1]:04d}.png")
+            written.append(Path(stream or "") / f"{i:04d}-{done.ids.shape[1]:04d}.png")
+            save_image(image, written[-1])
     for i, image in enumerate(done.images if done else ()):
-        save_image(image, output / f"{i:04d}.png")
+        written.append(output / f"{i:04d}.png")
+        save_image(image, written[-1])
     typer.echo(f"{len(prompts)} image(s) -> {output}/")
+    for folder in {output, stream or output}:
+        note_older(folder, written)
 
 
 @app.command()
@@ -252,7 +264,9 @@ def demo(output: OutputOption = Path("demo"), json_file: JsonOption = None) -> N
 def main() -> None:
     """Entry point: what a user can mend is one line on stderr and exit code 2, never a traceback."""
     try:
-        app()
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            app()
     except KeyboardInterrupt:
         sys.exit(130)
     except (InputError, FloatingPointError) as error:
@@ -263,6 +277,11 @@ def main() -> None:
         if type(error).__name__ != "SafetensorError":  # how safetensors tells of a full disk or a broken file
             raise
         _fail(str(error))
+
+
+def _show_warning(message: Warning | str, *_where: Any) -> None:
+    """Where in the code a warning comes from helps no user."""
+    typer.echo(f"warning: {' '.join(str(message).split())}", err=True)
 
 
 def _fail(message: str) -> NoReturn:

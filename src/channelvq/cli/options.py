@@ -1,5 +1,6 @@
 """Options that several commands share, and the check that their results can be written."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -11,9 +12,17 @@ TokenizerOption = Annotated[
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Where to write.")]
 PrefixOption = Annotated[int | None, typer.Option("--num-tokens", "-k", help="Use the first k tokens only.")]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")]
+MarkdownOption = Annotated[Path | None, typer.Option("--markdown", help="Also write the table to this file.")]
 TokenizerArgument = Annotated[str, typer.Argument(help="'bundled', a folder or a hub repository.")]
 DataArgument = Annotated[Path, typer.Argument(help="A folder of images, or emoji, photos or scenes.")]
 MaxImagesOption = Annotated[int | None, typer.Option(min=1, help="Stop after this many images.")]
+
+
+def note_older(folder: Path, written: Iterable[Path]) -> None:
+    """Say which numbered images of an earlier call are still among those just written; they are left alone."""
+    older = sorted(set(folder.glob("[0-9][0-9][0-9][0-9]*.png")) - set(written))
+    if older:
+        typer.echo(f"note: {folder}/ also holds {len(older)} older image(s): {older[0].name}, ...", err=True)
 
 
 def target(*, file: Path | None = None, folder: Path | None = None) -> None:

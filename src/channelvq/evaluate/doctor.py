@@ -18,11 +18,11 @@ from torch import Tensor
 from channelvq.errors import InputError
 from channelvq.evaluate.metrics import check_images, psnr
 from channelvq.images import normalize, to_uint8
-from channelvq.nn.modes import evaluating
+from channelvq.nn.modes import CHUNK_ROWS, evaluating
 from channelvq.quantize.axis import Axis, from_vectors, to_vectors
 from channelvq.quantize.lookup.equal import first_equal
 from channelvq.quantize.usage import CodebookUsage, UsageReport
-from channelvq.tokenizer import CHUNK_ROWS, CVQTokenizer
+from channelvq.tokenizer import CVQTokenizer
 
 KNOCKOUT_IMAGES = 16  # K more decodings each; the mean loss of a token over 16 images is steady to some tenths of it
 SAMPLED_FEATURES = 1536  # what t-SNE lays out in about ten seconds, and what can still be told apart on a picture

@@ -19,7 +19,7 @@ from channelvq.errors import InputError
 PSNR_CAP = 100.0
 _WINDOW, _SIGMA = 11, 1.5
 _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-_MS_SSIM_SIDE = 176  # four halvings, each rounded down, must leave the 11 pixels of the window
+MS_SSIM_SIDE = 176  # four halvings, each rounded down, must leave the 11 pixels of the window
 # Pixels worked on at a time. torch splits operations of more than 32,768 numbers over threads, and these are so short
 # that on a busy machine the threads' waiting for each other takes 10 to 100 times as long as the work.
 _PIECE_PIXELS = 32_768 // 3
@@ -76,9 +76,9 @@ def ms_ssim(images: UInt8[Tensor, "n 3 h w"], references: UInt8[Tensor, "n 3 h w
     Raises InputError where a side is under 176 pixels: the window does not fit into the fifth scale.
     """
     _check_pair(images, references)
-    if min(images.shape[-2:]) < _MS_SSIM_SIDE:
+    if min(images.shape[-2:]) < MS_SSIM_SIDE:
         raise InputError(
-            f"ms_ssim: its five scales need sides of {_MS_SSIM_SIDE} pixels or more, got "
+            f"ms_ssim: its five scales need sides of {MS_SSIM_SIDE} pixels or more, got "
             f"{images.shape[-2]} x {images.shape[-1]}; use ssim"
         )
     # One image a call: convolutions of other batch sizes differ in the last bits.

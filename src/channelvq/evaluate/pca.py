@@ -2,6 +2,7 @@
 
 import heapq
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
 import torch
@@ -109,7 +110,13 @@ class PCABaseline:
 
     @classmethod
     def load(cls, path: str | Path) -> "PCABaseline":
-        """Read what `save` wrote; raises InputError for a file that is missing or something else."""
+        """Read what `save` wrote, or "bundled": of 64 px images of the bundled tokenizer's training data.
+
+        Raises InputError for a file that is missing or something else.
+        """
+        if path == "bundled":
+            with resources.as_file(resources.files("channelvq") / "bundled" / "pca.safetensors") as bundled:
+                return cls.load(bundled)
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}

@@ -11,14 +11,16 @@ from channelvq.evaluate.reconstruction import ReconstructionReport
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+LABELS = {"pca": "PCA", "jpeg": "JPEG", "webp": "WebP"}
+
 
 def quality_against_bytes(
-    report: ReconstructionReport, baselines: Mapping[str, Sequence[BaselinePoint]], path: str | Path
+    report: ReconstructionReport, baselines: Mapping[str, Sequence[BaselinePoint]], path: str | Path, note: str = ""
 ) -> None:
     """Draw PSNR against bytes an image: each prefix of the tokens with its interval, and a line for each baseline.
 
-    baselines: as `baseline_curves` returns them. path: its suffix picks the format (png, svg, pdf). Raises InputError
-    where matplotlib is missing.
+    baselines: as `baseline_curves` returns them. path: its suffix picks the format (png, svg, pdf). note: stands below.
+    Raises InputError where matplotlib is missing.
     """
     figure = blank_figure()
     axes = figure.add_subplot()
@@ -27,14 +29,15 @@ def quality_against_bytes(
     below = [point.psnr.mean - point.psnr.low for point in points]
     above = [point.psnr.high - point.psnr.mean for point in points]
     axes.errorbar(
-        [p.num_bytes for p in points], means, yerr=[below, above], marker="o", capsize=3, label="CVQ prefixes"
+        [p.num_bytes for p in points], means, yerr=[below, above], marker="o", capsize=3, label="tokens, each prefix"
     )
     for name, curve in baselines.items():
         # A codec is drawn at the bytes it used: at small budgets its smallest file is larger than the budget.
         xy = sorted({(point.num_bytes, point.psnr) for point in curve})
-        axes.plot([x for x, _ in xy], [y for _, y in xy], marker=".", linestyle="--", label=name)
+        axes.plot([x for x, _ in xy], [y for _, y in xy], marker=".", linestyle="--", label=LABELS.get(name, name))
     axes.set_xscale("log", base=2)
-    axes.set_xlabel("bytes an image")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_xlabel("bytes an image" + (f"\n({note})" if note else ""))
     axes.set_ylabel("PSNR (dB)")
     axes.grid(alpha=0.3)
     axes.legend()

@@ -1,21 +1,29 @@
 """Reconstruction quality of a tokenizer at every prefix length, and the use of its codebook, in one pass."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float64, UInt8
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import Tensor
 
 from channelvq.codec import num_bytes
 from channelvq.errors import InputError
-from channelvq.evaluate.metrics import Interval, check_images, mean_with_interval, psnr, ssim
+from channelvq.evaluate.measures import Measures
+from channelvq.evaluate.metrics import Interval, check_images, mean_with_interval
+from channelvq.evaluate.report import markdown_table
 from channelvq.images import normalize, to_uint8
 from channelvq.pictures import prefix_lengths
 from channelvq.quantize.usage import CodebookUsage, UsageReport
+
+HEADINGS = {
+    "psnr": "PSNR (dB)", "ssim": "SSIM", "ms_ssim": "MS-SSIM", "perceptual": "perceptual",
+    "lpips_alex": "LPIPS (AlexNet)", "lpips_vgg": "LPIPS (VGG)", "kid": "KID", "frechet": "Frechet", "fid": "FID",
+}  # fmt: skip
 
 
 @runtime_checkable
@@ -48,30 +56,39 @@ class ImageTokenizer(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class PrefixQuality:
-    """Quality of the first num_tokens tokens: per-image values (n,) on the CPU and their means with intervals.
+    """Quality of the first num_tokens tokens.
 
     num_bytes: as `channelvq.codec` packs them, in whole bits. bits_per_pixel: of their information, tokens * log2 N.
+    per_image: by metric ("psnr", "ssim", ...), values (n,) on the CPU; intervals: their means with bootstrap intervals.
+    distances: between all images and all originals ("kid", "frechet", "fid"), one number each; it has no interval,
+    since images drawn with replacement come twice and are nearer to each other than any sample is. usage: of the
+    codebook, by these tokens alone.
     """
 
     num_tokens: int
     num_bytes: int
     bits_per_pixel: float
-    psnr: Interval
-    ssim: Interval
-    psnr_per_image: Float64[Tensor, " n"]
-    ssim_per_image: Float64[Tensor, " n"]
+    per_image: dict[str, Float64[Tensor, " n"]]
+    intervals: dict[str, Interval]
+    distances: dict[str, float]
+    usage: UsageReport
+
+    @property
+    def psnr(self) -> Interval:
+        """Mean PSNR in dB."""
+        return self.intervals["psnr"]
+
+    @property
+    def ssim(self) -> Interval:
+        """Mean SSIM."""
+        return self.intervals["ssim"]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data without the per-image values."""
-        return {
-            "tokens": self.num_tokens,
-            "bytes": self.num_bytes,
-            "bits_per_pixel": self.bits_per_pixel,
-            "psnr": self.psnr.mean,
-            "psnr_interval": [self.psnr.low, self.psnr.high],
-            "ssim": self.ssim.mean,
-            "ssim_interval": [self.ssim.low, self.ssim.high],
-        }
+        means = {name: interval.mean for name, interval in self.intervals.items()}
+        ends = {f"{name}_interval": [interval.low, interval.high] for name, interval in self.intervals.items()}
+        size = {"tokens": self.num_tokens, "bytes": self.num_bytes, "bits_per_pixel": self.bits_per_pixel}
+        return {**size, **means, **ends, **self.distances, **self.usage.to_dict()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,39 +101,48 @@ class ReconstructionReport:
 
     def to_dict(self) -> dict[str, Any]:
         """The metrics of a result record: those of the longest prefix at the top, each prefix under "prefixes"."""
-        last = self.prefixes[-1].to_dict()
+        last = {key: value for key, value in self.prefixes[-1].to_dict().items() if key != "tokens"}
+        prefixes = [prefix.to_dict() for prefix in self.prefixes]
+        return {**last, **self.usage.to_dict(), "num_images": self.num_images, "prefixes": prefixes}
+
+    def per_image(self) -> dict[str, dict[str, list[float]]]:
+        """By metric and number of tokens, a value for each image."""
         return {
-            **{key: last[key] for key in ("psnr", "psnr_interval", "ssim", "ssim_interval", "bits_per_pixel", "bytes")},
-            **self.usage.to_dict(),
-            "num_images": self.num_images,
-            "prefixes": [prefix.to_dict() for prefix in self.prefixes],
+            name: {str(prefix.num_tokens): prefix.per_image[name].tolist() for prefix in self.prefixes}
+            for name in self.prefixes[-1].per_image
         }
 
     def smallest_prefix_for(self, psnr: float) -> PrefixQuality | None:
         """The shortest measured prefix whose mean PSNR is at least `psnr` dB; None where none is."""
         return next((prefix for prefix in self.prefixes if prefix.psnr.mean >= psnr), None)
 
-    def table(self) -> Table:
-        """For a terminal: `rich.print(report.table())`."""
+    def rows(self) -> list[dict[str, str]]:
+        """Each prefix as text by heading; a mean comes with its interval, "20.83 (20.65 to 21.03)"."""
+        return [_row(prefix) for prefix in self.prefixes]
+
+    def summary(self) -> str:
+        """The use of the codebook in one line."""
         use, expected = self.usage.use, self.usage.use_if_uniform
-        table = Table(
-            title=f"Reconstruction of {self.num_images} images",
-            caption=f"codebook: use {use:.1%} (uniform {expected:.1%}), perplexity {self.usage.perplexity:.0f} "
-            f"({self.usage.perplexity_ratio:.1%} of the codes), {self.usage.tokens} tokens",
+        return (
+            f"codebook: use {use:.1%} (uniform {expected:.1%}), perplexity {self.usage.perplexity:.0f} "
+            f"({self.usage.perplexity_ratio:.1%} of the codes), {self.usage.tokens} tokens"
         )
-        for heading in ("tokens", "bytes", "bits/pixel", "PSNR (dB)", "95 %", "SSIM", "95 %"):
-            table.add_column(heading, justify="right")
-        for p in self.prefixes:
-            table.add_row(
-                f"{p.num_tokens}",
-                f"{p.num_bytes}",
-                f"{p.bits_per_pixel:.4f}",
-                f"{p.psnr.mean:.2f}",
-                f"{p.psnr.low:.2f}..{p.psnr.high:.2f}",
-                f"{p.ssim.mean:.4f}",
-                f"{p.ssim.low:.4f}..{p.ssim.high:.4f}",
-            )
+
+    def table(self) -> Table:
+        """For a terminal: `rich.print(report.table())`; intervals stand below their means, so that 80 columns do."""
+        rows = self.rows()
+        title, slim = f"Reconstruction of {self.num_images} images", {"padding": 0, "show_edge": False}
+        table = Table(title=title, caption=self.summary(), box=SIMPLE_HEAD, **slim)
+        for heading in rows[0]:
+            table.add_column(heading, justify="right", overflow="fold")
+        for row in rows:
+            table.add_row(*map(stacked, row.values()))
         return table
+
+    def markdown(self) -> str:
+        """The same as a Markdown table."""
+        rows = self.rows()
+        return f"{markdown_table(list(rows[0]), [list(row.values()) for row in rows])}\n\n{self.summary()}\n"
 
 
 @torch.no_grad()
@@ -127,30 +153,71 @@ def evaluate_reconstruction(
     prefixes: Sequence[int] | None = None,
     batch_size: int = 64,
     seed: int = 0,
+    measures: Measures | None = None,
 ) -> ReconstructionReport:
     """Tokenize each image once, decode each prefix of its tokens, and measure the result rounded to uint8.
 
-    prefixes: numbers of tokens, by default 1, 2, 4, ... and C. seed: of the bootstrap. Raises InputError for images of
-    another size than the tokenizer's (resize them first, and say so in the protocol) and for prefixes outside 1..C.
+    prefixes: numbers of tokens, by default 1, 2, 4, ... and C. seed: of the bootstrap. measures: by default PSNR and
+    SSIM alone; see `choose_measures`. No figure depends on batch_size, which is for memory. Raises InputError for
+    images of another size than the tokenizer's (resize them first, and say so in the protocol) and for prefixes
+    outside 1..C.
     """
     _check(tokenizer, images, batch_size)
+    measures = measures or Measures()
     lengths = _prefix_lengths(tokenizer.num_tokens, prefixes)
     usage = CodebookUsage(tokenizer.codebook_size)
-    psnrs: dict[int, list[Tensor]] = {k: [] for k in lengths}
-    ssims: dict[int, list[Tensor]] = {k: [] for k in lengths}
+    gathered = {k: _Gathered(tokenizer.codebook_size) for k in lengths}
+    originals = []
     for batch in images.split(batch_size):
         ids = tokenizer.tokenize(normalize(batch))
         usage.update(ids)
-        for k in lengths:
+        if measures.space is not None:
+            originals.append(measures.space.features(batch))
+        for k, found in gathered.items():
             decoded = to_uint8(tokenizer.detokenize(ids[:, :k], output="tensor")).cpu()
-            psnrs[k].append(psnr(decoded, batch.cpu()))
-            ssims[k].append(ssim(decoded, batch.cpu()))
-    size = tokenizer.image_size
-    measured = [
-        _prefix_quality(k, tokenizer.codebook_size, size * size, torch.cat(psnrs[k]), torch.cat(ssims[k]), seed)
-        for k in lengths
-    ]
+            found.add(decoded, batch.cpu(), ids[:, :k], measures)
+    pixels, seen = tokenizer.image_size**2, torch.cat(originals) if originals else None
+    measured = [found.quality(k, pixels, seen, measures, seed) for k, found in gathered.items()]
     return ReconstructionReport(tuple(measured), usage.result(), len(images))
+
+
+class _Gathered:
+    """What was measured so far of one prefix length."""
+
+    def __init__(self, codebook_size: int) -> None:
+        self.codebook_size = codebook_size
+        self.values: dict[str, list[Tensor]] = {}
+        self.features: list[Tensor] = []
+        self.usage = CodebookUsage(codebook_size, per_position=False)
+
+    def add(self, decoded: Tensor, originals: Tensor, ids: Tensor, measures: Measures) -> None:
+        """Measure some images."""
+        for name, metric in measures.pairs.items():
+            self.values.setdefault(name, []).append(metric(decoded, originals))
+        if measures.space is not None:
+            self.features.append(measures.space.features(decoded))
+        self.usage.update(ids)
+
+    def quality(self, k: int, pixels: int, originals: Tensor | None, measures: Measures, seed: int) -> PrefixQuality:
+        """Of all images so far; originals: their features."""
+        per_image = {name: torch.cat(parts).double() for name, parts in self.values.items()}
+        distances: dict[str, float] = {}
+        if measures.space is not None and originals is not None:
+            distances = measures.space.distances(torch.cat(self.features), originals)
+        return PrefixQuality(
+            num_tokens=k,
+            num_bytes=num_bytes(k, self.codebook_size),
+            bits_per_pixel=bits_for(k, self.codebook_size) / pixels,
+            per_image=per_image,
+            intervals={name: mean_with_interval(values, seed) for name, values in per_image.items()},
+            distances=distances,
+            usage=self.usage.result(),
+        )
+
+
+def stacked(cell: str) -> str:
+    """A table cell "20.83 (20.65 to 21.03)" on two lines, where a narrow terminal breaks between numbers only."""
+    return cell.replace(" (", "\n").replace(" to ", ".. ").rstrip(")")
 
 
 def bits_for(num_tokens: int, codebook_size: int) -> float:
@@ -158,17 +225,21 @@ def bits_for(num_tokens: int, codebook_size: int) -> float:
     return num_tokens * math.log2(codebook_size)
 
 
-def _prefix_quality(k: int, codebook_size: int, pixels: int, psnrs: Tensor, ssims: Tensor, seed: int) -> PrefixQuality:
-    bits = bits_for(k, codebook_size)
-    return PrefixQuality(
-        num_tokens=k,
-        num_bytes=num_bytes(k, codebook_size),
-        bits_per_pixel=bits / pixels,
-        psnr=mean_with_interval(psnrs, seed),
-        ssim=mean_with_interval(ssims, seed),
-        psnr_per_image=psnrs,
-        ssim_per_image=ssims,
-    )
+def _row(prefix: PrefixQuality) -> dict[str, str]:
+    size = {"tokens": f"{prefix.num_tokens}", "bytes": f"{prefix.num_bytes}", "bpp": f"{prefix.bits_per_pixel:.3f}"}
+    metrics = prefix.to_dict()
+    shown = {heading: with_interval(metrics, name) for name, heading in HEADINGS.items() if name in metrics}
+    return size | shown | {"use": f"{prefix.usage.use:.1%}"}
+
+
+def with_interval(metrics: Mapping[str, Any], name: str) -> str:
+    """A metric of a record as text, with its interval where it has one: "20.83 (20.65 to 21.03)"."""
+    interval = metrics.get(f"{name}_interval")
+    if interval is None and name != "psnr":
+        return f"{metrics[name]:.3g}"
+    digits = 2 if name == "psnr" else 3
+    ends = "" if not interval or None in interval else f" ({interval[0]:.{digits}f} to {interval[1]:.{digits}f})"
+    return f"{metrics[name]:.{digits}f}{ends}"
 
 
 def _prefix_lengths(num_tokens: int, prefixes: Sequence[int] | None) -> list[int]:

@@ -2,12 +2,16 @@
 
 import json
 import math
+import os
+import platform
+import re
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
@@ -15,6 +19,10 @@ from channelvq.data.whole import write_whole
 from channelvq.errors import InputError
 from channelvq.evaluate.metrics import check_images
 from channelvq.nn.state import tensor_sha256, weights_sha256
+from channelvq.tokenizer import CVQConfig
+
+# An array of more than 16 numbers, a line for each; no string of JSON has a line break, so none is taken for one.
+_LONG_NUMBERS = re.compile(r"(?<=\[)\s+(?:-?\d[-+.e\d]*|null)(?:,\s+(?:-?\d[-+.e\d]*|null)){16,}\s+(?=\])")
 
 
 def protocol(
@@ -43,10 +51,53 @@ def protocol(
         "rounding": "to nearest uint8 before any metric",
         "metrics": "means over images; psnr capped at 100 dB; ssim gaussian 11x11 sigma 1.5, range 255, no border",
         "interval": "95% percentile bootstrap over images, 2000 resamples",
-        "libraries": {name: version(name) for name in ("channelvq", "torch", "torchmetrics", "pillow")},
+        "libraries": library_versions(("channelvq", "torch", "torchmetrics", "pillow")),
         "tokenizer_sha256": None if tokenizer is None else weights_sha256(tokenizer),
         "git": git_revision(),
     }
+
+
+def make_record(
+    model: CVQConfig,
+    *,
+    data: str,
+    split: str,
+    metrics: Mapping[str, Any],
+    seed: int | None = None,
+    steps: int | None = None,
+    seconds: float | None = None,
+    git: str | None = None,
+    run: str | None = None,
+) -> dict[str, Any]:
+    """One entry of a result file's "records": what was measured, and how it was trained where that is known.
+
+    data, split: short names. seconds: of training. git: of the checkout it was trained in. run: its key in the store.
+    """
+    return {
+        "axis": model.axis,
+        "quantizer": model.quantizer.kind,
+        "codes": model.quantizer.codebook_size,
+        "dim": model.codebook_dim,
+        "tokens": model.num_tokens,
+        "seed": seed,
+        "steps": steps,
+        "data": data,
+        "split": split,
+        "metrics": dict(metrics),
+        "seconds": seconds,
+        "git": git,
+        "run": run,
+    }
+
+
+def library_versions(names: Iterable[str]) -> dict[str, str]:
+    """Installed versions by name."""
+    return {name: version(name) for name in names}
+
+
+def machine() -> str:
+    """The threads that torch computes with, of the processor's cores."""
+    return f"{torch.get_num_threads()} of {os.cpu_count()} CPU cores ({platform.machine()})"
 
 
 def git_revision() -> str | None:
@@ -60,10 +111,13 @@ def git_revision() -> str | None:
 def write_json(path: str | Path, obj: Any) -> None:
     """Write JSON atomically: floats with 6 significant digits (null for nan and infinities), keys sorted.
 
+    An array of more than 16 numbers is one line.
+
     A reader sees the old file or the new one, never a part. Folders are made. Takes mappings, sequences, tensors and
     plain values; raises InputError, with nothing written, for anything else and for a place that cannot be written.
     """
-    write_text(path, json.dumps(_plain(obj, "$"), indent=2, sort_keys=True, allow_nan=False) + "\n")
+    text = json.dumps(_plain(obj, "$"), indent=2, sort_keys=True, allow_nan=False)
+    write_text(path, _LONG_NUMBERS.sub(lambda match: re.sub(r"\s+", " ", match[0]).strip(), text) + "\n")
 
 
 def read_result(path: Path, metric: str, remedy: str) -> dict[str, Any]:
@@ -87,6 +141,12 @@ def write_text(path: str | Path, text: str) -> None:
         write_whole(path, lambda stream: stream.write(text.encode("utf-8")))
     except (OSError, ValueError) as error:
         raise InputError(f"cannot write {str(path)!r}: {error}") from error
+
+
+def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown, without a final line break."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _plain(obj: Any, where: str) -> Any:

@@ -54,6 +54,8 @@ def read_tokens(path: Path) -> TokenFile:
             TokenRow(_entry(row, "image", str, f"images[{i}]"), _ids(row, f"images[{i}]"))
             for i, row in enumerate(_entry(content, "images", list, ""))
         ]
+        if not rows:
+            raise ValueError("images is empty, there is nothing to decode")
         return TokenFile(
             _entry(content, "tokenizer", str, ""),
             _entry(content, "tokenizer_sha256", str, ""),

@@ -20,8 +20,9 @@ from channelvq.data.stream import Mixture, fixed_images
 from channelvq.evaluate.baselines import PROTOCOL, PCABaseline, baseline_curves
 from channelvq.evaluate.plots import quality_against_bytes
 from channelvq.evaluate.reconstruction import evaluate_reconstruction
-from channelvq.evaluate.report import git_revision, write_json
+from channelvq.evaluate.report import git_revision, make_record, write_json
 from channelvq.experiments.held_out import DESCRIPTIONS, held_out, held_out_protocol
+from channelvq.experiments.store import run_key
 from channelvq.tokenizer import CVQTokenizer
 from channelvq.train.checkpoint import checkpoints
 from channelvq.train.engine import training_seconds
@@ -45,7 +46,7 @@ def bundle(run_dir: Path, package: Path, results: Path, command: str) -> dict[st
     tokenizer = CVQTokenizer.from_pretrained(folder)
     pca = PCABaseline.fit(fixed_images(_train_mixture(recipe), PCA_IMAGES), num_components=PCA_COMPONENTS)
     pca.save(package / "pca.safetensors")
-    records = [_measure(tokenizer, pca, kind, results) for kind in DESCRIPTIONS]
+    records = [measure(tokenizer, pca, kind, results, trained_by(recipe, facts)) for kind in DESCRIPTIONS]
     result = {"run": facts, "protocol": {"baselines": PROTOCOL}, "records": records}
     write_json(results / "bundled-tokenizer.json", result)
     stored = json.loads((results / "bundled-tokenizer.json").read_text())
@@ -72,16 +73,28 @@ def halve(path: Path, keep: Collection[str] = ()) -> None:
     save_file(half, path, metadata={"format": "pt"})
 
 
-def _measure(tokenizer: CVQTokenizer, pca: PCABaseline, kind: str, results: Path) -> dict[str, Any]:
-    images: Tensor = held_out(kind, IMAGES)
+def measure(
+    tokenizer: CVQTokenizer, pca: PCABaseline, kind: str, results: Path, training: dict[str, Any], count: int = IMAGES
+) -> dict[str, Any]:
+    """The record of one kind of held-out images, with its own protocol; a plot into `results`.
+
+    training: as of `trained_by`. The protocol has its revision, not that of a checkout whose package was rewritten.
+    """
+    images: Tensor = held_out(kind, count)
     report = evaluate_reconstruction(tokenizer, images)
     budgets = [prefix.num_bytes for prefix in report.prefixes if prefix.num_bytes >= 6]
     curves = baseline_curves(images[:256], budgets, pca)
     quality_against_bytes(report, curves, results / f"bundled-tokenizer-{kind}.png")
-    how = held_out_protocol(kind, images, tokenizer)
+    how = held_out_protocol(kind, images, tokenizer) | {"git": training["git"]}
     baselines = {name: [point.to_dict() for point in curve] for name, curve in curves.items()}
-    return {"data": kind, "split": "held-out", "protocol": how, "metrics": report.to_dict(),
-            "baselines": {"images": "the first 256", "curves": baselines}}  # fmt: skip
+    entry = make_record(tokenizer.config, data=kind, split="held-out", metrics=report.to_dict(), **training)
+    return entry | {"protocol": how, "baselines": {"images": "the first 256", "curves": baselines}}
+
+
+def trained_by(recipe: Recipe, facts: dict[str, Any]) -> dict[str, Any]:
+    """What a record says of its training; facts: of `run_facts`."""
+    settings = {"seed": recipe.train.seed, "steps": recipe.train.steps, "run": run_key(recipe)}
+    return settings | {"seconds": facts["training_seconds"], "git": facts["git"]}
 
 
 def run_facts(run_dir: Path, recipe: Recipe, command: str) -> dict[str, Any]:

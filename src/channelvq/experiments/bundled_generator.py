@@ -8,8 +8,8 @@ from typing import Any
 from channelvq.car.model import CAR
 from channelvq.evaluate.next_channel import evaluate_next_channel
 from channelvq.evaluate.reconstruction import evaluate_reconstruction
-from channelvq.evaluate.report import write_json
-from channelvq.experiments.bundled import halve, run_facts, works_of
+from channelvq.evaluate.report import make_record, write_json
+from channelvq.experiments.bundled import halve, run_facts, trained_by, works_of
 from channelvq.experiments.generator import parameters, scene_protocol, token_sets
 from channelvq.train.car_task import CARRecipe
 from channelvq.train.run import load_car_recipe
@@ -30,11 +30,14 @@ def bundle(run_dir: Path, package: Path, results: Path, command: str) -> dict[st
     car = CAR.from_pretrained(folder)
     sets = token_sets(recipe, car.tokenizer)
     metrics = evaluate_next_channel(car, sets.test, sets.train_ids).to_dict()
-    how = scene_protocol(sets.images, car.tokenizer)
-    record = {"data": "scenes", "split": "held-out", "metrics": metrics, "parameters": parameters(car),
+    training = trained_by(recipe, facts)
+    # The revision of before: this package's files were rewritten above.
+    how = scene_protocol(sets.images, car.tokenizer) | {"git": training["git"]}
+    entry = make_record(car.tokenizer.config, data="scenes", split="held-out", metrics=metrics, **training)
+    entry |= {"parameters": parameters(car),
               "reconstruction": evaluate_reconstruction(car.tokenizer, sets.images).to_dict()}  # fmt: skip
     path = results / "bundled-generator.json"
-    write_json(path, {"run": facts, "protocol": how, "records": [record]})
+    write_json(path, {"run": facts, "protocol": how, "records": [entry]})
     stored = json.loads(path.read_text())
     (folder / "README.md").write_text(model_card(stored, recipe))
     return stored

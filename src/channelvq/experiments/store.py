@@ -8,7 +8,7 @@ from typing import Any
 from channelvq.car.model import CAR
 from channelvq.config import digest
 from channelvq.errors import InputError
-from channelvq.evaluate.report import git_revision, write_json
+from channelvq.evaluate.report import git_revision, make_record, write_json
 from channelvq.tokenizer import CVQTokenizer
 from channelvq.train.car_task import CARRecipe
 from channelvq.train.engine import training_seconds
@@ -59,19 +59,7 @@ def _finished(recipe: Recipe, key: str, store: Path) -> tuple[Path, dict[str, An
 
 
 def record(recipe: TokenizerRecipe, run: dict[str, Any], data: str, metrics: dict[str, Any]) -> dict[str, Any]:
-    """One entry of a result file's "records"."""
-    model = recipe.model
-    return {
-        "axis": model.axis,
-        "quantizer": model.quantizer.kind,
-        "codes": model.quantizer.codebook_size,
-        "dim": model.codebook_dim,
-        "tokens": model.num_tokens,
-        "alpha": recipe.nested.alpha,
-        "seed": recipe.train.seed,
-        "steps": recipe.train.steps,
-        "data": data,
-        "split": "held-out",
-        "metrics": metrics,
-        **run,
-    }
+    """One entry of a result file's "records", of a recipe's tokenizer; run: as `trained` returns it."""
+    facts = {"seed": recipe.train.seed, "steps": recipe.train.steps, **run}
+    entry = make_record(recipe.model, data=data, split="held-out", metrics=metrics, **facts)
+    return entry | {"alpha": recipe.nested.alpha}

@@ -5,11 +5,13 @@ A page holds `<!-- table: axis -->` and `<!-- end -->`; what is between them is 
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from channelvq.errors import InputError
+from channelvq.evaluate.reconstruction import HEADINGS, with_interval
+from channelvq.evaluate.report import markdown_table
 from channelvq.experiments import generate_bench, generator, latency_bench, lookup_bench
 
 SECTION = re.compile(r"<!-- table: (?P<name>[\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
@@ -26,11 +28,6 @@ def render(page: Path, results: Path) -> str:
         return f"<!-- table: {name} -->\n{make(json.loads((results / file).read_text()))}\n<!-- end -->"
 
     return SECTION.sub(table, page.read_text())
-
-
-def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def study(result: dict[str, Any]) -> str:
@@ -57,7 +54,7 @@ def study(result: dict[str, Any]) -> str:
         f"\n\n{result['protocol']['n']} held-out images, {first['usage_tokens']} tokens; codes drawn at random would "
         f"be used to {first['use_if_uniform']:.1%}."
     )
-    return _markdown(headings, rows) + note
+    return markdown_table(headings, rows) + note
 
 
 def bundled(result: dict[str, Any]) -> str:
@@ -76,7 +73,7 @@ def bundled(result: dict[str, Any]) -> str:
         ]
         rows.append(cells)
     headings = ("images", "PSNR (95 %)", "SSIM", "PCA", "JPEG", "WebP", "use", "perplexity/N", "tokens measured")
-    return _markdown(headings, rows)
+    return markdown_table(headings, rows)
 
 
 def _at(record: dict[str, Any], baseline: str, budget: int) -> str:
@@ -93,12 +90,12 @@ def prefixes(result: dict[str, Any]) -> str:
         [record["data"], *(f"{prefix['psnr']:.2f}" for prefix in record["metrics"]["prefixes"])]
         for record in result["records"]
     ]
-    return _markdown(headings, rows)
+    return markdown_table(headings, rows)
 
 
 def generators(result: dict[str, Any]) -> str:
     """Nats and accuracy of every run of the generator study."""
-    return _markdown(generator.HEADINGS, generator.rows(result))
+    return markdown_table(generator.HEADINGS, generator.rows(result))
 
 
 def scene_tokenizers(result: dict[str, Any]) -> str:
@@ -117,7 +114,7 @@ def bundled_generator(result: dict[str, Any]) -> str:
     ]  # fmt: skip
     headings = ("parameters", "steps", "nats (95 %)", "other caption", "counts alone", "top-1",
                 "its tokenizer, PSNR", "minutes of training")  # fmt: skip
-    return _markdown(headings, [cells])
+    return markdown_table(headings, [cells])
 
 
 def losses(result: dict[str, Any]) -> str:
@@ -131,7 +128,22 @@ def losses(result: dict[str, Any]) -> str:
             f"{m['use']:.1%}", f"{row['seconds'] / 60:.0f}",
         ])  # fmt: skip
     headings = ("run", "steps", "PSNR", "SSIM", "perceptual distance (95 %)", "kernel distance", "use", "minutes")
-    return _markdown(headings, rows)
+    return markdown_table(headings, rows)
+
+
+def evaluation(result: dict[str, Any]) -> str:
+    """Every prefix of one evaluation, and how long it took."""
+    record = result["records"][0]
+    names = [name for name in HEADINGS if name in record["metrics"]]
+    rows = [
+        [str(p["tokens"]), str(p["bytes"]), *(with_interval(p, name) for name in names), f"{p['use']:.1%}"]
+        for p in record["metrics"]["prefixes"]
+    ]
+    note = (
+        f"{result['protocol']['n']:,} images at all prefixes in {record['evaluation_seconds']:.0f} seconds on "
+        f"{record['machine']}, {record['images_per_second']:.0f} images a second."
+    )
+    return markdown_table(["tokens", "bytes", *(HEADINGS[name] for name in names), "use"], rows) + f"\n\n{note}"
 
 
 def game(result: dict[str, Any]) -> str:
@@ -146,30 +158,33 @@ def game(result: dict[str, Any]) -> str:
         if "game" in row
     ]  # fmt: skip
     headings = ("run", "PSNR of 4 tokens", "of 16", "of 64", "discriminator loss", "its gradient's norm (largest)")
-    return _markdown(headings, rows)
+    return markdown_table(headings, rows)
 
 
 def perceptual(result: dict[str, Any]) -> str:
     """The cross-style test by pair of art sets."""
     names = list(result["records"][0]["accuracy"])
     rows = [[r["features"], *(f"{r['accuracy'][name]:.3f}" for name in names)] for r in result["records"]]
-    return _markdown(["features", *names], rows)
+    return markdown_table(["features", *names], rows)
 
 
 def generate(result: dict[str, Any]) -> str:
     """Every method of the generate bench."""
     how = result["protocol"]
-    return _markdown(generate_bench.HEADINGS, generate_bench.rows(result)) + f"\n\n{how['machine']}; {how['backbone']}."
+    return (
+        markdown_table(generate_bench.HEADINGS, generate_bench.rows(result))
+        + f"\n\n{how['machine']}; {how['backbone']}."
+    )
 
 
 def latency(result: dict[str, Any]) -> str:
     """Both axes side by side."""
-    return _markdown(latency_bench.HEADINGS, latency_bench.rows(result)) + f"\n\n{result['protocol']['machine']}."
+    return markdown_table(latency_bench.HEADINGS, latency_bench.rows(result)) + f"\n\n{result['protocol']['machine']}."
 
 
 def lookup(result: dict[str, Any]) -> str:
     """Every method of the lookup bench."""
-    return _markdown(lookup_bench.HEADINGS, lookup_bench.rows(result)) + f"\n\n{result['protocol']['machine']}."
+    return markdown_table(lookup_bench.HEADINGS, lookup_bench.rows(result)) + f"\n\n{result['protocol']['machine']}."
 
 
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
@@ -186,6 +201,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "bundled": ("bundled-tokenizer.json", bundled),
     "prefixes": ("bundled-tokenizer.json", prefixes),
     "bundled-generator": ("bundled-generator.json", bundled_generator),
+    "evaluation": ("evaluate-bench.json", evaluation),
     "generators": ("generator-small.json", generators),
     "scene-tokenizers": ("generator-small.json", scene_tokenizers),
 }

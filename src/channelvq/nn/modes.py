@@ -1,11 +1,15 @@
-"""States that a computation runs in, as with-blocks."""
+"""States that a computation runs in, and chunks that make its rows independent of each other."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+# CPU kernels change with the shape: a row gets other bits in another batch size. So what must not depend on a row's
+# neighbours is computed in chunks of this fixed number of rows.
+CHUNK_ROWS = 8
 
 
 @contextmanager
@@ -27,3 +31,19 @@ def row_independent_kernels(device: torch.device) -> AbstractContextManager[obje
     aligned (seen in torch 2.13 with 2 threads, for more than half of the lengths); the plain one does not.
     """
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
+
+
+def in_chunks(
+    function: Callable[[Tensor], Tensor], batch: Tensor, *, exact: bool = True, rows: int = CHUNK_ROWS
+) -> Tensor:
+    """The function, rows to rows, over chunks of so many rows.
+
+    exact: the last chunk is filled with copies of its first row, and a row's bits do not depend on the others.
+    """
+    parts = []
+    with row_independent_kernels(batch.device) if exact else nullcontext():
+        for chunk in batch.split(rows):
+            missing = rows - len(chunk) if exact else 0
+            filled = torch.cat([chunk, chunk[:1].expand(missing, *chunk.shape[1:])])
+            parts.append(function(filled)[: len(chunk)])
+    return torch.cat(parts)

@@ -81,9 +81,10 @@ class ChannelVQ(nn.Module):
             )
         if axis not in ("channel", "patch"):
             raise InputError(f"ChannelVQ: axis is 'channel' or 'patch', got {axis!r}")
-        if codebook_dim < 1:
+        if not isinstance(codebook_dim, int) or isinstance(codebook_dim, bool) or codebook_dim < 1:
             raise InputError(
-                f"ChannelVQ: codebook_dim, the numbers in a codeword, must be at least 1, got {codebook_dim}"
+                "ChannelVQ: codebook_dim, the numbers in a codeword, must be a whole number of at least 1, got "
+                f"{codebook_dim!r}"
             )
         kinds: Any = QuantizerConfig  # a union is a type to pydantic, though not to the type checker
         given = {"codebook_size": codebook_size, **settings}
@@ -106,8 +107,8 @@ class ChannelVQ(nn.Module):
 
         keep: tokens that stay, (B, K); the others are set to zero in z_q and do not count in the loss.
         """
-        if z.ndim != 4:
-            raise InputError(f"ChannelVQ: expected a feature map (B, C, h, w), got shape {tuple(z.shape)}")
+        if z.ndim != 4 or 0 in z.shape:
+            raise InputError(f"ChannelVQ: expected a feature map (B, C, h, w), none of them 0, got {tuple(z.shape)}")
         vectors = to_vectors(z, self.axis)
         if vectors.shape[2] != self.codebook_dim:
             raise InputError(

@@ -1,0 +1,36 @@
+"""`cvq compare`: result files side by side."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from channelvq.cli.options import JsonOption, MarkdownOption, target
+
+
+def compare(
+    results: Annotated[list[Path], typer.Argument(help="Result files; the others are compared with the first.")],
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(help="A key of the protocol that may differ, such as libraries.torch."),
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="Only records of this data, such as emoji.")] = None,
+    json_file: JsonOption = None,
+    markdown: MarkdownOption = None,
+) -> None:
+    """Figures of result files in one table; results that were measured in different ways are refused."""
+    import rich
+
+    from channelvq.evaluate.compare import compare as run
+    from channelvq.evaluate.report import write_json, write_text
+
+    for file in (json_file, markdown):
+        target(file=file)
+    found = run(results, allow=allow or (), data=data)
+    rich.print(found.table())
+    for note in found.notes():
+        typer.echo(note)
+    if markdown:
+        write_text(markdown, found.markdown())
+    if json_file:
+        write_json(json_file, found.to_dict())
