@@ -4,21 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import UInt8
 from rich.table import Table
-from torch import Tensor
 
-from channelvq.evaluate.features import kernel_distance, perceptual_distances
-from channelvq.evaluate.metrics import mean_with_interval
+from channelvq.evaluate.measures import choose_measures
 from channelvq.evaluate.plots import curves_over_codes
 from channelvq.evaluate.reconstruction import evaluate_reconstruction
 from channelvq.evaluate.report import protocol, read_result, write_json
 from channelvq.experiments.held_out import DESCRIPTIONS, held_out
 from channelvq.experiments.store import DEFAULT_STORE, record, trained
 from channelvq.experiments.study_list import STUDIES
-from channelvq.images import normalize, to_uint8
-from channelvq.nn.perceptual import PerceptualNetwork
-from channelvq.tokenizer import CVQTokenizer
 from channelvq.train.engine import read_metrics
 from channelvq.train.run import load_tokenizer_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe
@@ -33,20 +27,19 @@ def run(study: str, path: Path, store: Path = DEFAULT_STORE) -> dict[str, Any]:
     """Train the recipes (or take them from the store), measure on held-out images, write and return the result."""
     about = STUDIES[study]
     images = torch.cat([held_out(kind, about.images) for kind in about.kinds])
+    measures = choose_measures(images.shape[-1], "bundled" if about.features else "none")
     records = []
     for name, recipe in recipes(study).items():
         tokenizer, done = trained(recipe, store)
         prefixes = None if about.every_prefix else [tokenizer.num_tokens]
-        metrics = evaluate_reconstruction(tokenizer, images, prefixes=prefixes).to_dict()
-        if about.features:
-            metrics |= _features(tokenizer, images)
+        metrics = evaluate_reconstruction(tokenizer, images, prefixes=prefixes, measures=measures).to_dict()
         base, overrides = about.runs[name]
         facts = {"name": name, "recipe": base, "overrides": list(overrides), "validation": _validation(store, done)}
         facts |= {"game": game} if (game := _game(store, done)) else {}
         records.append(facts | record(recipe, done, "+".join(about.kinds), metrics))
     data = "; ".join(f"{about.images} {kind}: {DESCRIPTIONS[kind]}" for kind in about.kinds)
     how = protocol(images, data=data, split="test", resize="antialiased", crop="see data")
-    write_json(path, {"protocol": how, "records": records})
+    write_json(path, {"protocol": how | measures.protocol(len(images)), "records": records})
     result = load(path)
     if study == "scaling":
         draw_scaling(result, path.with_suffix(".png"))
@@ -87,20 +80,6 @@ def draw_scaling(result: dict[str, Any], path: Path) -> None:
         for metric, label in labels.items()
     }
     curves_over_codes(panels, path)
-
-
-def _features(tokenizer: CVQTokenizer, images: UInt8[Tensor, "n 3 h w"]) -> dict[str, float]:
-    """Distances by the bundled perceptual network, the one that the full recipe trains with."""
-    network = PerceptualNetwork.load("bundled")
-    parts = [tokenizer.detokenize(tokenizer.tokenize(normalize(part)), "tensor") for part in images.split(256)]
-    restored = to_uint8(torch.cat(parts))
-    distance = mean_with_interval(perceptual_distances(network, restored, images), seed=0)
-    return {
-        "perceptual": distance.mean,
-        "perceptual_low": distance.low,
-        "perceptual_high": distance.high,
-        "kid_ours": kernel_distance(network, restored, images),
-    }
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -124,10 +124,11 @@ def losses(result: dict[str, Any]) -> str:
         m = row["metrics"]
         rows.append([
             row["name"], str(row["steps"]), f"{m['psnr']:.2f}", f"{m['ssim']:.3f}",
-            f"{m['perceptual']:.4f} ({m['perceptual_low']:.4f} to {m['perceptual_high']:.4f})", f"{m['kid_ours']:.4f}",
+            f"{m['perceptual']:.4f} ({m['perceptual_interval'][0]:.4f} to {m['perceptual_interval'][1]:.4f})",
+            f"{m['kid']:.4f}", f"{m['frechet']:.2f}",
             f"{m['use']:.1%}", f"{row['seconds'] / 60:.0f}",
         ])  # fmt: skip
-    headings = ("run", "steps", "PSNR", "SSIM", "perceptual distance (95 %)", "kernel distance", "use", "minutes")
+    headings = ("run", "steps", "PSNR", "SSIM", "perceptual distance (95 %)", "KID", "Frechet", "use", "minutes")
     return markdown_table(headings, rows)
 
 

@@ -1,7 +1,5 @@
 """Time as ratios: every method once in each round, so that whatever else the machine does meets all of them."""
 
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -9,7 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from channelvq.evaluate.report import git_revision
+from channelvq.evaluate import report
 
 Name = TypeVar("Name")
 
@@ -39,8 +37,7 @@ def machine() -> dict[str, Any]:
     """Protocol entries: on what, with what."""
     capable = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return {
-        "machine": f"{os.cpu_count()} CPU cores ({platform.machine()}), bfloat16 products {'yes' if capable else 'no'}",
-        "threads": torch.get_num_threads(),
+        "machine": f"{report.machine()}, bfloat16 products {'yes' if capable else 'no'}",
         "torch": torch.__version__,
-        "git": git_revision(),
+        "git": report.git_revision(),
     }
