@@ -9,7 +9,8 @@ from channelvq.experiments.tables import SECTION, TABLES, render
 
 ROOT = Path(__file__).parents[2]
 PAGES = (
-    "README.md", "docs/results.md", "docs/generator.md", "docs/decisions/0003-what-keeps-the-codebook-alive.md",
+    "README.md", "docs/results.md", "docs/generator.md", "docs/training.md",
+    "docs/decisions/0003-what-keeps-the-codebook-alive.md",
     "docs/decisions/0005-ibq-at-dimension-256.md",
 )  # fmt: skip
 

@@ -120,7 +120,7 @@ def test_each_stage_trains_its_part(recipe: Callable[..., CARRecipe]) -> None:
     moved = []
     for step in range(3):
         before = {name: p.detach().clone() for name, p in task.car.named_parameters()}
-        terms, _ = task.losses("car", task.models, next(batches), step, rank=0)
+        terms, _ = task.losses("car", task.models, next(batches), step, part=0)
         sum(terms.values()).backward()  # type: ignore[union-attr]
         task.optimizers["car"].step()
         task.optimizers["car"].zero_grad()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from channelvq.errors import InputError
-from channelvq.experiments import generator, lookup_bench
+from channelvq.experiments import generator, lookup_bench, train_bench
 
 SECTION = re.compile(r"<!-- table: (?P<name>[\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
 
@@ -134,6 +134,11 @@ def losses(result: dict[str, Any]) -> str:
     return _markdown(headings, rows)
 
 
+def training(result: dict[str, Any]) -> str:
+    """A step of the engine beside a plain loop's, and the quantizer's share."""
+    return _markdown(train_bench.HEADINGS, train_bench.rows(result))
+
+
 def perceptual(result: dict[str, Any]) -> str:
     """The cross-style test by pair of art sets."""
     names = list(result["records"][0]["accuracy"])
@@ -152,6 +157,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "ibq": ("ibq-small.json", study),
     "lookup": ("lookup.json", lookup),
     "losses": ("losses-small.json", losses),
+    "train": ("train-bench.json", training),
     "perceptual": ("perceptual.json", perceptual),
     "scaling": ("scaling-small.json", study),
     "bundled": ("bundled-tokenizer.json", bundled),

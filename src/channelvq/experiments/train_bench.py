@@ -4,13 +4,13 @@ A step of the engine is measured beside one of a plain PyTorch loop with the sam
 already in memory, in turns; a ratio is that of two neighbouring steps, and the median over rounds is kept.
 """
 
-import copy
 import os
 import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ PAPER = ("paper/cvq-16k-256", (*DRAWN, "data.sources.imagenet.weight=0", "train.
                                "objective.perceptual.network=bundled", "objective.start_images=64"))  # fmt: skip
 
 
-def run(rounds: int, path: Path | None, *, extra: Sequence[str] = (), paper_extra: Sequence[str] = ()) -> dict[str, Any]:
+def run(rounds: int, path: Path | None, extra: Sequence[str] = (), paper_extra: Sequence[str] = ()) -> dict[str, Any]:
     """Measure and write the result. extra, paper_extra: overrides of the small and of the paper's recipe."""
     records = [_overhead(name, load_tokenizer_recipe(recipe, [*settings, *extra]), rounds)
                for name, (recipe, settings) in CASES.items()]  # fmt: skip
@@ -70,7 +70,7 @@ def _protocol(rounds: int) -> dict[str, Any]:
 def _overhead(name: str, recipe: TokenizerRecipe, rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         engine, batch = build(recipe, Path(folder))
-        plain = plain_loop(*_twins(engine), recipe)
+        plain = plain_loop(started(recipe))
         ours, theirs = _in_turns((engine.step, plain), batch, rounds)
     return {"case": name, "batch": len(batch), "milliseconds": 1000 * statistics.median(ours),
             "plain_milliseconds": 1000 * statistics.median(theirs),
@@ -86,14 +86,136 @@ def _share(recipe: TokenizerRecipe, rounds: int) -> dict[str, Any]:
             "share": statistics.median(a / b for a, b in zip(parts, steps, strict=True))}  # fmt: skip
 
 
+def started(recipe: TokenizerRecipe) -> TokenizerTask:
+    """A task that is ready for its first step; two of one recipe have equal weights."""
+    task = TokenizerTask(recipe)
+    task.start()
+    return task
+
+
 def build(recipe: TokenizerRecipe, folder: Path) -> tuple[Engine, UInt8[Tensor, "B 3 H W"]]:
     """An engine that is ready for its first step, and a batch."""
-    settings = copy.replace if False else None
-    del settings
-    from dataclasses import replace
+    recipe = replace(recipe, train=replace(recipe.train, output_dir=str(folder), device="cpu"))
+    task = started(recipe)
+    return Engine(task, recipe.train, recipe), next(task.batches(0, 0, 1))
 
-    recipe = replace(recipe, train=replace(recipe.train, output_dir=str(folder)))
-    task = TokenizerTask(recipe)
-    engine = Engine(task, recipe.train, recipe)
-    task.start()
-    return engine, next(task.batches(0, 0, 1))
+
+def plain_loop(task: TokenizerTask) -> Step:
+    """A step as a script of one's own would make it: the models and optimizers of a task, nothing of the engine."""
+    recipe, models, optimizers = task.recipe, task.models, task.optimizers
+    train, tokenizer = recipe.train, task.tokenizer
+    schedulers = [LambdaLR(optimizer, lambda step: schedule(train, step)) for optimizer in optimizers.values()]
+    averages = {
+        name: AveragedModel(models[name], multi_avg_fn=get_ema_multi_avg_fn(train.ema))
+        for name in (optimizers if train.ema else ())
+    }
+
+    def update(name: str, loss: Tensor) -> None:
+        optimizers[name].zero_grad()
+        loss.backward()
+        if train.clip_norm is not None:
+            nn.utils.clip_grad_norm_(models[name].parameters(), train.clip_norm)
+        optimizers[name].step()
+        if name in averages:
+            averages[name].update_parameters(models[name])
+
+    def step(batch: Tensor, number: int) -> None:
+        x = batch.float() / 127.5 - 1
+        keep = draw_keep(recipe.nested, len(x), tokenizer.num_tokens, position_generator(train.seed + 1, number),
+                         number / train.steps)  # fmt: skip
+        with torch.autocast("cpu", torch.bfloat16, enabled=train.precision == "bf16"):
+            x_hat, quantized = tokenizer(x, keep_mask(keep, tokenizer.num_tokens))
+            assert quantized is not None
+            loss = recipe.objective.pixel_weight * (x_hat.float() - x).square().mean()
+            if task.perceptual is not None and recipe.objective.perceptual is not None:
+                loss = loss + recipe.objective.perceptual.weight * task.perceptual(x_hat.float(), x).mean()
+            judged, weights = _judge(task, loss, x_hat.float(), keep, number)
+        update("tokenizer", loss + judged + quantized.loss)
+        if task.discriminator is not None:
+            with torch.autocast("cpu", torch.bfloat16, enabled=train.precision == "bf16"):
+                real, fake = task.discriminator(torch.cat([x, x_hat.float().detach()])).chunk(2)
+                loss = hinge_discriminator(real, fake, weights)
+            update("discriminator", loss)
+        for scheduler in schedulers:
+            scheduler.step()
+        loss.item()  # to be shown
+
+    return step
+
+
+def _judge(task: TokenizerTask, loss: Tensor, x_hat: Tensor, keep: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    """The adversarial term of the plain loop, and the images' weights in the game."""
+    game = task.recipe.objective.adversarial
+    if game is None or task.discriminator is None:
+        return loss.new_zeros(()), loss.new_ones(len(x_hat))
+    weights = prefix_weights(game, keep, task.tokenizer.num_tokens)
+    task.discriminator.requires_grad_(False)
+    term = hinge_generator(task.discriminator(x_hat), weights)
+    task.discriminator.requires_grad_(True)
+    balance = adaptive_weight(loss, term, task.tokenizer.decoder.last_weight)
+    return ramp(game, number) * game.weight * balance * term, weights
+
+
+def quantizer_alone(engine: Engine) -> Step:
+    """Forward, backward and optimizer step of a copy of the quantizer, on the latents of the batch."""
+    task = engine.task
+    assert isinstance(task, TokenizerTask)
+    twin = started(task.recipe).tokenizer
+    optimizer = AdamW(twin.quantizer.parameters(), 1e-4)
+
+    def latents(batch: Tensor) -> Tensor:
+        with torch.no_grad():
+            return twin.encoder(batch.float() / 127.5 - 1).float()
+
+    held: list[Tensor] = []
+
+    def step(batch: Tensor, number: int) -> None:
+        z = held[0].clone().requires_grad_(True)
+        quantized = twin.quantizer(z)
+        (quantized.loss + quantized.z_q.sum()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def prepared(batch: Tensor, number: int) -> None:
+        if not held:  # in the first step, which is not measured
+            held.append(latents(batch))
+        step(batch, number)
+
+    return prepared
+
+
+def _in_turns(steps: tuple[Step, Step], batch: Tensor, rounds: int) -> tuple[list[float], list[float]]:
+    """Seconds of each step, one of the first and one of the second kind in turns; the first round is not counted."""
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for number in range(rounds + 1):
+        for kind in (0, 1) if number % 2 else (1, 0):  # neither is always the one after
+            began = time.perf_counter()
+            steps[kind](batch, number)
+            if number:
+                seconds[kind].append(time.perf_counter() - began)
+    return seconds
+
+
+HEADINGS = ("what", "batch", "a step, ms", "beside, ms", "ratio")
+
+
+def rows(result: dict[str, Any]) -> list[list[str]]:
+    """Cells of HEADINGS: engine over plain loop, or the quantizer over the step."""
+    found = []
+    for r in result["records"]:
+        if "ratio" in r:
+            beside, ratio = f"{r['plain_milliseconds']:.0f}, plain loop", f"{r['ratio']:.3f}"
+        else:
+            beside, ratio = f"{r['quantizer_milliseconds']:.0f}, quantizer alone", f"{r['share']:.1%}"
+        found.append([r["case"], str(r["batch"]), f"{r['milliseconds']:.0f}", beside, ratio])
+    return found
+
+
+def table(result: dict[str, Any]) -> Table:
+    """For a terminal."""
+    shown = Table(title=result["protocol"]["machine"])
+    for heading in HEADINGS:
+        shown.add_column(heading, justify="right")
+    for cells in rows(result):
+        shown.add_row(*cells)
+    return shown

@@ -106,7 +106,7 @@ def _machine(accelerator: Accelerator) -> dict[str, Any]:
 
         unit = 1 if sys.platform == "darwin" else 1024
         name, peak = platform.machine(), unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"device": name, "peak_memory": peak}
+    return {"device": name, "gpu": accelerator.device.type == "cuda", "peak_memory": peak}
 
 
 def read_state(folder: Path) -> dict[str, Any]:
