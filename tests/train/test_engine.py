@@ -1,6 +1,5 @@
 """The training loop: it learns, and a run that was interrupted ends equal to the bit to one that was not."""
 
-import importlib.util
 import json
 import os
 import shutil
@@ -257,6 +256,7 @@ def begin(ranks: int, folder: Path, *more: str) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.skipif(sys.platform == "win32", reason="process groups")
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_kill_9_between_checkpoints_loses_nothing(ranks: int, tmp_path: Path) -> None:
@@ -304,40 +304,6 @@ def test_a_switch_leaves_the_run_resumable_to_the_bit(setting: str, tmp_path: Pa
         torch.testing.assert_close(
             load_file(tmp_path / "whole/final/model.safetensors")[name], weight, atol=1e-4, rtol=0
         )
-
-
-def test_channels_last_reaches_the_convolutions(tmp_path: Path) -> None:
-    config = recipe(tmp_path, "train.steps=1", "train.channels_last=true")
-    engine = Engine(task := TokenizerTask(config), config.train, config)
-    assert task.tokenizer.decoder.last_weight.is_contiguous(memory_format=torch.channels_last)
-    seen: list[bool] = []
-    task.tokenizer.encoder.register_forward_pre_hook(
-        lambda module, given: seen.append(given[0].is_contiguous(memory_format=torch.channels_last))
-    )
-    engine.step(next(task.batches(0, 0, 1)), 0)
-    assert seen == [True]
-
-
-def test_a_tracker_gets_the_figures_of_metrics_jsonl(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    fit(recipe(tmp_path, "train.steps=3", "train.trackers=[tensorboard]"))
-    (folder,) = (tmp_path / "trackers").iterdir()
-    events = EventAccumulator(str(folder))
-    events.Reload()
-    wanted = [(line["step"], line["pixel"]) for line in read_metrics(tmp_path) if line["kind"] == "train"]
-    assert [(e.step, pytest.approx(e.value, rel=1e-5)) for e in events.Scalars("train/pixel")] == wanted
-    assert [e.step for e in events.Scalars("evaluate/psnr_8")] == [3]
-
-
-def test_a_tracker_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "trackio" else found(name, *a))
-    with pytest.raises(InputError, match=r"train\.trackers: trackio is not installed; pip install trackio"):
-        fit(recipe(tmp_path, "train.steps=1", "train.trackers=[trackio]"))
-    with pytest.raises(InputError, match=r"train\.trackers\.0: Input should be 'tensorboard', 'trackio' or 'wandb'"):
-        recipe(tmp_path, "train.trackers=[tensorbord]")
 
 
 def test_resuming_where_there_is_nothing_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

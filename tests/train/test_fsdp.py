@@ -70,6 +70,7 @@ def run(ranks: int, folder: Path, recipe: tuple[str, ...], *more: str) -> str:
     return done.stderr if done.returncode else ""
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("lm_steps", [0, 1])  # 0: the backbone begins frozen, as in the paper's recipes
 def test_sharded_equals_alone_and_resumes_to_the_bit(lm_steps: int, tmp_path: Path) -> None:
     assert run(1, tmp_path, TOKENIZER, f"train.output_dir={tmp_path / 'tokenizer'}") == ""

@@ -32,7 +32,7 @@ def test_the_recipes_of_one_gpu_fit_on_it(name: str) -> None:
     found = plan(name, load_recipe(name), Machine(gpus=1))
     assert (found.tokens, found.codes) == (256, 16_384)
     assert 1 < sum(found.memory.values()) / 2**30 < 70
-    assert 0.5 < found.gpu_hours < 24
+    assert 0.05 < found.gpu_hours < 24
     assert found.training_flops * found.images == pytest.approx(found.gpu_hours * 3600 * 989e12 * 0.4)
 
 

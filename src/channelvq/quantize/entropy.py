@@ -25,7 +25,7 @@ def entropies(
     each = mean_over_kept(-(p * log_p).sum(2), keep)
     weights = torch.ones_like(p[..., 0]) if keep is None else keep.to(p.dtype)
     total, count = (p * weights[:, :, None]).sum((0, 1)), weights.sum()
-    if whole is not None and whole.total is not None:
+    if whole is not None and whole.total is not None and whole.count is not None and whole.share is not None:
         mean = (whole.total + whole.parts * (total - total.detach())) / whole.count
         return each, torch.special.entr(mean).sum() * whole.share
     if num_ranks() > 1:

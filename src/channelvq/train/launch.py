@@ -135,9 +135,9 @@ def in_memory_format(model: nn.Module, channels_last: bool | None) -> nn.Module:
     return model.to(memory_format=torch.channels_last) if channels_last else model  # type: ignore[call-overload]
 
 
-def compile_networks(networks: list[nn.Module]) -> None:
-    """In place: names of weights, checkpoints and final files stay as they are."""
+def compile_networks(networks: list[nn.Module], backend: str = "inductor") -> None:
+    """By torch.compile, in place: names of weights, checkpoints and final files stay as they are."""
     # A compiled backward pass may otherwise reuse what the adaptive weight's own pass still needs.
     torch._functorch.config.donated_buffer = False  # type: ignore[attr-defined]
     for network in networks:
-        network.compile()
+        network.compile(backend=backend)
