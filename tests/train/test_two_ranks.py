@@ -90,8 +90,9 @@ def test_two_ranks_with_parts_equal_one_large_batch(tmp_path: Path) -> None:
 def test_a_signal_to_one_rank_stops_all_of_them_after_the_same_step(tmp_path: Path) -> None:
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-        "-m", "channelvq", "train", *(word for word in TINY if "checkpoint_every" not in word), f"train.output_dir={tmp_path}",
-        "train.steps=100000", "train.checkpoint_every=100000", "train.evaluate_every=100000",
+        "-m", "channelvq", "train", *(word for word in TINY if "checkpoint_every" not in word),
+        f"train.output_dir={tmp_path}", "train.steps=100000", "train.checkpoint_every=100000",
+        "train.evaluate_every=100000",
     ]  # fmt: skip
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
