@@ -106,13 +106,13 @@ def test_each_side_learns_from_its_own_terms_only(tmp_path: Path) -> None:
     task = TokenizerTask(recipe(tmp_path, 2, "objective.adversarial.r1=1", "objective.adversarial.lecam=0.1"))
     task.start()
     batch = next(task.batches(0, 0, 1))
-    terms, _ = task.losses("tokenizer", task.models, batch, 0, rank=0)
+    terms, _ = task.losses("tokenizer", task.models, batch, 0, part=0)
     assert "adversarial" in terms
     sum(terms.values()).backward()  # type: ignore[union-attr]
     judge = task.models["discriminator"]
     assert all(p.grad is None for p in judge.parameters())
     decoder = [p.grad.clone() for p in task.tokenizer.decoder.parameters() if p.grad is not None]
-    terms, figures = task.losses("discriminator", task.models, batch, 0, rank=0)
+    terms, figures = task.losses("discriminator", task.models, batch, 0, part=0)
     assert terms.keys() == {"discriminator", "r1", "lecam"}
     assert figures.keys() == {"logit_real", "logit_fake"}
     sum(terms.values()).backward()  # type: ignore[union-attr]

@@ -82,7 +82,7 @@ def test_the_term_reaches_the_decoder_and_not_the_network(network: PerceptualNet
     )  # fmt: skip
     task = TokenizerTask(recipe)
     task.start()
-    terms, _ = task.losses("tokenizer", task.models, next(task.batches(0, 0, 1)), 0, rank=0)
+    terms, _ = task.losses("tokenizer", task.models, next(task.batches(0, 0, 1)), 0, part=0)
     terms["perceptual"].backward()
     assert all(p.grad is not None for p in task.tokenizer.decoder.parameters())
     assert task.perceptual is not None

@@ -71,7 +71,7 @@ def test_who_learns_from_the_term(siglip_folder: Path, kind: str) -> None:
     task = TokenizerTask(recipe(siglip_folder, f"model.quantizer.kind={kind}", "nested.alpha=0"))
     task.start()
     task.tokenizer.train()
-    terms, _ = task.losses("tokenizer", task.models, next(task.batches(0, 0, 1)), 0, rank=0)
+    terms, _ = task.losses("tokenizer", task.models, next(task.batches(0, 0, 1)), 0, part=0)
     assert 0 < float(terms["semantic"].detach()) < 2
     terms["semantic"].backward()
 
@@ -95,7 +95,7 @@ def test_the_term_is_of_the_kept_prefix_and_weighted(siglip_folder: Path) -> Non
     assert keep is not None
     assert not keep.all()
     with torch.no_grad():
-        terms, _ = task.losses("tokenizer", task.models, batch, 0, rank=0)
+        terms, _ = task.losses("tokenizer", task.models, batch, 0, part=0)
         x = batch.float() / 127.5 - 1
         predicted = task.models["semantic_head"](task.tokenizer.encode(x, keep).z_q)
         assert task.teacher is not None

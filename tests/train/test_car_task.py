@@ -120,7 +120,7 @@ def test_each_stage_trains_its_part(recipe: Callable[..., CARRecipe]) -> None:
     moved = []
     for step in range(3):
         before = {name: p.detach().clone() for name, p in task.car.named_parameters()}
-        terms, _ = task.losses("car", task.models, next(batches), step, rank=0)
+        terms, _ = task.losses("car", task.models, next(batches), step, part=0)
         sum(terms.values()).backward()  # type: ignore[union-attr]
         task.optimizers["car"].step()
         task.optimizers["car"].zero_grad()
@@ -257,3 +257,15 @@ def test_settings_that_cannot_be_used_are_named(recipe: Callable[..., CARRecipe]
         CARTask(recipe(5, model__max_text_tokens=2))
     with pytest.raises(InputError, match="tokenizer '/nowhere'"):
         CARTask(replace(recipe(5), tokenizer="/nowhere"))
+
+
+def test_a_batch_in_parts_gives_the_result_of_the_whole(recipe: Callable[..., CARRecipe], tmp_path: Path) -> None:
+    settings = {"objective__lm_steps": 2, "objective__stage1_steps": 2, "train__learning_rate": 1e-4}
+    fit(recipe(6, "whole", **settings))
+    fit(recipe(6, "parts", train__accumulation=4, **settings))
+    whole, parts = (load_file(tmp_path / name / "final" / "model.safetensors") for name in ("whole", "parts"))
+    for name, weight in whole.items():
+        torch.testing.assert_close(parts[name], weight, atol=5e-6, rtol=1e-5)
+    for a, b in zip(read_metrics(tmp_path / "whole"), read_metrics(tmp_path / "parts"), strict=True):
+        wanted = {key: value for key, value in a.items() if key not in ("images_per_second", "kind")}
+        assert {key: b[key] for key in wanted} == pytest.approx(wanted, rel=1e-4)

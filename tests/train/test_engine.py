@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from channelvq import CVQTokenizer
 from channelvq.config import to_dict
 from channelvq.errors import DivergedError, InputError
 from channelvq.nested import NestedConfig
-from channelvq.train.engine import Engine, read_metrics, schedule
+from channelvq.train.engine import Engine, read_metrics, schedule, training_seconds
 from channelvq.train.run import load_tokenizer_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe, TokenizerTask
 
@@ -234,6 +236,100 @@ def test_sigterm_saves_and_ends_with_0(tmp_path: Path) -> None:
     assert process.returncode == 0
     assert "stopped by SIGTERM" in rest
     assert len(list((tmp_path / "checkpoints").glob("step-*"))) == 1
+
+
+KILLED = (
+    "train.steps=40", "train.checkpoint_every=4", "train.warmup_steps=3", "train.evaluate_every=100",
+    "nested.alpha=0.5", "train.precision=bf16", "train.threads=1",
+    "objective.adversarial={start_step: 1, ramp_steps: 3, base_channels: 8, lecam: 0.1}",
+)  # fmt: skip
+
+
+def begin(ranks: int, folder: Path, *more: str) -> subprocess.Popen[str]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)] if ranks > 1 else []
+    command = [sys.executable, *launcher, "-m", "channelvq", "train", "small/smoke", *TINY, *KILLED,
+               f"train.output_dir={folder}", *more]  # fmt: skip
+    # A session of its own, so that the launcher and every rank can be killed at once.
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(sys.platform == "win32", reason="process groups")
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_kill_9_between_checkpoints_loses_nothing(ranks: int, tmp_path: Path) -> None:
+    """Two optimizers, moving averages, nested dropout: all state is that of the uninterrupted run, to the bit.
+
+    A gradient scaler exists on CUDA with fp16 alone; Accelerate's checkpoint holds it (scaler.pt) as it does the rest.
+    """
+    with begin(ranks, tmp_path / "killed") as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "train step 6:" in line:  # the last checkpoint is that of step 4
+                os.killpg(process.pid, signal.SIGKILL)
+                break
+    assert process.returncode == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "final").exists()
+    runs = [begin(ranks, tmp_path / "killed", "train.resume=true"), begin(ranks, tmp_path / "whole")]
+    for run in runs:
+        output = run.communicate(timeout=200)[0]
+        assert run.returncode == 0, output
+    killed, whole = everything(tmp_path / "killed"), everything(tmp_path / "whole")
+    assert whole.keys() >= {
+        "model.safetensors", "model_1.safetensors", "optimizer.bin", "optimizer_1.bin",
+        *(f"custom_checkpoint_{i}.pkl" for i in range(4)),  # two schedules, two moving averages
+        *(f"random_states_{rank}.pkl" for rank in range(ranks)),
+    }  # fmt: skip
+    assert_equal(killed, whole)
+    final = [load_file(tmp_path / name / "final" / "model.safetensors") for name in ("killed", "whole")]
+    assert_equal(final[0], final[1])
+
+
+@pytest.mark.parametrize("setting", ["train.channels_last=true", "train.trackers=[tensorboard]"])
+def test_a_switch_leaves_the_run_resumable_to_the_bit(setting: str, tmp_path: Path) -> None:
+    if "tensorboard" in setting:
+        pytest.importorskip("tensorboard")
+    config = recipe(tmp_path / "whole", "train.steps=4", "train.checkpoint_every=2", setting)
+    fit(config)
+    shutil.copytree(tmp_path / "whole", tmp_path / "parts")
+    for name in ("checkpoints/step-00000004", "final"):
+        shutil.rmtree(tmp_path / "parts" / name)
+    fit(resumed(config, output_dir=str(tmp_path / "parts")))
+    assert_equal(everything(tmp_path / "parts"), everything(tmp_path / "whole"))
+    plain = recipe(tmp_path / "plain", "train.steps=4")
+    fit(plain)
+    for name, weight in load_file(tmp_path / "plain/final/model.safetensors").items():
+        torch.testing.assert_close(
+            load_file(tmp_path / "whole/final/model.safetensors")[name], weight, atol=1e-4, rtol=0
+        )
+
+
+def test_resuming_where_there_is_nothing_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit(recipe(tmp_path / "none", "train.steps=1", "train.resume=true"))
+    assert f"{tmp_path / 'none'} holds no checkpoint: training begins at step 1" in capsys.readouterr().out
+
+
+def test_training_seconds_add_up_over_sittings(tmp_path: Path) -> None:
+    class Slow(TokenizerTask):
+        def losses(self, name, models, batch, step, part):  # type: ignore[no-untyped-def]
+            time.sleep(0.05)
+            return super().losses(name, models, batch, step, part)
+
+        def evaluate(self, models, run_dir, step):  # type: ignore[no-untyped-def]
+            time.sleep(1.0)  # does not count
+            return super().evaluate(models, run_dir, step)
+
+    config = recipe(tmp_path, "train.steps=4", "train.log_every=100")
+    Engine(Slow(config), config.train, config).fit()
+    first = training_seconds(tmp_path, 4)
+    assert first >= 0.2
+    more = resumed(config, steps=6)
+    engine = Engine(Slow(more), more.train, more)
+    engine.fit()
+    assert training_seconds(tmp_path, 4) == pytest.approx(engine.seconds)
+    assert engine.seconds >= first + 0.1
 
 
 def test_schedule_warms_up_and_ends_at_its_ratio(tmp_path: Path) -> None:

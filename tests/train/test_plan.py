@@ -27,6 +27,15 @@ def test_every_paper_recipe_can_be_planned(name: str) -> None:
     json.dumps(found.to_dict())
 
 
+@pytest.mark.parametrize("name", [name for name in recipe_names() if name.startswith("gpu/")])
+def test_the_recipes_of_one_gpu_fit_on_it(name: str) -> None:
+    found = plan(name, load_recipe(name), Machine(gpus=1))
+    assert (found.tokens, found.codes) == (256, 16_384)
+    assert 1 < sum(found.memory.values()) / 2**30 < 70
+    assert 0.05 < found.gpu_hours < 24
+    assert found.training_flops * found.images == pytest.approx(found.gpu_hours * 3600 * 989e12 * 0.4)
+
+
 @pytest.mark.parametrize(("name", "backbone", "with_text"), [("car-4b", 3.6e9, 4.0e9), ("car-8b", 6.95e9, 7.6e9)])
 def test_the_backbones_have_their_published_sizes(name: str, backbone: float, with_text: float) -> None:
     parts = {part.name: part.parameters for part in plan(name, load_recipe(f"paper/{name}"), Machine()).parts}

@@ -1,12 +1,15 @@
 """Two processes against one: the same global batch, the same result, and the same again after a stop."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -71,3 +74,34 @@ def test_two_ranks_train_a_generator_and_a_codebook_that_starts_late(
     one, two = (load_file(tmp_path / name / "final/model.safetensors") for name in ("one", "two"))
     for name, weight in one.items():
         torch.testing.assert_close(two[name], weight, atol=1e-5, rtol=0)
+
+
+def test_two_ranks_with_parts_equal_one_large_batch(tmp_path: Path) -> None:
+    """Gradients are summed over the ranks after the last part; moving averages see the batch of all ranks and parts."""
+    kind = "model.quantizer.kind=ema"
+    train(1, tmp_path / "one", 4, kind)
+    train(2, tmp_path / "two", 4, kind, "train.accumulation=2")
+    one, two = (load_file(tmp_path / name / "final/model.safetensors") for name in ("one", "two"))
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_a_signal_to_one_rank_stops_all_of_them_after_the_same_step(tmp_path: Path) -> None:
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+        "-m", "channelvq", "train", *(word for word in TINY if "checkpoint_every" not in word),
+        f"train.output_dir={tmp_path}", "train.steps=100000", "train.checkpoint_every=100000",
+        "train.evaluate_every=100000",
+    ]  # fmt: skip
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "step 5:" in line:
+                psutil.Process(process.pid).children()[-1].send_signal(signal.SIGTERM)
+                break
+        rest = process.stdout.read()
+    assert process.returncode == 0
+    assert "stopped by" in rest
+    assert len(list((tmp_path / "checkpoints").glob("step-*"))) == 1

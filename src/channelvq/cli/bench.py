@@ -1,5 +1,6 @@
 """`cvq bench`: speed as ratios, measured in one run on this machine."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -62,3 +63,38 @@ def bench_latency(
 
     target(file=json_file)
     rich.print(table(run(codes, images or [1, 8], rounds, json_file)))
+
+
+@bench_app.command("train")
+def bench_train(
+    rounds: Annotated[int, typer.Option(min=1, help="Steps of each kind, in turns.")] = 15,
+    json_file: JsonOption = None,
+) -> None:
+    """A step of the engine beside a plain PyTorch loop, and the quantizer's share of a step of the paper's recipe."""
+    import rich
+
+    from channelvq.experiments.train_bench import run, table
+
+    target(file=json_file)
+    rich.print(table(run(rounds, json_file)))
+
+
+@bench_app.command("run")
+def bench_run(
+    run_dir: Annotated[Path, typer.Argument(help="The folder of a run, finished or not.")],
+    peak: Annotated[
+        float, typer.Option(min=1e-6, help="TFLOP/s of one GPU in the training precision (989: H100, bf16).")
+    ] = 989,
+    json_file: JsonOption = None,
+) -> None:
+    """What a run has reached: images a second, peak of memory, share of the machine's FLOPs (MFU)."""
+    import rich
+
+    from channelvq.evaluate.report import write_json
+    from channelvq.train.reached import reached, table
+
+    target(file=json_file)
+    found = reached(run_dir, peak)
+    rich.print(table(found))
+    if json_file:
+        write_json(json_file, found)

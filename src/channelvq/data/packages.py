@@ -41,11 +41,17 @@ def find_package(name: str, cache: Path | str | None = None) -> Path | None:
     return folder if (folder / "SOURCE.json").is_file() else None
 
 
-def fetch(name: str, *, cache: Path | str | None = None, progress: Progress | None = None) -> Path:
+def tell(line: str) -> None:
+    """A line for people, on stderr."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def fetch(name: str, *, cache: Path | str | None = None, progress: Progress | None = tell) -> Path:
     """The folder of data package `name`, downloaded into the cache on the first call.
 
-    progress is given a line of text as each step begins. Raises InputError if the name is unknown, if a registry's
-    client is missing or fails (no network, a version that is no longer served), or if a hash is not the pinned one.
+    progress is given a line of text as each step begins; None: nothing is told. Raises InputError if the name is
+    unknown, if a registry's client is missing or fails (no network, a version that is no longer served), or if a
+    hash is not the pinned one.
     """
     package = _package(name)
     if found := find_package(name, cache):
@@ -61,7 +67,7 @@ def fetch(name: str, *, cache: Path | str | None = None, progress: Progress | No
         content = Path(temporary) / "content"
         for archive in package.archives:
             if progress:
-                progress(f"{name}: {' '.join(download_command(archive))}")
+                progress(f"{name}: downloading, {' '.join(download_command(archive))}")
             _unpack(package, archive, _download(package, archive, Path(temporary)), content)
         _describe(package, content)
         _publish(content, root / package.folder)

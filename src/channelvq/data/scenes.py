@@ -21,7 +21,7 @@ from channelvq.data.captions import ALL_TASKS, TASKS, Plan, Task, free_caption, 
 from channelvq.data.scene_plan import Draws, coloured_things, draw_plan
 from channelvq.data.source import Sample
 from channelvq.data.split import Split
-from channelvq.data.sprites import COLOURS, SpriteSetName, sprite_set
+from channelvq.data.sprites import COLOURS, HELD_SIDE, SpriteSetName, sprite_set
 from channelvq.errors import InputError
 
 Captions = Literal["mixed", "geneval", "free"]
@@ -100,7 +100,8 @@ class SceneSource:
             raise InputError(f"scenes: captions {captions!r} is neither mixed, geneval nor free")
         self.size, self.captions, self.length = size, captions, length
         self.split: Split = split
-        self.tasks, self.sprites, self.set_name = tuple(tasks), sprite_set(sprites, cache), sprites
+        self.tasks, self.set_name = tuple(tasks), sprites
+        self.sprites = sprite_set(sprites, cache, max(HELD_SIDE, size))
         self.coloured = coloured_things(self.sprites.names, split)
 
     def __len__(self) -> int:

@@ -1,7 +1,7 @@
 """Pictures of nameable things in ten colours: Fluent emoji of COCO classes, or shapes drawn here.
 
-A picture is RGBA, cut to what is visible, its longer side HELD_SIDE pixels. A set keeps what it has made, so a scene
-costs a paste each.
+A picture is RGBA, cut to what is visible, its longer side HELD_SIDE pixels, or as many as larger images have. A set
+keeps what it has made, so a scene costs a paste each.
 """
 
 from pathlib import Path
@@ -60,7 +60,7 @@ class SpriteSet(Protocol):
     natural: bool  # whether things have colours of their own
 
     def picture(self, name: str, colour: str | None) -> Image.Image:
-        """The thing called `name` in one of COLOURS (None: as it is), RGBA, its longer side HELD_SIDE pixels."""
+        """The thing called `name` in one of COLOURS (None: as it is), RGBA, its longer side as the set was asked."""
         ...
 
 
@@ -70,7 +70,8 @@ class FluentSprites:
     names: tuple[str, ...]
     natural: bool = True
 
-    def __init__(self, cache: Path | str | None = None) -> None:
+    def __init__(self, cache: Path | str | None = None, side: int = HELD_SIDE) -> None:
+        self.side = side
         self._paths = {sprite.code: sprite.path for sprite in list_sprites("fluent", cache=cache)}
         self._held: dict[tuple[str, str | None], Image.Image] = {}
         self.names = tuple(name for name, code in sorted(FLUENT_CLASSES.items()) if code in self._paths)
@@ -80,7 +81,7 @@ class FluentSprites:
         if (name, colour) not in self._held:
             if colour is None:
                 with Image.open(self._paths[FLUENT_CLASSES[name]]) as file:
-                    self._held[name, None] = trim(file.convert("RGBA"))
+                    self._held[name, None] = trim(file.convert("RGBA"), self.side)
             else:
                 self._held[name, colour] = recolour(self.picture(name, None), colour)
         return self._held[name, colour]
@@ -92,35 +93,39 @@ class ShapeSprites:
     names: tuple[str, ...] = SHAPES
     natural: bool = False
 
-    def __init__(self) -> None:
+    def __init__(self, side: int = HELD_SIDE) -> None:
+        self.side = side
         self._held: dict[tuple[str, str | None], Image.Image] = {}
 
     def picture(self, name: str, colour: str | None) -> Image.Image:
         """The shape called `name`, RGBA, grey when no colour is given."""
         if (name, colour) not in self._held:
-            shape = trim(draw_shape(name, HELD_SIDE))
+            shape = trim(draw_shape(name, self.side), self.side)
             self._held[name, colour] = shape if colour is None else recolour(shape, colour)
         return self._held[name, colour]
 
 
-def sprite_set(name: SpriteSetName, cache: Path | str | None = None) -> SpriteSet:
-    """The set called `name`. Raises InputError for another name, or if the Fluent package cannot be fetched."""
+def sprite_set(name: SpriteSetName, cache: Path | str | None = None, side: int = HELD_SIDE) -> SpriteSet:
+    """The set called `name`, its pictures' longer side `side` pixels.
+
+    Raises InputError for another name, or if the Fluent package cannot be fetched.
+    """
     match name:
         case "fluent":
-            return FluentSprites(cache)
+            return FluentSprites(cache, side)
         case "shapes":
-            return ShapeSprites()
+            return ShapeSprites(side)
         case _:
             raise InputError(f"sprites {name!r}: the sets are fluent, shapes")
 
 
-def trim(picture: Image.Image) -> Image.Image:
-    """Cut to what is visible and scale the longer side to HELD_SIDE."""
+def trim(picture: Image.Image, side: int = HELD_SIDE) -> Image.Image:
+    """Cut to what is visible and scale the longer side to `side` pixels."""
     box = picture.getchannel("A").point([255 * (alpha > 32) for alpha in range(256)]).getbbox()
     if box is None:
         raise InputError("a sprite has no visible pixel")
     width, height = box[2] - box[0], box[3] - box[1]
-    scale = HELD_SIDE / max(width, height)
+    scale = side / max(width, height)
     shape = (max(1, round(width * scale)), max(1, round(height * scale)))
     return picture.resize(shape, Image.Resampling.LANCZOS, box=box)
 

@@ -20,7 +20,7 @@ DEFAULT_STORE = Path("runs/store")
 
 def run_key(recipe: Recipe) -> str:
     """Digest of what decides the result of a run: where it is written and whether it resumes do not."""
-    neutral = replace(recipe.train, output_dir="", resume=False)
+    neutral = replace(recipe.train, output_dir="", resume=False, trackers=None)
     return digest(replace(recipe, train=neutral))
 
 

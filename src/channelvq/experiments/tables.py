@@ -12,7 +12,7 @@ from typing import Any
 from channelvq.errors import InputError
 from channelvq.evaluate.reconstruction import HEADINGS, with_interval
 from channelvq.evaluate.report import markdown_table
-from channelvq.experiments import generate_bench, generator, latency_bench, lookup_bench
+from channelvq.experiments import generate_bench, generator, latency_bench, lookup_bench, train_bench
 
 SECTION = re.compile(r"<!-- table: (?P<name>[\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
 
@@ -162,6 +162,11 @@ def game(result: dict[str, Any]) -> str:
     return markdown_table(headings, rows)
 
 
+def training(result: dict[str, Any]) -> str:
+    """A step of the engine beside a plain loop's, and the quantizer's share."""
+    return markdown_table(train_bench.HEADINGS, train_bench.rows(result))
+
+
 def perceptual(result: dict[str, Any]) -> str:
     """The cross-style test by pair of art sets."""
     names = list(result["records"][0]["accuracy"])
@@ -197,6 +202,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "lookup": ("lookup.json", lookup),
     "game": ("losses-small.json", game),
     "losses": ("losses-small.json", losses),
+    "train": ("train-bench.json", training),
     "perceptual": ("perceptual.json", perceptual),
     "scaling": ("scaling-small.json", study),
     "bundled": ("bundled-tokenizer.json", bundled),

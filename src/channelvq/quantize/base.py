@@ -1,6 +1,8 @@
 """What all quantizers share: tokens (B, K, D) in, `Quantized` out, and a table (N, D) that the indices refer to."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -11,6 +13,22 @@ from channelvq.errors import InputError
 from channelvq.quantize.quantized import Quantized
 
 
+@dataclass(frozen=True)
+class WholeBatch:
+    """What a quantizer knows of the global batch while it is given the batch in `parts` equal parts, one by one.
+
+    table: the codewords that all parts are looked up in. tau: the temperature that all parts are taken at. total (N,),
+    count, share: sum of the codes' probabilities over the kept tokens, their number, and their share of all tokens.
+    """
+
+    parts: int
+    table: Tensor | None = None
+    tau: Tensor | None = None
+    total: Tensor | None = None
+    count: Tensor | None = None
+    share: Tensor | None = None
+
+
 class Quantizer(nn.Module, ABC):
     """A quantizer of tokens of `dim` numbers into `codebook_size` codes.
 
@@ -19,6 +37,7 @@ class Quantizer(nn.Module, ABC):
     """
 
     started: Tensor
+    whole: WholeBatch | None = None
 
     def __init__(self, codebook_size: int, dim: int, *, started: bool) -> None:
         super().__init__()
@@ -38,6 +57,28 @@ class Quantizer(nn.Module, ABC):
     @abstractmethod
     def _quantize(self, z: Float[Tensor, "B K D"], keep: Bool[Tensor, "B K"] | None) -> Quantized:
         """The forward pass; z is float32 and autocast is off."""
+
+    @property
+    def over_batch(self) -> bool:
+        """Whether training depends on more of the batch than means over its tokens."""
+        return False
+
+    @torch.no_grad()
+    def survey(
+        self, vectors: Sequence[Float[Tensor, "b K D"]], keep: Sequence[Bool[Tensor, "b K"] | None], parts: int
+    ) -> None:
+        """Look at this rank's whole share of the global batch before its parts come one by one, for gradients.
+
+        vectors, keep: of each part of this rank. parts: the number of all ranks' parts. Until `whole` is None again
+        the quantizer updates nothing by itself, and what it does with a part is what it would do with the whole batch.
+        """
+        with torch.autocast(vectors[0].device.type, enabled=False):
+            self.whole = self._survey([z.float() for z in vectors], keep, parts)
+
+    def _survey(
+        self, vectors: Sequence[Float[Tensor, "b K D"]], keep: Sequence[Bool[Tensor, "b K"] | None], parts: int
+    ) -> WholeBatch | None:
+        return None
 
     def indices_to_codes(self, indices: Int64[Tensor, "B K"]) -> Float[Tensor, "B K D"]:
         """Codewords by index; equal to the bit to what the forward pass used."""

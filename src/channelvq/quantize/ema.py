@@ -10,6 +10,7 @@ Revival (as in Dhariwal et al. 2020, arXiv 2005.00341, section 3.1): a code that
 token of the batch.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -19,7 +20,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, distributed
 
 from channelvq.config import STRICT
-from channelvq.quantize.base import Quantizer, num_ranks, rank, sum_over_ranks, uniform_table
+from channelvq.quantize.base import Quantizer, WholeBatch, num_ranks, rank, sum_over_ranks, uniform_table
 from channelvq.quantize.kmeans import kmeans
 from channelvq.quantize.lookup.equal import first_equal
 from channelvq.quantize.nearest import nearest_codeword
@@ -78,9 +79,25 @@ class EMACodebook(Quantizer):
     def _place(self, vectors: Float[Tensor, "M D"], generator: torch.Generator) -> None:
         self._set(slice(None), kmeans(vectors, self.codebook_size, self.config.kmeans_iterations, generator))
 
+    @property
+    def over_batch(self) -> bool:
+        """The averages move once a step, by all tokens of the batch."""
+        return True
+
+    def _survey(
+        self, vectors: Sequence[Float[Tensor, "b K D"]], keep: Sequence[Bool[Tensor, "b K"] | None], parts: int
+    ) -> WholeBatch:
+        # The codewords move now; the parts are then looked up where all of the batch was.
+        before = self.weight.clone()
+        z = torch.cat([z if kept is None else z[kept] for z, kept in zip(vectors, keep, strict=True)])
+        z = z.reshape(-1, self.dim).to(before.dtype)
+        self._update(z, nearest_codeword(z, before))
+        return WholeBatch(parts, table=before)
+
     def _quantize(self, z: Float[Tensor, "B K D"], keep: Bool[Tensor, "B K"] | None) -> Quantized:
-        indices = nearest_codeword(z.flatten(0, 1), self.weight).view(z.shape[:2])
-        if self.training:
+        table = self.weight if self.whole is None or self.whole.table is None else self.whole.table
+        indices = nearest_codeword(z.flatten(0, 1), table).view(z.shape[:2])
+        if self.training and self.whole is None:
             kept = torch.ones_like(indices, dtype=torch.bool) if keep is None else keep
             self._update(z.detach()[kept].to(self.weight.dtype), indices[kept])
         codes = self.indices_to_codes(indices)

@@ -17,6 +17,7 @@ What holds at D = 256, and why (measured: docs/decisions/0005-ibq-at-dimension-2
 """
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -27,8 +28,8 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 from channelvq.config import STRICT
-from channelvq.quantize.base import Quantizer, num_ranks, rank, sum_over_ranks, uniform_table
-from channelvq.quantize.entropy import entropies
+from channelvq.quantize.base import Quantizer, WholeBatch, num_ranks, rank, sum_over_ranks, uniform_table
+from channelvq.quantize.entropy import entropies, survey_entropies
 from channelvq.quantize.kmeans import kmeans
 from channelvq.quantize.nearest import nearest_codeword
 from channelvq.quantize.quantized import Quantized, mean_over_kept, straight_through, vq_losses
@@ -85,6 +86,25 @@ class IBQCodebook(Quantizer):
         self.weight.copy_(kmeans(vectors, self.codebook_size, self.config.kmeans_iterations, generator))
         self.tau.fill_(self.config.temperature or 0.0)
 
+    @property
+    def over_batch(self) -> bool:
+        """The second entropy is that of the whole batch's mean, and the temperature follows the first once a step."""
+        return True
+
+    def _survey(
+        self, vectors: Sequence[Float[Tensor, "b K D"]], keep: Sequence[Bool[Tensor, "b K"] | None], parts: int
+    ) -> WholeBatch:
+        given = list(zip(vectors, keep, strict=True))
+        if not self.tau:
+            rows = torch.cat([z if kept is None else z[kept] for z, kept in given]).reshape(-1, self.dim)
+            self._set_temperature(self._scores(rows[:: max(1, len(rows) // SAMPLE)]))
+        tau = self.tau.clone()
+        found = ((torch.log_softmax(self._scores(z) / tau, dim=2), kept) for z, kept in given)
+        whole, each = survey_entropies(found, parts, tau)
+        if self.config.temperature is None:
+            self._follow(each, None if keep[0] is None else torch.cat([kept for kept in keep if kept is not None]))
+        return whole
+
     def _quantize(self, z: Float[Tensor, "B K D"], keep: Bool[Tensor, "B K"] | None) -> Quantized:
         config = self.config
         indices = self._likeliest(z.detach().flatten(0, 1)).view(z.shape[:2])
@@ -96,14 +116,15 @@ class IBQCodebook(Quantizer):
         scores = self._scores(z.detach() if straight else z)
         if not self.tau:
             self._set_temperature(scores.detach().flatten(0, 1) if keep is None else scores.detach()[keep])
-        log_p = torch.log_softmax(scores / self.tau.clone(), dim=2)  # tau itself moves before the backward pass
+        tau = self.tau.clone() if self.whole is None or self.whole.tau is None else self.whole.tau
+        log_p = torch.log_softmax(scores / tau, dim=2)  # tau itself moves before the backward pass
         # The product with Ind: in value the codeword; its gradient goes to the chosen code and, through p, to all.
         through = codes + log_p.exp() @ self.weight.detach().float()
         z_q = straight_through(through + z if straight else through, codes)
         losses["index"] = config.index_weight * mean_over_kept((z - z_q).square().mean(2), keep)
-        each, batch = entropies(log_p, keep)
+        each, batch = entropies(log_p, keep, self.whole)
         losses["entropy"] = config.entropy_weight * (each - batch)
-        if config.temperature is None:
+        if config.temperature is None and self.whole is None:
             self._follow(each.detach(), keep)
         return Quantized(z_q, indices, losses)
 

@@ -5,6 +5,7 @@ p(c | u) = softmax(2 u.c / tau) over all N codes c in {-1, 1}^d
 loss = entropy (E[H(p)] - gamma H(E[p])) + beta ||u - sg[v]||^2     (Yu et al. 2023, arXiv 2310.05737, eq. 3 to 5)
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -14,7 +15,8 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from channelvq.config import STRICT
-from channelvq.quantize.entropy import entropies
+from channelvq.quantize.base import WholeBatch
+from channelvq.quantize.entropy import entropies, survey_entropies
 from channelvq.quantize.quantized import Quantized, mean_over_kept, straight_through
 from channelvq.quantize.scalar import ScalarCodebook, peers
 
@@ -54,12 +56,25 @@ class LFQCodebook(ScalarCodebook):
         indices = self.library.eval()(u.detach()).indices.long()
         return straight_through(u, self.grid[indices]), indices
 
+    @property
+    def over_batch(self) -> bool:
+        """The second entropy is that of the whole batch's mean."""
+        return self.config.entropy_weight > 0
+
+    def _survey(
+        self, vectors: Sequence[Float[Tensor, "b K D"]], keep: Sequence[Bool[Tensor, "b K"] | None], parts: int
+    ) -> WholeBatch:
+        found = ((self._log_p(self._project_in(z)), kept) for z, kept in zip(vectors, keep, strict=True))
+        return survey_entropies(found, parts, None)[0]
+
+    def _log_p(self, u: Float[Tensor, "B K d"]) -> Float[Tensor, "B K N"]:
+        return torch.log_softmax(2 / self.config.temperature * (u @ self.grid.float().T), dim=2)
+
     def _quantize(self, z: Float[Tensor, "B K D"], keep: Bool[Tensor, "B K"] | None) -> Quantized:
         config, u = self.config, self._project_in(z)
         points, indices = self._round(u)
         losses = {"commitment": config.beta * mean_over_kept((u - points.detach()).square().mean(2), keep)}
         if self.training and config.entropy_weight:
-            log_p = torch.log_softmax(2 / config.temperature * (u @ self.grid.float().T), dim=2)
-            each, batch = entropies(log_p, keep)
+            each, batch = entropies(self._log_p(u), keep, self.whole)
             losses["entropy"] = config.entropy_weight * (each - config.diversity_gamma * batch)
         return Quantized(self._project_out(points), indices, losses)

@@ -7,7 +7,8 @@
 The step decides the stage, the images, their order and which captions are hidden, so a run resumes exactly.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -101,6 +102,7 @@ class CARTask:
         self.train_text = self._encode(self.train_set, "training")
         self.held_out_text = self._encode(self.held_out, "validation")
         self.models: dict[str, nn.Module] = {"car": self.car}
+        self.networks: list[nn.Module] = [self.car.backbone]
         self.idle_parameters = recipe.objective.lm_steps + recipe.objective.stage1_steps > 0
         self.optimizers: dict[str, Optimizer] = {"car": self._optimizer()}
         self.stage: Stage | None = None
@@ -169,7 +171,7 @@ class CARTask:
         return AdamW(groups, lr=train.learning_rate, betas=train.betas)
 
     def losses(
-        self, name: str, models: dict[str, nn.Module], batch: Tensor, step: int, rank: int
+        self, name: str, models: dict[str, nn.Module], batch: Tensor, step: int, part: int
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Nats per text token in the language stage, else nats per image token with some captions hidden."""
         stage = self.stage_at(step)
@@ -177,17 +179,21 @@ class CARTask:
         text, ids = self._split(batch)
         if stage == "lm":
             return {"text_nats": self._text_loss(models[name](text.clamp(min=0), text >= 0), step)}, {}
-        mask = (text >= 0) & ~self._hidden(len(batch), step, rank).to(text.device)[:, None]
+        mask = (text >= 0) & ~self._hidden(len(batch), step, part).to(text.device)[:, None]
         predicted = models[name](text.clamp(min=0), mask, ids)
         top1 = (predicted.logits.detach().argmax(2) == ids).float().mean()
         return {"nats": predicted.loss}, {"top1": float(top1)}
 
+    def survey(self, parts: Sequence[Tensor], step: int, first: int) -> AbstractContextManager[None]:
+        """Nothing: every image token counts the same, and `_text_loss` knows the global batch."""
+        return nullcontext()
+
     def _text_loss(self, predicted: Prediction, step: int) -> Tensor:
-        """Mean over the text tokens of the global batch, of which the ranks have different numbers."""
+        """Mean over the text tokens of the global batch, of which the parts have different numbers."""
         everyone = self.train_text[self._rows(step)] >= 0
         total = int((everyone[:, 1:] & everyone[:, :-1]).sum())
-        ranks = self.recipe.train.batch_size // len(predicted.nats)
-        return predicted.nats.masked_fill(~predicted.counted, 0.0).sum() * ranks / max(1, total)
+        parts = self.recipe.train.batch_size // len(predicted.nats)
+        return predicted.nats.masked_fill(~predicted.counted, 0.0).sum() * parts / max(1, total)
 
     def _split(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """Text, without the columns that are padding in every row, and ids."""
@@ -196,11 +202,11 @@ class CARTask:
         used = max(2, int((text >= 0).sum(1).max()))
         return text[:, -used:], ids
 
-    def _hidden(self, count: int, step: int, rank: int) -> Tensor:
-        # Depends on the step and the place in the global batch, not on the number of ranks.
+    def _hidden(self, count: int, step: int, part: int) -> Tensor:
+        # Depends on the step and the place in the global batch, not on the number of parts.
         generator = position_generator(self.recipe.train.seed + 1, step)
         everyone = torch.rand(self.recipe.train.batch_size, generator=generator) < self.recipe.model.caption_dropout
-        return everyone[rank * count : (rank + 1) * count]
+        return everyone[part * count : (part + 1) * count]
 
     # Evaluation
 

@@ -1,7 +1,9 @@
 """Checkpoints of a run: written beside and renamed, so that one is either whole or not there; old ones are removed."""
 
 import json
+import platform
 import shutil
+import sys
 import warnings
 from pathlib import Path
 from pickle import UnpicklingError
@@ -13,6 +15,7 @@ from safetensors import SafetensorError
 
 from channelvq.config import differences, from_dict, read_recipe, to_dict
 from channelvq.errors import InputError
+from channelvq.train.config import TrainConfig
 
 
 def checkpoints(run_dir: Path) -> list[Path]:
@@ -21,7 +24,10 @@ def checkpoints(run_dir: Path) -> list[Path]:
 
 
 # Settings that a run may change when it goes on; `steps` too: the schedule then follows the new length.
-FREE = ("output_dir", "resume", "steps", "threads", "device", "data_workers")
+FREE = (
+    "output_dir", "resume", "steps", "threads", "device", "data_workers", "accumulation", "compile", "channels_last",
+    "trackers",
+)  # fmt: skip
 FREE_ENDINGS = ("_every", "_checkpoints")
 
 
@@ -54,8 +60,22 @@ def _begun_with(run_dir: Path, resolved: Any) -> dict[str, Any]:
         return stored
 
 
-def save_checkpoint(accelerator: Accelerator, run_dir: Path, step: int, keep: int) -> Path:
-    """Write everything that resuming needs as checkpoints/step-00001234; all ranks call it together."""
+def _arithmetic(accelerator: Accelerator, config: TrainConfig) -> dict[str, int]:
+    """What another value of gives sums in another order: a run that goes on so is no longer equal to the bit."""
+    return {
+        "threads": torch.get_num_threads(),
+        "ranks": accelerator.num_processes,
+        "accumulation": config.accumulation or 1,
+        "compile": int(config.compile or False),
+        "channels_last": int(config.channels_last or False),
+    }
+
+
+def save_checkpoint(accelerator: Accelerator, run_dir: Path, step: int, config: TrainConfig, seconds: float) -> Path:
+    """Write everything that resuming needs as checkpoints/step-00001234; all ranks call it together.
+
+    seconds: that the steps took so far.
+    """
     final = run_dir / "checkpoints" / f"step-{step:08d}"
     partial = final.with_name(f".partial-{final.name}")
     if accelerator.is_main_process:
@@ -65,30 +85,50 @@ def save_checkpoint(accelerator: Accelerator, run_dir: Path, step: int, keep: in
     accelerator.save_state(str(partial))
     accelerator.wait_for_everyone()  # every rank has written its random states there before it is renamed
     if accelerator.is_main_process:
-        state = {"step": step, "threads": torch.get_num_threads(), "ranks": accelerator.num_processes}
+        state = {"step": step, "seconds": seconds, **_arithmetic(accelerator, config), **_machine(accelerator)}
         (partial / "progress.json").write_text(json.dumps(state))
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
-        for old in checkpoints(run_dir)[:-keep]:
+        for old in checkpoints(run_dir)[: -config.keep_checkpoints]:
             shutil.rmtree(old)
     accelerator.wait_for_everyone()
     return final
 
 
-def load_checkpoint(accelerator: Accelerator, folder: Path) -> int:
-    """Restore everything from a checkpoint; returns its step. Warns when the thread or rank count is another one."""
+def _machine(accelerator: Accelerator) -> dict[str, Any]:
+    """Its name, and the peak of memory so far in bytes: of the GPU, else of the process."""
+    if accelerator.device.type == "cuda":
+        name, peak = torch.cuda.get_device_name(accelerator.device), torch.cuda.max_memory_allocated()
+    elif sys.platform == "win32":
+        name, peak = platform.machine(), None
+    else:
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        name, peak = platform.machine(), unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"device": name, "gpu": accelerator.device.type == "cuda", "peak_memory": peak}
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """What a checkpoint tells of itself: step, seconds, threads, ranks, ...; raises InputError for a damaged one."""
     try:
         state = json.loads((folder / "progress.json").read_text())
-        step, before = int(state["step"]), {name: int(state[name]) for name in ("threads", "ranks")}
+        return state | {"step": int(state["step"])}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"checkpoint {folder}: cannot be read ({error}); remove the folder to use the one before"
         ) from None
-    now = {"threads": torch.get_num_threads(), "ranks": accelerator.num_processes}
-    for name, value in now.items():
-        if before[name] != value:
+
+
+def load_checkpoint(accelerator: Accelerator, folder: Path, config: TrainConfig) -> int:
+    """Restore everything from a checkpoint; returns its step. Warns when sums will be made in another order."""
+    before = read_state(folder)
+    step = before["step"]
+    before = {"accumulation": 1, "compile": 0, "channels_last": 0} | before  # older checkpoints do not tell
+    for name, value in _arithmetic(accelerator, config).items():
+        if before.get(name) != value:
             warnings.warn(
-                f"checkpoint {folder} was written with {before[name]} {name}, now {value}: "
+                f"checkpoint {folder} was written with {before.get(name)} {name}, now {value}: "
                 "training goes on, but not equal to the bit to an uninterrupted run",
                 stacklevel=2,
             )

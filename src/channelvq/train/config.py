@@ -7,6 +7,7 @@ from pydantic.dataclasses import dataclass
 
 from channelvq.config import STRICT
 
+Tracker = Literal["tensorboard", "trackio", "wandb"]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -21,6 +22,9 @@ class TrainConfig:
     batch_size: images a step over all ranks. learning_rate: peak, after `warmup_steps`, then a cosine down to
     `final_lr_ratio` of it. ema: decay of the moving average of the weights that is evaluated and saved (0: none).
     precision: of the networks; quantizers always work in float32. resume: go on from the newest checkpoint.
+    accumulation: parts that a rank's share of the batch is worked through in, one after the other, before the step; it
+    saves memory and leaves the result as it is, but for rounding. compile: the networks by torch.compile.
+    channels_last: their memory format. trackers: what else the figures of metrics.jsonl go to.
     """
 
     steps: PositiveInt = 1000
@@ -43,3 +47,8 @@ class TrainConfig:
     keep_checkpoints: PositiveInt = 2
     threads: NonNegativeInt = 0
     data_workers: NonNegativeInt = 0
+    # None is off for all of these: a setting that is None leaves the digests of stored runs as they are.
+    accumulation: PositiveInt | None = None
+    compile: bool | None = None
+    channels_last: bool | None = None
+    trackers: tuple[Tracker, ...] | None = None

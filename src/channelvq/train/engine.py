@@ -6,27 +6,27 @@ schedules, precision, clipping, moving averages, progress, metrics, checkpoints,
 
 import json
 import math
-import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from itertools import pairwise
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol, cast
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, set_seed
+from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import AveragedModel
 
 from channelvq.config import save
 from channelvq.errors import DivergedError, InputError
-from channelvq.train.checkpoint import check_run_folder, checkpoints, load_checkpoint, save_checkpoint
+from channelvq.train import launch
+from channelvq.train.averages import moving_average, update_average
+from channelvq.train.checkpoint import check_run_folder, checkpoints, load_checkpoint, read_state, save_checkpoint
 from channelvq.train.config import TrainConfig
 from channelvq.train.progress import Progress
+from channelvq.train.signals import StopSignals
 
 
 class Task(Protocol):
@@ -36,10 +36,15 @@ class Task(Protocol):
     of helpers, models without an optimizer of their own, whose parameters it holds. `losses` gets the prepared
     (possibly wrapped) models and gives the weighted, named terms of one optimizer's objective, plus figures to log; no
     terms, no update.
+
+    A rank's share of the global batch comes in one part, or in `train.accumulation` equal ones. `part` is the number of
+    a part among those of all ranks, in the order of the global batch: what is drawn for an image depends on its place
+    in the global batch alone. Terms are means over the part; the engine makes of them the mean over the global batch.
     """
 
     models: dict[str, nn.Module]
     optimizers: dict[str, Optimizer]
+    networks: list[nn.Module]  # what torch.compile may compile
     idle_parameters: bool  # whether some steps leave out parameters, which distributed training has to look for
 
     def start(self) -> None:
@@ -51,9 +56,13 @@ class Task(Protocol):
         ...
 
     def losses(
-        self, name: str, models: dict[str, nn.Module], batch: Tensor, step: int, rank: int
+        self, name: str, models: dict[str, nn.Module], batch: Tensor, step: int, part: int
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """(terms, figures) of optimizer `name` on this batch."""
+        """(terms, figures) of optimizer `name` on this part of the batch."""
+        ...
+
+    def survey(self, parts: Sequence[Tensor], step: int, first: int) -> AbstractContextManager[None]:
+        """Around the losses of a step whose batch comes in several parts: here they are all, from number `first` on."""
         ...
 
     def evaluate(self, models: dict[str, nn.Module], run_dir: Path, step: int) -> dict[str, float]:
@@ -77,32 +86,18 @@ def schedule(config: TrainConfig, step: int) -> float:
     return config.final_lr_ratio + (1 - config.final_lr_ratio) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
 
 
-def moving_average(model: nn.Module, decay: float) -> AveragedModel:
-    """Exponential moving average of the weights; the decay grows to its value, so that the start is soon forgotten."""
-
-    def average(mean: Tensor, value: Tensor, count: Tensor | int) -> Tensor:
-        return torch.lerp(mean, value, 1 - min(decay, (1 + int(count)) / (10 + int(count))))
-
-    return AveragedModel(model, avg_fn=average)
-
-
 class Engine:
     """Trains a task. `fit` returns the last evaluation, or None when a signal stopped it before the end."""
 
     def __init__(self, task: Task, config: TrainConfig, resolved: Any) -> None:
         self.task, self.config = task, config
         self.run_dir = Path(config.output_dir)
-        # Accelerate keeps the first run's precision for the process; several runs in one process may differ.
-        AcceleratorState._reset_state()
-        self.accelerator = Accelerator(
-            cpu=config.device == "cpu",
-            mixed_precision=config.precision,
-            project_config=ProjectConfiguration(project_dir=str(self.run_dir)),
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=task.idle_parameters)],
-        )
-        self.stopping: str | None = None
+        self.accumulation = config.accumulation or 1
+        self.accelerator = launch.build_accelerator(config, task.idle_parameters)
+        self.seconds = 0.0  # that the steps of the run took so far, in all its sittings
         self._prepare_folder(resolved)
         self._prepare_models()
+        launch.start_trackers(self.accelerator, resolved)
 
     def _prepare_folder(self, resolved: Any) -> None:
         check_run_folder(self.run_dir, resolved, self.config.resume)
@@ -113,16 +108,23 @@ class Engine:
         self.accelerator.wait_for_everyone()
 
     def _prepare_models(self) -> None:
-        self.models = {name: self.accelerator.prepare_model(model) for name, model in self.task.models.items()}
-        self.optimizers = {n: self.accelerator.prepare_optimizer(o) for n, o in self.task.optimizers.items()}
+        accelerator, config, models = self.accelerator, self.config, self.task.models
+        if launch.is_sharded(accelerator):
+            launch.check_shardable(config, models)
+        for model in models.values():
+            launch.in_memory_format(model, config.channels_last)
+        if config.compile:
+            launch.compile_networks(self.task.networks)
+        self.whole = launch.whole_copies(accelerator, models)
+        self.models, self.optimizers = launch.prepare(accelerator, models, self.task.optimizers)
         self.schedulers = {
             name: LambdaLR(optimizer, lambda step: schedule(self.config, step))
             for name, optimizer in self.task.optimizers.items()
         }
         # A helper is not evaluated, so it has no average.
-        averaged = self.optimizers if self.config.ema else ()
-        self.averages = {name: moving_average(self.task.models[name], self.config.ema) for name in averaged}
-        self.accelerator.register_for_checkpointing(*self.schedulers.values(), *self.averages.values())
+        averaged = self.optimizers if config.ema else ()
+        self.averages = {name: moving_average(models[name], config.ema) for name in averaged}
+        accelerator.register_for_checkpointing(*self.schedulers.values(), *self.averages.values())
 
     def fit(self) -> dict[str, float] | None:
         """Run from the start or the newest checkpoint to `steps`; evaluate; write final/."""
@@ -130,12 +132,12 @@ class Engine:
         start_step = self._start_step()
         batches = self.task.batches(start_step, self.accelerator.process_index, self.accelerator.num_processes)
         figures = None
-        with (
-            _Signals(self),
-            Progress(config.steps, start_step, self.run_dir, self.accelerator.is_main_process) as progress,
-        ):
+        main, sink = self.accelerator.is_main_process, self.accelerator.log
+        with StopSignals() as signals, Progress(config.steps, start_step, self.run_dir, main, sink) as progress:
             for step in range(start_step, config.steps):
-                logged = self._step(next(batches), step)
+                began = time.perf_counter()
+                logged = self.step(next(batches), step)
+                self.seconds += time.perf_counter() - began
                 done = step + 1
                 last = done == config.steps
                 if done % config.log_every == 0 or last or step == start_step:
@@ -145,57 +147,102 @@ class Engine:
                     progress.log_evaluation(done, figures)
                     for line in self.task.alarms(figures):
                         progress.say(line)
-                if done % config.checkpoint_every == 0 or last or self.stopping:
-                    save_checkpoint(self.accelerator, self.run_dir, done, config.keep_checkpoints)
-                if self.stopping and not last:
-                    progress.say(f"stopped by {self.stopping} after step {done}; go on with train.resume=true")
+                stopping = self._anywhere(signals.received)
+                if done % config.checkpoint_every == 0 or last or stopping:
+                    save_checkpoint(self.accelerator, self.run_dir, done, config, self.seconds)
+                if stopping and not last:
+                    progress.say(f"stopped by {stopping} after step {done}; go on with train.resume=true")
+                    launch.stop_trackers(self.accelerator)
                     return None
         if figures is None:  # resumed a run that had already ended
             figures = self._evaluate(config.steps)
         self._save_final()
+        launch.stop_trackers(self.accelerator)
         return figures
 
     def _start_step(self) -> int:
         set_seed(self.config.seed)
         found = checkpoints(self.run_dir)
         if not found:
+            if self.config.resume and self.accelerator.is_main_process:
+                print(f"train.resume=true, but {self.run_dir} holds no checkpoint: training begins at step 1")
             self.task.start()
             return 0
-        step = load_checkpoint(self.accelerator, found[-1])
+        step = load_checkpoint(self.accelerator, found[-1], self.config)
+        self.seconds = float(read_state(found[-1]).get("seconds", 0.0))
         if step > self.config.steps:
             raise InputError(f"{self.run_dir} has already done {step} steps, train.steps is {self.config.steps}")
         return step
 
-    def _step(self, batch: Tensor, step: int) -> dict[str, float]:
-        batch = batch.to(self.accelerator.device)
+    def _anywhere(self, signal: str | None) -> str | None:
+        """The signal that any rank has got: all of them stop after the same step, whichever was told."""
+        if self.accelerator.num_processes == 1:
+            return signal
+        got = torch.tensor([float(signal is not None)], device=self.accelerator.device)
+        if not float(cast(Tensor, self.accelerator.reduce(got, "sum"))):
+            return None
+        return signal or "a signal to another rank"
+
+    def step(self, batch: Tensor, step: int) -> dict[str, float]:
+        """One update by every optimizer from this rank's share of the global batch; what there is to log."""
+        parts = batch.to(self.accelerator.device).chunk(self.accumulation)
+        if self.config.channels_last and batch.ndim == 4:
+            parts = [part.contiguous(memory_format=torch.channels_last) for part in parts]
         logged: dict[str, float] = {}
-        for name, optimizer in self.optimizers.items():
-            model = self.models[name]
-            model.train()
-            terms, figures = self._losses(name, batch, step)
-            if not terms:  # nothing to do yet: without gradients a step changes nothing, but the schedule goes on
-                self.task.optimizers[name].step()
-                self.schedulers[name].step()
-                continue
-            total = sum(terms.values(), start=torch.zeros((), device=self.accelerator.device))
-            logged |= {key: float(value.detach()) for key, value in terms.items()} | figures
-            self.accelerator.backward(total)
-            if self.config.clip_norm is not None:
-                norm = self.accelerator.clip_grad_norm_(self._updated_by(name), self.config.clip_norm)
-                logged[f"{name}_gradient_norm"] = float("nan" if norm is None else norm)
-            optimizer.step()
-            self.schedulers[name].step()
-            optimizer.zero_grad()
-            if name in self.averages:
-                self._update_average(name)
+        with ExitStack() as surveyed:
+            if len(parts) > 1:
+                with self.accelerator.autocast():
+                    surveyed.enter_context(self.task.survey(parts, step, self._first_part()))
+            for name in self.optimizers:
+                logged |= self._update(name, parts, step)
         logged["learning_rate"] = float(next(iter(self.schedulers.values())).get_last_lr()[0])
         return logged
+
+    def _first_part(self) -> int:
+        return self.accelerator.process_index * self.accumulation
+
+    def _update(self, name: str, parts: Sequence[Tensor], step: int) -> dict[str, float]:
+        """The gradients of all parts, then one step of an optimizer."""
+        optimizer = self.optimizers[name]
+        self.models[name].train()
+        found = [self._backward(name, part, step, i) for i, part in enumerate(parts)]
+        if not any(found):  # nothing to do yet: without gradients a step changes nothing, but the schedule goes on
+            self.task.optimizers[name].step()
+            self.schedulers[name].step()
+            return {}
+        logged = {key: sum(each[key] for each in found) / len(found) for key in found[0]}
+        if self.config.clip_norm is not None:
+            norm = self.accelerator.clip_grad_norm_(self._updated_by(name), self.config.clip_norm)
+            logged[f"{name}_gradient_norm"] = float("nan" if norm is None else norm)
+        optimizer.step()
+        self.schedulers[name].step()
+        optimizer.zero_grad()
+        if name in self.averages:
+            update_average(self.averages[name], self.task.models[name])
+        return logged
+
+    def _backward(self, name: str, batch: Tensor, step: int, i: int) -> dict[str, float]:
+        """Add the gradients of part i of this rank's share; terms and figures as numbers."""
+        with ExitStack() as unsynced:
+            if i + 1 < self.accumulation:  # ranks add up their gradients once, after the last part
+                for each in (name, *self._helpers()):
+                    unsynced.enter_context(self.accelerator.no_sync(self.models[each]))
+            terms, figures = self._losses(name, batch, step, self._first_part() + i)
+            if not terms:
+                return figures
+            numbers = self._finite(terms, step)
+            total = sum(terms.values(), start=torch.zeros((), device=self.accelerator.device))
+            self.accelerator.backward(total / self.accumulation)
+        return numbers | figures
+
+    def _helpers(self) -> list[str]:
+        """Models without an optimizer of their own."""
+        return [name for name in self.models if name not in self.optimizers]
 
     def _updated_by(self, name: str) -> list[nn.Parameter]:
         """Parameters of the model of an optimizer's name, and of the helpers that it updates with it."""
         held = {id(p) for group in self.task.optimizers[name].param_groups for p in group["params"]}
-        helpers = [model for other, model in self.models.items() if other not in self.optimizers]
-        helping = (p for helper in helpers for p in helper.parameters() if id(p) in held)
+        helping = (p for helper in self._helpers() for p in self.models[helper].parameters() if id(p) in held)
         return [*self.models[name].parameters(), *helping]
 
     def _over_ranks(self, figures: dict[str, float]) -> dict[str, float]:
@@ -206,24 +253,21 @@ class Engine:
         means = cast(Tensor, self.accelerator.reduce(values, "mean"))
         return dict(zip(figures, means.tolist(), strict=True))
 
-    def _update_average(self, name: str) -> None:
-        average, model = self.averages[name], self.task.models[name]
-        average.update_parameters(model)
-        # Buffers (such as "the codebook has been started") are copied, not averaged.
-        for mine, theirs in zip(average.module.buffers(), model.buffers(), strict=True):
-            mine.copy_(theirs)
-
-    def _losses(self, name: str, batch: Tensor, step: int) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """The task's terms, all finite; raises DivergedError with the step, the term and the last good checkpoint."""
+    def _losses(self, name: str, batch: Tensor, step: int, part: int) -> tuple[dict[str, Tensor], dict[str, float]]:
         try:
             with self.accelerator.autocast():
-                terms, figures = self.task.losses(name, self.models, batch, step, self.accelerator.process_index)
+                return self.task.losses(name, self.models, batch, step, part)
         except InputError as error:  # the lookup refuses what is not finite
             raise self._diverged(str(error), step) from None
-        for key, value in terms.items():
-            if not torch.isfinite(value).all():
-                raise self._diverged(f"loss term {key!r} is {value.item()}", step)
-        return terms, figures
+
+    def _finite(self, terms: dict[str, Tensor], step: int) -> dict[str, float]:
+        """The terms as numbers; raises DivergedError with the step, the term and the last good checkpoint."""
+        # Read in one go: every read waits for the device.
+        values = torch.stack([value.detach().float() for value in terms.values()]).tolist()
+        for key, value in zip(terms, values, strict=True):
+            if not math.isfinite(value):
+                raise self._diverged(f"loss term {key!r} is {value}", step)
+        return dict(zip(terms, values, strict=True))
 
     def _diverged(self, what: str, step: int) -> DivergedError:
         found = checkpoints(self.run_dir)
@@ -231,46 +275,36 @@ class Engine:
         return DivergedError(f"{what} at step {step + 1}; last good checkpoint: {good}; lower the learning rate")
 
     def evaluated_models(self) -> dict[str, nn.Module]:
-        """The moving averages where there are any, else the models themselves, unwrapped."""
+        """The moving averages where there are any, else the models themselves, unwrapped; all ranks call it together.
+
+        Of sharded models whole copies, on the main process alone.
+        """
+        if self.whole is not None:
+            launch.gather(self.accelerator, self.models, self.whole)
+            return self.whole
         return {
             name: self.averages[name].module if name in self.averages else model
             for name, model in self.task.models.items()
         }
 
     def _evaluate(self, step: int) -> dict[str, float]:
-        if not self.accelerator.is_main_process:
-            return {}
-        return self.task.evaluate(self.evaluated_models(), self.run_dir, step)
+        models = self.evaluated_models()
+        return self.task.evaluate(models, self.run_dir, step) if self.accelerator.is_main_process else {}
 
     def _save_final(self) -> None:
+        models = self.evaluated_models()
         if self.accelerator.is_main_process:
-            self.task.save(self.evaluated_models(), self.run_dir / "final")
-
-
-class _Signals:
-    """SIGTERM and SIGINT let the step end and a checkpoint be written; the old handlers come back afterwards."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self.before: dict[int, Any] = {}
-
-    def __enter__(self) -> None:
-        def stop(number: int, frame: FrameType | None) -> None:
-            self.engine.stopping = signal.Signals(number).name
-
-        for number in (signal.SIGTERM, signal.SIGINT):
-            try:
-                self.before[number] = signal.signal(number, stop)
-            except ValueError:  # not in the main thread: the caller keeps its own handling
-                return
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
+            self.task.save(models, self.run_dir / "final")
 
 
 def training_seconds(run_dir: str | Path, batch_size: int) -> float:
-    """Seconds that the steps of a run took over all its sittings, evaluations not counted."""
+    """Seconds that the steps of a run took over all its sittings; evaluations and checkpoints are not counted.
+
+    Of runs whose checkpoints are gone or do not tell, an estimate from the logged speeds.
+    """
+    found = checkpoints(Path(run_dir))
+    if found and "seconds" in (state := read_state(found[-1])):
+        return float(state["seconds"])
     lines = [line for line in read_metrics(run_dir) if line["kind"] == "train"]
     return sum((b["step"] - a["step"]) * batch_size / b["images_per_second"] for a, b in pairwise(lines))
 

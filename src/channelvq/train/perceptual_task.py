@@ -3,7 +3,8 @@
 Labels are split as everywhere (data/split.py), so the test of it is on emoji that it never saw in any art set.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import field
 from functools import cached_property
 from pathlib import Path
@@ -47,8 +48,14 @@ class PerceptualTask:
             torch.manual_seed(recipe.train.seed)
             self.network = PerceptualNetwork(recipe.model)
         self.models: dict[str, nn.Module] = {"network": self.network}
+        self.networks: list[nn.Module] = [self.network]
         self.idle_parameters = False
         train = recipe.train
+        if (train.accumulation or 1) > 1:
+            raise InputError(
+                f"train.accumulation {train.accumulation}: the contrastive loss compares all labels of a batch, "
+                "which cannot come in parts; lower train.batch_size"
+            )
         self.optimizers: dict[str, Optimizer] = {
             "network": AdamW(
                 self.network.parameters(), train.learning_rate, train.betas, weight_decay=train.weight_decay
@@ -86,12 +93,16 @@ class PerceptualTask:
         return torch.stack([self.sources[able[i]].sample(self.places[able[i]][base], generator).image for i in two])
 
     def losses(
-        self, name: str, models: dict[str, nn.Module], batch: Tensor, step: int, rank: int
+        self, name: str, models: dict[str, nn.Module], batch: Tensor, step: int, part: int
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """InfoNCE between the two art sets; matched: share of rows that find their own pair in the batch."""
         a, b = models[name](normalize(batch.flatten(0, 1))).unflatten(0, batch.shape[:2]).unbind(1)
         loss, matched = contrastive_loss(a, b, self.recipe.temperature)
         return {"contrastive": loss}, {"matched": float(matched)}
+
+    def survey(self, parts: Sequence[Tensor], step: int, first: int) -> AbstractContextManager[None]:
+        """Nothing: the batch never comes in parts."""
+        return nullcontext()
 
     def evaluate(self, models: dict[str, nn.Module], run_dir: Path, step: int) -> dict[str, float]:
         """The cross-style test on validation labels."""

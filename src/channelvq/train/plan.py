@@ -74,6 +74,12 @@ class Plan:
         """All of them."""
         return sum(part.parameters for part in self.parts)
 
+    @property
+    def training_flops(self) -> float:
+        """Of one image in training."""
+        machine = self.machine
+        return self.gpu_hours * 3600 * machine.peak * 1e12 * machine.mfu / self.images
+
     def to_dict(self) -> dict[str, Any]:
         """As plain data."""
         return asdict(self) | {"parameters": self.parameters, "memory_total": sum(self.memory.values())}

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+Sink = Callable[[dict[str, float], int], None]
+
 
 class Progress:
     """Writes each record to metrics.jsonl and shows it; on other ranks than the main one it does nothing.
 
-    A resumed run drops the records after its checkpoint, so that no step is in the file twice.
+    sink: called with the same figures, named "train/psnr" and so on, and the step. A resumed run drops the records
+    after its checkpoint, so that no step is in the file twice.
     """
 
-    def __init__(self, steps: int, start_step: int, run_dir: Path, active: bool) -> None:
-        self.active = active
+    def __init__(self, steps: int, start_step: int, run_dir: Path, active: bool, sink: Sink | None = None) -> None:
+        self.active, self.sink = active, sink
         self.path = run_dir / "metrics.jsonl"
         self.console = Console()
         columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(20), TimeElapsedColumn(), TextColumn("left"),
@@ -70,6 +74,8 @@ class Progress:
         record: dict[str, Any] = {"kind": kind, "step": step} | {k: float(f"{v:.6g}") for k, v in figures.items()}
         with self.path.open("a") as file:
             file.write(json.dumps(record) + "\n")
+        if self.sink is not None:
+            self.sink({f"{kind}/{key}": value for key, value in figures.items()}, step)
         line = "  ".join(f"{key} {value:.4g}" for key, value in figures.items())
         if self.console.is_terminal and kind == "train":
             self.bar.update(self.row, completed=step, line=line)

@@ -1,6 +1,7 @@
 """Training a CVQTokenizer: pixel loss + quantization loss + nested channel dropout."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -33,6 +34,8 @@ from channelvq.losses.reconstruction import PixelLoss, pixel_loss
 from channelvq.losses.semantic import SemanticConfig, SemanticHead, build_teacher, semantic_loss
 from channelvq.nested import NestedConfig, draw_keep, keep_mask
 from channelvq.nn.vit import ViTEncoder
+from channelvq.quantize.axis import to_vectors
+from channelvq.quantize.base import num_ranks, sum_over_ranks
 from channelvq.quantize.usage import CodebookUsage, UsageReport
 from channelvq.tokenizer import CVQConfig, CVQTokenizer
 from channelvq.train.config import TrainConfig
@@ -104,7 +107,11 @@ class TokenizerTask:
             )
         features = recipe.objective.perceptual
         self.perceptual = None if features is None else build_perceptual(features)
-        self._restored: tuple[Tensor, Tensor] | None = None  # this step's reconstructions, and their weights
+        self.networks: list[nn.Module] = [self.tokenizer.encoder, self.tokenizer.decoder]
+        if self.discriminator is not None and game is not None and not game.r1:
+            self.networks.append(self.discriminator)  # a compiled network has no second derivative, which R1 takes
+        self._restored: dict[int, tuple[Tensor, Tensor]] = {}  # this step's reconstructions, and their weights, by part
+        self._logits: list[Tensor] = []  # means of real and fake ones, of each part of this step
         self.data = build_mixture(recipe.data, recipe.model.image_size, "train", recipe.train.seed)
         # Read now: that validation images are missing or broken should not be found out after hours.
         held_out = build_mixture(recipe.data, recipe.model.image_size, "validation", seed=0)
@@ -152,17 +159,35 @@ class TokenizerTask:
             self.data, train.batch_size, start_step, train.steps, rank=rank, world=world, workers=train.data_workers
         )
 
+    @contextmanager
+    def survey(self, parts: Sequence[Tensor], step: int, first: int) -> Iterator[None]:
+        """Let a quantizer that learns from the whole batch see it: a pass of the encoder more, without gradients."""
+        quantizer, start = self.tokenizer.quantizer.quantizer, self.recipe.objective.start_step
+        if step == start and step > 0:
+            self._start_codebook()
+        if step >= start and quantizer.over_batch:
+            with torch.no_grad():
+                maps = [self.tokenizer.encoder(normalize(part)) for part in parts]
+            keep = [self._keep(len(part), step, first + i) for i, part in enumerate(parts)]
+            keep = [None if each is None else each.to(maps[0].device) for each in keep]
+            vectors = [to_vectors(each, self.recipe.model.axis) for each in maps]
+            quantizer.survey(vectors, keep, self.recipe.train.batch_size // len(parts[0]))
+        try:
+            yield
+        finally:
+            quantizer.whole = None
+
     def losses(
-        self, name: str, models: dict[str, nn.Module], batch: Tensor, step: int, rank: int
+        self, name: str, models: dict[str, nn.Module], batch: Tensor, step: int, part: int
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Pixel and adversarial loss on the decoded prefix, quantization and semantic loss on the kept channels."""
         objective, x = self.recipe.objective, normalize(batch)
         if name == "discriminator":
-            return self._discriminator_losses(models[name], x)
+            return self._discriminator_losses(models[name], x, part)
         quantize = step >= objective.start_step
         if step == objective.start_step and step > 0:
             self._start_codebook()
-        keep = self._keep(len(batch), step, rank)
+        keep = self._keep(len(batch), step, part)
         x_hat, quantized = models[name](x, keep.to(x.device) if keep is not None else None, quantize=quantize)
         pixel = pixel_loss(x_hat.float(), x, objective.pixel)
         terms = {"pixel": objective.pixel_weight * pixel}
@@ -172,7 +197,7 @@ class TokenizerTask:
             terms["perceptual"] = objective.perceptual.weight * distance
         if self.discriminator is not None:
             reconstruction = sum(terms.values(), start=x.new_zeros(()))
-            terms |= self._adversarial_terms(x_hat.float(), reconstruction, keep, step)
+            terms |= self._adversarial_terms(x_hat.float(), reconstruction, keep, step, part)
         if quantized is not None:
             terms |= self._semantic_terms(models, quantized.z_q, x)
             terms |= {key: objective.quantizer_weight * value for key, value in quantized.losses.items()}
@@ -188,51 +213,62 @@ class TokenizerTask:
         return {"semantic": meaning.weight * semantic_loss(predicted, self.teacher.to(x.device)(x))}
 
     def _adversarial_terms(
-        self, x_hat: Tensor, reconstruction: Tensor, keep: Tensor | None, step: int
+        self, x_hat: Tensor, reconstruction: Tensor, keep: Tensor | None, step: int, part: int
     ) -> dict[str, Tensor]:
         """The tokenizer's side of the game. The discriminator is held still, or its own step would feel this one."""
         game, tokens = self.recipe.objective.adversarial, self.tokenizer.num_tokens
         assert game is not None
         assert self.discriminator is not None
-        self._restored = None
         if (share := ramp(game, step)) == 0:
             return {}
         kept = torch.full((len(x_hat),), tokens) if keep is None else keep.sum(1)
         weights = prefix_weights(game, kept, tokens).to(x_hat.device)
-        self._restored = (x_hat.detach(), weights)
+        self._restored[part] = (x_hat.detach(), weights)
         self.discriminator.requires_grad_(False)
         loss = hinge_generator(self.discriminator(x_hat), weights)
         self.discriminator.requires_grad_(True)
         balance = adaptive_weight(reconstruction, loss, self.tokenizer.decoder.last_weight) if game.adaptive else 1.0
         return {"adversarial": share * game.weight * balance * loss}
 
-    def _discriminator_losses(self, model: nn.Module, x: Tensor) -> tuple[dict[str, Tensor], dict[str, float]]:
+    def _discriminator_losses(
+        self, model: nn.Module, x: Tensor, part: int
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """On the reconstructions that the tokenizer has just been judged by; nothing before the game begins."""
         game, discriminator = self.recipe.objective.adversarial, self.discriminator
         assert game is not None
         assert discriminator is not None
-        if self._restored is None:
+        if part not in self._restored:
             return {}, {}
-        x_hat, weights = self._restored
+        x_hat, weights = self._restored.pop(part)
         real, fake = model(torch.cat([x, x_hat])).chunk(2)
         terms = {"discriminator": hinge_discriminator(real, fake, weights)}
         if game.r1:
             terms["r1"] = game.r1 * r1_penalty(discriminator, x)
         if game.lecam:
             terms["lecam"] = game.lecam * lecam(discriminator, real, fake)
-        discriminator.note(real, fake)
+        self._note(real, fake)
         return terms, {"logit_real": float(real.detach().mean()), "logit_fake": float(fake.detach().mean())}
 
-    def _keep(self, batch: int, step: int, rank: int) -> Tensor | None:
+    @torch.no_grad()
+    def _note(self, real: Tensor, fake: Tensor) -> None:
+        """LeCam's averages move once a step, by the means over the global batch."""
+        assert self.discriminator is not None
+        self._logits.append(torch.stack([real.mean(), fake.mean()]))
+        if len(self._logits) == (self.recipe.train.accumulation or 1):
+            mean = sum_over_ranks(torch.stack(self._logits).mean(0)) / num_ranks()
+            self.discriminator.note(mean[0], mean[1])
+            self._logits.clear()
+
+    def _keep(self, batch: int, step: int, part: int) -> Tensor | None:
         config = self.recipe.nested
         if not config.active:
             return None
         tokens = self.tokenizer.num_tokens
-        # The draw of an image depends on the step and its place in the global batch, not on the number of ranks.
+        # The draw of an image depends on the step and its place in the global batch, not on the number of parts.
         generator = position_generator(self.recipe.train.seed + 1, step)
         progress = step / self.recipe.train.steps
         everyone = draw_keep(config, self.recipe.train.batch_size, tokens, generator, progress)
-        return keep_mask(everyone[rank * batch : (rank + 1) * batch], tokens)
+        return keep_mask(everyone[part * batch : (part + 1) * batch], tokens)
 
     @torch.no_grad()
     def evaluate(self, models: dict[str, nn.Module], run_dir: Path, step: int) -> dict[str, float]:

@@ -1,0 +1,143 @@
+"""How a run uses its machines: processes, precision, memory format, compilation and trackers, by Accelerate."""
+
+import copy
+import importlib.util
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.tracking import GeneralTracker
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    DistributedType,
+    InitProcessGroupKwargs,
+    LoggerType,
+    ProjectConfiguration,
+)
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from channelvq.config import to_dict
+from channelvq.errors import InputError
+from channelvq.train.config import TrainConfig
+
+# The other ranks wait while the main one evaluates.
+PATIENCE = timedelta(hours=4)
+# Packages of the trackers, by any of which Accelerate can write.
+TRACKER_PACKAGES = {"tensorboard": ("tensorboard", "tensorboardX"), "trackio": ("trackio",), "wandb": ("wandb",)}
+
+
+def build_accelerator(config: TrainConfig, idle_parameters: bool) -> Accelerator:
+    """Accelerate by the settings of a run and of `accelerate launch`; InputError for what cannot work."""
+    run_dir = Path(config.output_dir)
+    trackers: list[str | LoggerType | GeneralTracker] = list(config.trackers or ())
+    check_trackers(config.trackers or ())
+    # Accelerate keeps the first run's precision for the process; several runs in one process may differ.
+    AcceleratorState._reset_state()
+    accelerator = Accelerator(
+        cpu=config.device == "cpu",
+        mixed_precision=config.precision,
+        log_with=trackers or None,
+        project_config=ProjectConfiguration(project_dir=str(run_dir), logging_dir=str(run_dir / "trackers")),
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(find_unused_parameters=idle_parameters),
+            InitProcessGroupKwargs(timeout=PATIENCE),
+        ],
+    )
+    ranks, parts = accelerator.num_processes, config.accumulation or 1
+    if config.batch_size % (ranks * parts):
+        raise InputError(
+            f"train.batch_size {config.batch_size} is the global batch: it must be a multiple of "
+            f"{ranks} ranks x {parts} parts (train.accumulation)"
+        )
+    return accelerator
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """InputError for a tracker whose package is not installed."""
+    for name in names:
+        packages = TRACKER_PACKAGES[name]
+        if not any(importlib.util.find_spec(package) for package in packages):
+            raise InputError(
+                f"train.trackers: {name} is not installed; pip install {packages[0]}, or 'channelvq[tracking]'"
+            )
+
+
+def start_trackers(accelerator: Accelerator, resolved: Any) -> None:
+    """Begin a run in every tracker, with the recipe as its settings."""
+    if accelerator.log_with:
+        accelerator.init_trackers("channelvq", config=_flat(to_dict(resolved)))
+
+
+def stop_trackers(accelerator: Accelerator) -> None:
+    """Write out what they hold. Not `end_training`, which ends the process group as well."""
+    for tracker in accelerator.trackers:
+        tracker.finish()
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted names of plain values, which is what all trackers take."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{key}.")
+        elif value is not None:
+            found[prefix + key] = value if isinstance(value, bool | int | float | str) else str(value)
+    return found
+
+
+def is_sharded(accelerator: Accelerator) -> bool:
+    """Whether each rank holds a part of the weights only (FSDP)."""
+    return accelerator.distributed_type == DistributedType.FSDP
+
+
+def check_shardable(config: TrainConfig, models: dict[str, nn.Module]) -> None:
+    """InputError for what FSDP cannot train here."""
+    if len(models) > 1:
+        raise InputError(f"FSDP shards one model, this recipe trains {', '.join(models)}: use DDP, they are small")
+    if config.ema:
+        raise InputError(f"FSDP: there is no moving average of sharded weights; set train.ema=0 (given {config.ema})")
+
+
+def prepare(
+    accelerator: Accelerator, models: dict[str, nn.Module], optimizers: dict[str, Optimizer]
+) -> tuple[dict[str, nn.Module], dict[str, Any]]:
+    """The models and optimizers on their devices, wrapped for several ranks."""
+    if is_sharded(accelerator):  # the optimizer has to be given the shards
+        ((name, model),) = models.items()
+        wrapped, optimizer = accelerator.prepare(model, optimizers[name])
+        return {name: wrapped}, {name: optimizer}
+    prepared = {name: accelerator.prepare_model(model) for name, model in models.items()}
+    return prepared, {name: accelerator.prepare_optimizer(optimizer) for name, optimizer in optimizers.items()}
+
+
+def whole_copies(accelerator: Accelerator, models: dict[str, nn.Module]) -> dict[str, nn.Module] | None:
+    """Of models that are about to be sharded, copies on the CPU of the main process, to evaluate and save."""
+    if not is_sharded(accelerator):
+        return None
+    return copy.deepcopy(models) if accelerator.is_main_process else {}
+
+
+def gather(accelerator: Accelerator, sharded: dict[str, nn.Module], whole: dict[str, nn.Module]) -> None:
+    """Bring the copies up to date; all ranks call it together."""
+    for name, model in sharded.items():
+        state = accelerator.get_state_dict(model)
+        if name in whole:
+            whole[name].load_state_dict(cast(dict[str, Tensor], state))
+
+
+def in_memory_format(model: nn.Module, channels_last: bool | None) -> nn.Module:
+    """The model, its convolutions' weights with the channels last where that is asked for."""
+    return model.to(memory_format=torch.channels_last) if channels_last else model  # type: ignore[call-overload]
+
+
+def compile_networks(networks: list[nn.Module], backend: str = "inductor") -> None:
+    """By torch.compile, in place: names of weights, checkpoints and final files stay as they are."""
+    # A compiled backward pass may otherwise reuse what the adaptive weight's own pass still needs.
+    torch._functorch.config.donated_buffer = False  # type: ignore[attr-defined]
+    for network in networks:
+        network.compile(backend=backend)

@@ -1,0 +1,59 @@
+"""`cvq bench run`: what a run has reached on its machine, by its newest checkpoint and the recipe's plan."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from channelvq.errors import InputError
+from channelvq.train.checkpoint import checkpoints, read_state
+from channelvq.train.plan import Machine, plan
+from channelvq.train.run import load_recipe
+
+
+def reached(run_dir: Path, peak: float) -> dict[str, Any]:
+    """Speed, memory and model FLOPs utilisation of a run so far, over all its sittings, evaluations not counted.
+
+    peak: TFLOP/s of one of its GPUs, which MFU is a share of: the FLOPs that the plan counts, nothing recomputed, over
+    what the machine could have done in the time. None on a CPU, whose peak nobody knows. peak_memory: GiB of the first
+    GPU, or of the process on a CPU. Raises InputError where there is no checkpoint.
+    """
+    found = checkpoints(run_dir)
+    if not found:
+        raise InputError(f"{run_dir} holds no checkpoint; expected the folder of a run (train.output_dir)")
+    state = read_state(found[-1])
+    if not state.get("seconds"):
+        raise InputError(f"checkpoint {found[-1]} does not tell how long its steps took: it is of an older version")
+    recipe = load_recipe(run_dir / "config.yaml")
+    ranks = int(state["ranks"])
+    full = plan(str(run_dir), recipe, Machine(gpus=ranks, peak=peak, mfu=1.0))
+    images = state["step"] * recipe.train.batch_size
+    speed = images / state["seconds"]
+    on_gpu = bool(state.get("gpu"))
+    return {
+        "step": state["step"],
+        "steps": recipe.train.steps,
+        "images": images,
+        "seconds": state["seconds"],
+        "images_per_second": speed,
+        "peak_memory": None if state.get("peak_memory") is None else state["peak_memory"] / 2**30,
+        "device": state.get("device"),
+        "ranks": ranks,
+        "flops_per_image": full.training_flops,
+        "peak": peak if on_gpu else None,
+        "mfu": speed * full.training_flops / (ranks * peak * 1e12) if on_gpu else None,
+    }
+
+
+def table(found: dict[str, Any]) -> Table:
+    """For a terminal."""
+    shown = Table("what", "how much", title=f"{found['ranks']} x {found['device']}")
+    shown.add_row("steps", f"{found['step']:,} of {found['steps']:,}")
+    shown.add_row("images a second", f"{found['images_per_second']:,.1f}")
+    shown.add_row("time of the steps", f"{found['seconds'] / 3600:,.2f} h")
+    if found["peak_memory"] is not None:
+        shown.add_row("peak of memory", f"{found['peak_memory']:,.2f} GiB")
+    shown.add_row("training FLOPs an image", f"{found['flops_per_image'] / 1e9:,.1f} GFLOP")
+    if found["mfu"] is not None:
+        shown.add_row(f"MFU, of {found['peak']:g} TFLOP/s", f"{found['mfu']:.1%}")
+    return shown

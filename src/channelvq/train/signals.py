@@ -1,0 +1,28 @@
+"""Stopping well: SIGTERM and SIGINT are noted, and the training loop ends after the step that it is in."""
+
+import signal
+from types import FrameType
+from typing import Any
+
+
+class StopSignals:
+    """Inside `with`, `received` becomes the name of the signal; the old handlers come back afterwards."""
+
+    def __init__(self) -> None:
+        self.received: str | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopSignals":
+        def stop(number: int, frame: FrameType | None) -> None:
+            self.received = signal.Signals(number).name
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            try:
+                self._before[number] = signal.signal(number, stop)
+            except ValueError:  # not in the main thread: the caller keeps its own handling
+                break
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

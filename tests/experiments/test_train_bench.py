@@ -1,0 +1,42 @@
+"""The training bench at a size that takes a moment; no speed is asserted."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from channelvq.experiments.train_bench import CASES, build, plain_loop, run, started
+from channelvq.train.run import load_tokenizer_recipe
+
+NARROW = (
+    "model.latent_channels=4", "model.network.base_channels=8", "model.network.num_blocks=1",
+    "model.quantizer.codebook_size=16", "train.batch_size=2", "objective.start_images=8",
+)  # fmt: skip
+TINY = ("model.image_size=32", *NARROW)
+TINY_PAPER = ("model.image_size=64", "objective.adversarial.base_channels=8", *NARROW)
+
+
+def test_every_case_is_measured_and_written(tmp_path: Path) -> None:
+    result = run(2, tmp_path / "train.json", extra=TINY, paper_extra=TINY_PAPER)
+    stored = json.loads((tmp_path / "train.json").read_text())
+    assert [r["case"] for r in stored["records"]] == [*CASES, "quantizer of paper/cvq-16k-256"]
+    assert all(0 < r.get("ratio", r.get("share")) < 100 for r in stored["records"])
+    assert result["protocol"]["rounds"] == 2
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_plain_loop_does_the_work_of_the_engine(case: str, tmp_path: Path) -> None:
+    name, settings = CASES[case]
+    recipe = load_tokenizer_recipe(name, [*settings, *TINY, "train.precision=no", "train.warmup_steps=0"])
+    engine, batch = build(recipe, tmp_path)
+    twin = started(recipe)
+    plain = plain_loop(twin)
+    before = twin.tokenizer.decoder.last_weight.clone()
+    for step in range(3):
+        engine.step(batch, step)
+        plain(batch, step)
+    for key, model in engine.task.models.items():
+        for (path, ours), theirs in zip(model.named_parameters(), twin.models[key].parameters(), strict=True):
+            torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4, msg=lambda m, p=path: f"{p}: {m}")
+    assert not torch.allclose(twin.tokenizer.decoder.last_weight, before, atol=1e-4)

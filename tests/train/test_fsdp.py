@@ -1,0 +1,109 @@
+"""The generator, its weights sharded over two gloo processes by FSDP, against one process alone.
+
+Accelerate turns FSDP on for GPUs only. What is tested here is all the rest, on the CPU: torch's own sharding under the
+engine's loop, its stages, evaluation and final files from gathered weights, checkpoints and resuming.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from channelvq import CAR
+from channelvq.errors import InputError
+
+TOKENIZER = (
+    "small/smoke", "model.image_size=32", "model.latent_channels=4", "model.network.base_channels=8",
+    "model.quantizer.codebook_size=16", "data.validation_images=4", "objective.start_images=8", "train.batch_size=4",
+    "train.device=cpu", "train.steps=1",
+)  # fmt: skip
+GENERATOR = (
+    "small/scenes-car", "train.batch_size=4", "data.validation_images=4", "data.sources.scenes.sprites=shapes",
+    "model.max_text_tokens=64", "objective.train_images=8", "objective.text_vocab_size=300", "train.device=cpu",
+    "train.precision=no", "model.backbone.hidden_size=32", "model.backbone.num_hidden_layers=2",
+    "model.backbone.num_attention_heads=2", "objective.stage1_steps=2", "train.log_every=1",
+    "train.checkpoint_every=2", "train.evaluate_every=3",
+)  # fmt: skip
+
+
+def main(sharded: bool, recipe: str, settings: list[str]) -> None:
+    """Train; as `accelerate launch` with an FSDP config would, had the machine GPUs."""
+    from accelerate import Accelerator
+    from accelerate.state import PartialState
+    from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+
+    from channelvq.train import launch
+    from channelvq.train.run import load_recipe, train
+
+    build = launch.build_accelerator
+
+    def build_sharded(*given: object) -> Accelerator:
+        accelerator = build(*given)  # type: ignore[arg-type]
+        plugin = FullyShardedDataParallelPlugin(
+            fsdp_version=2,
+            auto_wrap_policy="transformer_based_wrap",
+            transformer_cls_names_to_wrap=["Qwen3DecoderLayer"],
+            state_dict_type="SHARDED_STATE_DICT",
+            cpu_ram_efficient_loading=False,
+        )
+        accelerator.state.fsdp_plugin = plugin
+        accelerator.state.distributed_type = DistributedType.FSDP
+        PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+        return accelerator
+
+    if sharded:
+        launch.build_accelerator = build_sharded
+    train(load_recipe(recipe, settings))
+
+
+def run(ranks: int, folder: Path, recipe: tuple[str, ...], *more: str) -> str:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)] if ranks > 1 else []
+    command = [sys.executable, *launcher, __file__, json.dumps([ranks > 1, recipe[0], [*recipe[1:], *more]])]
+    environment = os.environ | {"CHANNELVQ_CACHE": str(folder / "cache"), "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200, env=environment)
+    return done.stderr if done.returncode else ""
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("lm_steps", [0, 1])  # 0: the backbone begins frozen, as in the paper's recipes
+def test_sharded_equals_alone_and_resumes_to_the_bit(lm_steps: int, tmp_path: Path) -> None:
+    assert run(1, tmp_path, TOKENIZER, f"train.output_dir={tmp_path / 'tokenizer'}") == ""
+    generator = (*GENERATOR, f"tokenizer={tmp_path / 'tokenizer/final'}", "train.steps=5",
+                 f"objective.lm_steps={lm_steps}")  # fmt: skip
+    for ranks, name in ((1, "one"), (2, "two")):
+        assert run(ranks, tmp_path, generator, f"train.output_dir={tmp_path / name}") == ""
+    one, two = (load_file(tmp_path / name / "final/model.safetensors") for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, atol=1e-5, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+    assert CAR.from_pretrained(tmp_path / "two/final").num_tokens == 4
+    # The checkpoint holds shards, one file a rank, not the whole model.
+    assert len(list((tmp_path / "two/checkpoints/step-00000004").rglob("*.distcp"))) >= 2
+    shutil.copytree(tmp_path / "two", tmp_path / "parts")
+    shutil.rmtree(tmp_path / "parts/checkpoints/step-00000005")
+    shutil.rmtree(tmp_path / "parts/final")
+    assert run(2, tmp_path, generator, f"train.output_dir={tmp_path / 'parts'}", "train.resume=true") == ""
+    again = load_file(tmp_path / "parts/final/model.safetensors")
+    assert all(torch.equal(again[name], two[name]) for name in two)
+
+
+def test_what_cannot_be_sharded_is_refused() -> None:
+    from torch import nn
+
+    from channelvq.train.config import TrainConfig
+    from channelvq.train.launch import check_shardable
+
+    with pytest.raises(InputError, match="FSDP shards one model, this recipe trains tokenizer, discriminator"):
+        check_shardable(TrainConfig(), {"tokenizer": nn.Linear(1, 1), "discriminator": nn.Linear(1, 1)})
+    with pytest.raises(InputError, match=r"train\.ema=0"):
+        check_shardable(TrainConfig(ema=0.9), {"car": nn.Linear(1, 1)})
+
+
+if __name__ == "__main__":
+    main(*json.loads(sys.argv[1]))
