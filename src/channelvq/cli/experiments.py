@@ -84,6 +84,14 @@ def experiment_generator(stored: StoredOption = None, json_file: JsonOption = No
     _show(generator.run, generator.load, generator.table, stored or _path("generator"), json_file, rerun)
 
 
+@experiment_app.command("orderings")
+def experiment_orderings(stored: StoredOption = None, json_file: JsonOption = None, rerun: RerunOption = False) -> None:
+    """Nested dropout beside channels sorted after training: every prefix, and the generator's nats."""
+    from channelvq.experiments import orderings
+
+    _show(orderings.run, orderings.load, orderings.table, stored or _path("orderings"), json_file, rerun)
+
+
 @experiment_app.command("bundle-generator")
 def experiment_bundle_generator(
     run_dir: Annotated[Path, typer.Argument(help="A finished run of small/scenes-car.")] = Path("runs/scenes-car"),

@@ -18,7 +18,8 @@ from torch import Tensor
 from channelvq.car.data import TokenSet
 from channelvq.car.model import CAR
 from channelvq.data.build import build_mixture
-from channelvq.data.stream import fixed_images
+from channelvq.data.split import Split
+from channelvq.data.stream import Mixture, fixed_images
 from channelvq.evaluate.next_channel import evaluate_next_channel
 from channelvq.evaluate.plots import channel_curves
 from channelvq.evaluate.reconstruction import evaluate_reconstruction
@@ -122,8 +123,13 @@ class TokenSets:
 def token_sets(recipe: CARRecipe, tokenizer: CVQTokenizer) -> TokenSets:
     """The test scenes of a recipe in the ids of a tokenizer."""
     train = token_set(recipe.data, tokenizer, "train", recipe.objective.train_images)
-    images = fixed_images(build_mixture(recipe.data, tokenizer.image_size, "test", seed=0), IMAGES)
+    images = fixed_images(scenes(recipe, tokenizer, "test"), IMAGES)
     return TokenSets(token_set(recipe.data, tokenizer, "test", IMAGES), images, train.ids)
+
+
+def scenes(recipe: CARRecipe, tokenizer: CVQTokenizer, split: Split) -> Mixture:
+    """The scenes of a split as a recipe draws them."""
+    return build_mixture(recipe.data, tokenizer.image_size, split, seed=0)
 
 
 def scene_protocol(images: UInt8[Tensor, "n 3 h w"], tokenizer: CVQTokenizer | None = None) -> dict[str, Any]:

@@ -5,9 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from jaxtyping import Int64
+from torch import Tensor
+
 from channelvq.car.model import CAR
 from channelvq.config import digest
 from channelvq.errors import InputError
+from channelvq.evaluate.channel_order import permuted
 from channelvq.evaluate.report import git_revision, make_record, write_json
 from channelvq.tokenizer import CVQTokenizer
 from channelvq.train.car_task import CARRecipe
@@ -42,6 +46,31 @@ def trained_generator(
     base, _ = _finished(tokenizer, run_key(tokenizer), store)
     here = replace(recipe, tokenizer=str(base / "final"))
     folder, done = _finished(here, generator_key(tokenizer, recipe), store)
+    return CAR.from_pretrained(folder / "final"), done
+
+
+def ordered_generator_key(tokenizer: TokenizerRecipe, recipe: CARRecipe, order: str | None) -> str:
+    """As `generator_key`, on the tokenizer with its channels in another order, by name; None: as they are."""
+    if order is None:
+        return generator_key(tokenizer, recipe)
+    return run_key(replace(recipe, tokenizer=f"{run_key(tokenizer)}, by {order}"))
+
+
+def trained_on_order(
+    tokenizer: TokenizerRecipe,
+    recipe: CARRecipe,
+    order: Int64[Tensor, " C"],
+    name: str | None,
+    store: Path = DEFAULT_STORE,
+) -> tuple[CAR, dict[str, Any]]:
+    """As `trained_generator`, on the tokenizer with its channels in an order of this name (None: as they are)."""
+    if name is None:
+        return trained_generator(tokenizer, recipe, store)
+    base, _ = trained(tokenizer, store)
+    place = store / f"{run_key(tokenizer)}-{name}"
+    permuted(base, order).save_pretrained(place)
+    key = ordered_generator_key(tokenizer, recipe, name)
+    folder, done = _finished(replace(recipe, tokenizer=str(place)), key, store)
     return CAR.from_pretrained(folder / "final"), done
 
 
