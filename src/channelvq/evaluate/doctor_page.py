@@ -1,7 +1,5 @@
 """The doctor's report: as text for a terminal, as JSON, and as one HTML page with its pictures."""
 
-import base64
-import io
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -19,6 +17,7 @@ from torch import Tensor
 from channelvq.evaluate.doctor import PROTOCOL, DoctorReport, Observation
 from channelvq.evaluate.doctor_findings import Finding, findings, verdict
 from channelvq.evaluate.doctor_pictures import pictures
+from channelvq.evaluate.page import document, figure, rows
 from channelvq.evaluate.report import write_json, write_text
 from channelvq.images import save_image
 from channelvq.tokenizer import CVQTokenizer
@@ -101,22 +100,23 @@ def write_page(
 def html_page(name: str, data: str, report: DoctorReport, drawn: dict[str, tuple[Image.Image, str]]) -> str:
     """The report as one HTML document, its pictures inside."""
     found = findings(report)
-    return _PAGE.substitute(
+    body = _BODY.substitute(
         name=escape(name),
         data=escape(data),
         verdict=escape(verdict(found)),
         level=found[0].level if found else "healthy",
         findings="".join(map(_finding, found)),
-        figures=_rows(figures(report)),
-        pictures="".join(_figure(title, image, caption) for title, (image, caption) in drawn.items()),
+        figures=rows(figures(report)),
+        pictures="".join(figure(title, image, caption) for title, (image, caption) in drawn.items()),
         position=escape(report.position),
-        tokens=_rows(
+        tokens=rows(
             [str(k), f"{use:.2%}", f"{perplexity:.0f}", f"{bits:.2f}", f"{error:.3f}", f"{loss:.3f}"]
             for k, (use, perplexity, bits, error, loss) in enumerate(report.position_rows())
         ),
         codes=_codes(report),
-        protocol=_rows(PROTOCOL.items()),
+        protocol=rows(PROTOCOL.items()),
     )
+    return document(f"cvq doctor: {name}", body)
 
 
 def _ends(report: DoctorReport) -> tuple[float, float]:
@@ -125,19 +125,6 @@ def _ends(report: DoctorReport) -> tuple[float, float]:
 
 def _finding(found: Finding) -> str:
     return _FINDING.substitute({key: escape(value) for key, value in vars(found).items()})
-
-
-def _rows(rows: Any) -> str:
-    return "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>\n" for row in rows)
-
-
-def _figure(title: str, image: Image.Image, caption: str) -> str:
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    data = base64.b64encode(file.getvalue()).decode()
-    return _FIGURE.substitute(
-        title=escape(title), caption=escape(caption), data=data, width=image.width, height=image.height
-    )
 
 
 def _codes(report: DoctorReport) -> str:
@@ -153,24 +140,7 @@ def _some(items: Sequence[object]) -> str:
 _FINDING = Template("""<section class="$level"><h3>$level: $name</h3>
 <p>$measured.</p><p>$meaning</p><p><b>Remedy.</b> $remedy</p></section>
 """)
-_FIGURE = Template("""<figure><img alt="$title" width="$width" height="$height" src="data:image/png;base64,$data">
-<figcaption>$caption</figcaption></figure>
-""")
-_PAGE = Template("""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>cvq doctor: $name</title>
-<style>
-body { font: 16px/1.45 system-ui, sans-serif; max-width: 1140px; margin: 2em auto; padding: 0 1em; color: #222 }
-h1 { font-size: 1.5em; margin-bottom: 0 } h3 { margin: 0 }
-section { border-left: 6px solid; padding: .4em 1em; margin: 1em 0 }
-section p { margin: .3em 0 } table { border-collapse: collapse; margin: 1em 0 }
-td, th { text-align: left; border-bottom: 1px solid #ddd; padding: .2em .9em .2em 0;
-  font-variant-numeric: tabular-nums }
-.problem { border-color: #c0392b } .warning { border-color: #d68910 } .note { border-color: #2e86c1 }
-.healthy { border-color: #1e8449 } .verdict { font-size: 1.2em }
-figure { margin: 2em 0 } img { max-width: 100%; height: auto } figcaption { color: #555; max-width: 50em }
-</style></head><body>
-<h1>cvq doctor: $name</h1><p>on $data</p>
+_BODY = Template("""<h1>cvq doctor: $name</h1><p>on $data</p>
 <section class="$level verdict">$verdict</section>
 $findings
 <table>$figures</table>
@@ -180,5 +150,4 @@ $pictures
 $tokens</table></details>
 <details><summary>Codes</summary>$codes</details>
 <details><summary>How it was measured</summary><table>$protocol</table></details>
-</body></html>
 """)
