@@ -250,6 +250,38 @@ def doctor(
 
 
 @app.command()
+def report(
+    car: Annotated[str, typer.Argument(help="'bundled', a folder written by save_pretrained, or a hub repository.")],
+    output: OutputOption = Path("report"),
+    recipe: Annotated[str, typer.Option(help="The recipe that trained it: it draws the held-out images.")] = (
+        "small/scenes-car"
+    ),
+    prompts: Annotated[int, typer.Option(min=2, help="Held-out captions to draw.")] = 64,
+    seeds: Annotated[int, typer.Option(min=2, help="Images of each.")] = 4,
+    guidance_scale: Annotated[float, typer.Option(help="1 is no guidance.")] = 3.0,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 1.0,
+    sweep: Annotated[bool, typer.Option("--sweep", help="Also guidance 1 to 5 and two temperatures.")] = False,
+    json_file: JsonOption = None,
+) -> None:
+    """An honest look at a generator: prediction, prompt, copies, diversity, guidance; report.html with pictures."""
+    import rich
+
+    from channelvq import CAR
+    from channelvq.evaluate.report import write_json
+    from channelvq.experiments.car_report import ReportSettings, figures, run
+    from channelvq.experiments.shown import terminal_table
+    from channelvq.train.run import load_car_recipe
+
+    target(file=json_file, folder=output)
+    settings = ReportSettings(prompts, seeds, guidance_scale, temperature, sweep)
+    result = run(CAR.from_pretrained(car), car, load_car_recipe(recipe), output, settings, typer.echo)
+    rich.print(terminal_table(("figure", "value"), figures(result), car))
+    if json_file:
+        write_json(json_file, result)
+    typer.echo(f"report: {output / 'report.html'}")
+
+
+@app.command()
 def demo(output: OutputOption = Path("demo"), json_file: JsonOption = None) -> None:
     """Tokenize pictures that the bundled tokenizer never saw; strips, a contact sheet and a table."""
     from channelvq.demo import run

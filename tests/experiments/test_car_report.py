@@ -1,0 +1,46 @@
+"""The report of a generator, on one that knows nothing, with scenes that need no download."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from channelvq.car.config import CARConfig
+from channelvq.car.model import CAR
+from channelvq.car.text import TextTokenizer, train_bpe
+from channelvq.experiments import car_report, generator
+from channelvq.nn.conv import ConvConfig
+from channelvq.quantize.codebook import PlainConfig
+from channelvq.tokenizer import CVQConfig, CVQTokenizer
+from channelvq.train.run import load_car_recipe
+
+DRAWN = ("data.sources.scenes.sprites=shapes", "objective.train_images=16", "train.steps=1", "objective.lm_steps=0",
+         "objective.stage1_steps=0")  # fmt: skip
+
+
+def test_report_holds_figures_pictures_and_protocol(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setenv("CHANNELVQ_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(generator, "IMAGES", 16)
+    monkeypatch.setattr(car_report, "TRAINING", 32)
+    monkeypatch.setattr(car_report, "GUIDANCE", (1.0, 3.0))
+    torch.manual_seed(0)
+    network = ConvConfig(base_channels=8, multipliers=(1,), num_blocks=1, attention=False, stem=8)
+    config = CVQConfig(latent_channels=8, network=network, quantizer=PlainConfig(codebook_size=32, start="uniform"))
+    backbone = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    text = TextTokenizer(train_bpe(["a photo of a star"], 300))
+    car = CAR(CARConfig(backbone=backbone, max_text_tokens=80), CVQTokenizer(config).eval(), text).eval()
+    recipe = load_car_recipe("small/scenes-car", DRAWN)
+    settings = car_report.ReportSettings(prompts=3, seeds=2, sweep=True)
+    said: list[str] = []
+    result = car_report.run(car, "mine & <others>", recipe, tmp_path / "out", settings, said.append)
+    metrics = result["records"][0]["metrics"]
+    assert metrics["samples"]["count"] == 6
+    assert len(metrics["sweep"]) == 4
+    assert abs(metrics["nats"] - torch.log(torch.tensor(32.0))) < 0.5  # it knows nothing
+    stored = json.loads((tmp_path / "out/report.json").read_text())
+    assert stored["protocol"]["seeds"] == 2
+    page = (tmp_path / "out/report.html").read_text()
+    assert "mine &amp; &lt;others&gt;" in page
+    for name in ("samples", "nearest", "by-channel", "guidance"):
+        assert (tmp_path / f"out/{name}.png").stat().st_size > 0
+        assert f'alt="{name}"' in page
