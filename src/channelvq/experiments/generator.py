@@ -33,11 +33,7 @@ from channelvq.train.run import load_car_recipe, load_tokenizer_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe
 
 IMAGES = 1024  # test scenes: 65,536 tokens, 16 for each code
-TOKENIZERS: dict[str, tuple[str, ...]] = {
-    "nested": (),
-    "not nested": ("nested.alpha=0",),
-    "patch-wise": ("nested.alpha=0", "model.axis=patch"),
-}
+TOKENIZERS: dict[str, tuple[str, ...]] = {"nested": (), "not nested": ("nested.alpha=0",)}
 _SHORT = (
     "train.steps=700", "train.batch_size=64", "train.evaluate_every=350",
     "objective.lm_steps=100", "objective.stage1_steps=100",

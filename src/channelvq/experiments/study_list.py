@@ -160,6 +160,16 @@ STUDIES: dict[str, Study] = {
         },
         features=True,
     ),
+    "family": Study(
+        "Would another quantizer make a better bundled tokenizer? small/bundled for 2,000 steps.",
+        {
+            kind: (
+                "small/bundled",
+                ("train.steps=2000", *([] if kind == "plain" else [f"model.quantizer.kind={kind}"])),
+            )
+            for kind in ("plain", "simvq", "ibq", "ema")
+        },
+    ),
     "table1-tuning": Study(
         "The learning rate of each method of table 1, chosen on validation images.",
         {f"{method}, rate {rate}": _table(method, rate) for rate in RATES for method in METHODS},
