@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import UInt8
 from rich.table import Table
+from torch import Tensor
 
 from channelvq.evaluate.measures import choose_measures
 from channelvq.evaluate.plots import curves_over_codes
@@ -13,6 +15,7 @@ from channelvq.evaluate.report import protocol, read_result, write_json
 from channelvq.experiments.held_out import DESCRIPTIONS, held_out
 from channelvq.experiments.store import DEFAULT_STORE, record, trained
 from channelvq.experiments.study_list import STUDIES
+from channelvq.images import grid, normalize, save_image, to_pil
 from channelvq.train.engine import read_metrics
 from channelvq.train.run import load_tokenizer_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe
@@ -43,6 +46,8 @@ def run(study: str, path: Path, store: Path = DEFAULT_STORE) -> dict[str, Any]:
     result = load(path)
     if study == "scaling":
         draw_scaling(result, path.with_suffix(".png"))
+    if about.shown:
+        draw_restored(study, images, path.with_suffix(".png"), store)
     return result
 
 
@@ -56,6 +61,20 @@ def _game(store: Path, done: dict[str, Any]) -> dict[str, float]:
     norm = torch.tensor([line["discriminator_gradient_norm"] for line in late], dtype=torch.float64)
     return {"discriminator_mean": float(loss.mean()), "discriminator_deviation": float(loss.std()),
             "gradient_norm_mean": float(norm.mean()), "gradient_norm_max": float(norm.max())}  # fmt: skip
+
+
+def draw_restored(study: str, images: UInt8[Tensor, "n 3 h w"], path: Path, store: Path = DEFAULT_STORE) -> None:
+    """The first images of each kind, and below them what every run makes of them."""
+    about = STUDIES[study]
+    some = torch.cat([images[i * about.images :][: about.shown] for i in range(len(about.kinds))])
+    rows, captions = [to_pil(normalize(some))], ["original"]
+    for name, recipe in recipes(study).items():
+        tokenizer, _ = trained(recipe, store)
+        rows.append(tokenizer.detokenize(tokenizer.tokenize(normalize(some))))
+        captions.append(name)
+    empty = [""] * (len(some) - 1)
+    texts = [text for caption in captions for text in (caption, *empty)]
+    save_image(grid([image for row in rows for image in row], len(some), captions=texts, scale=2), path)
 
 
 def _validation(store: Path, done: dict[str, Any]) -> dict[str, float]:

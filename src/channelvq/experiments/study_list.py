@@ -19,7 +19,8 @@ Run = tuple[str, tuple[str, ...]]  # a recipe's name and what is changed in it
 class Study:
     """question: what it answers. kinds: of held-out images (`held_out`), `images` of each.
 
-    every_prefix: measure prefixes too, not the full length alone. features: also distances by our network.
+    every_prefix: measure prefixes too, not the full length alone. features: also distances by our network. shown: how
+    many images of each kind are drawn as every run restores them, beside the result.
     """
 
     question: str
@@ -28,6 +29,7 @@ class Study:
     images: int = 768  # 2 * 768 * 64 = 98,304 tokens, 24 for each of 4,096 codes
     every_prefix: bool = False
     features: bool = False
+    shown: int = 0
 
 
 _LONG = ("train.steps=4000", "train.evaluate_every=2000")
@@ -159,6 +161,7 @@ STUDIES: dict[str, Study] = {
             "full, one weight for every prefix": ("small/full", ("objective.adversarial.prefix_weight=false",)),
         },
         features=True,
+        shown=6,
     ),
     "family": Study(
         "Would another quantizer make a better bundled tokenizer? small/bundled for 2,000 steps.",
@@ -167,7 +170,7 @@ STUDIES: dict[str, Study] = {
                 "small/bundled",
                 ("train.steps=2000", *([] if kind == "plain" else [f"model.quantizer.kind={kind}"])),
             )
-            for kind in ("plain", "simvq", "ibq", "ema")
+            for kind in ("plain", "simvq")
         },
     ),
     "table1-tuning": Study(

@@ -197,6 +197,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "axis": ("axis-small.json", study),
     "codebook": ("codebook-small.json", study),
     "ibq": ("ibq-small.json", study),
+    "family": ("family-small.json", study),
     "generate": ("generate-bench.json", generate),
     "latency": ("latency.json", latency),
     "lookup": ("lookup.json", lookup),
