@@ -8,6 +8,7 @@ from pydantic.dataclasses import dataclass
 
 from channelvq.config import STRICT
 from channelvq.data.captions import TASKS, Task
+from channelvq.data.domains import DomainName, DomainSource
 from channelvq.data.emoji import EmojiSource
 from channelvq.data.folder import FolderSource, ManifestSource
 from channelvq.data.huggingface import HuggingFaceSource
@@ -50,6 +51,16 @@ class PhotoConfig:
 
     kind: Literal["photos"] = "photos"
     min_side: PositiveInt = 256
+    weight: NonNegativeFloat = 1.0
+
+
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class DomainConfig:
+    """Random squares of the pictures of a domain (data/domains.py), of at least `min_side` px or the domain's own."""
+
+    name: DomainName
+    kind: Literal["domain"] = "domain"
+    min_side: PositiveInt | None = None
     weight: NonNegativeFloat = 1.0
 
 
@@ -115,7 +126,14 @@ class HuggingFaceConfig(ImageOptions):
 
 
 SourceConfig = Annotated[
-    SceneConfig | EmojiConfig | PhotoConfig | FolderConfig | ManifestConfig | ShardsConfig | HuggingFaceConfig,
+    SceneConfig
+    | EmojiConfig
+    | PhotoConfig
+    | DomainConfig
+    | FolderConfig
+    | ManifestConfig
+    | ShardsConfig
+    | HuggingFaceConfig,
     Field(discriminator="kind"),
 ]
 
@@ -137,6 +155,8 @@ def build_source(config: SourceConfig, size: int, split: Split) -> Source:
             return EmojiSource(style=config.style, size=size, split=split, augment=None if config.augment else False)
         case PhotoConfig():
             return PhotoSource(size=size, split=split, min_side=config.min_side)
+        case DomainConfig():
+            return DomainSource(config.name, size=size, split=split, min_side=config.min_side)
         case FolderConfig():
             place = _place(split, config.root, config.validation_root, config.test_root, config)
             return FolderSource(*place.at(size), labels=config.labels)
