@@ -19,6 +19,7 @@ from channelvq.data.shards import ShardSource
 from channelvq.data.source import Source
 from channelvq.data.split import Split
 from channelvq.data.stream import Mixture
+from channelvq.data.waves import WaveSource
 from channelvq.errors import InputError
 
 
@@ -61,6 +62,14 @@ class DomainConfig:
     name: DomainName
     kind: Literal["domain"] = "domain"
     min_side: PositiveInt | None = None
+    weight: NonNegativeFloat = 1.0
+
+
+@dataclass(frozen=True, config=STRICT)
+class WaveConfig:
+    """Coloured sine waves drawn by our code, from gradients to fine gratings (data/waves.py)."""
+
+    kind: Literal["waves"] = "waves"
     weight: NonNegativeFloat = 1.0
 
 
@@ -130,6 +139,7 @@ SourceConfig = Annotated[
     | EmojiConfig
     | PhotoConfig
     | DomainConfig
+    | WaveConfig
     | FolderConfig
     | ManifestConfig
     | ShardsConfig
@@ -157,6 +167,8 @@ def build_source(config: SourceConfig, size: int, split: Split) -> Source:
             return PhotoSource(size=size, split=split, min_side=config.min_side)
         case DomainConfig():
             return DomainSource(config.name, size=size, split=split, min_side=config.min_side)
+        case WaveConfig():
+            return WaveSource(size=size, split=split)
         case FolderConfig():
             place = _place(split, config.root, config.validation_root, config.test_root, config)
             return FolderSource(*place.at(size), labels=config.labels)

@@ -1,0 +1,140 @@
+"""`cvq experiment domains`: the bundled tokenizer on other kinds of pictures, untouched and finetuned on each."""
+
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import UInt8
+from rich.table import Table
+from torch import Tensor
+
+from channelvq.data.build import PhotoConfig, build_source
+from channelvq.data.crops import CropSource
+from channelvq.data.domains import DomainSource
+from channelvq.data.stream import Mixture, fixed_images
+from channelvq.evaluate.measures import Measures, choose_measures
+from channelvq.evaluate.reconstruction import evaluate_reconstruction
+from channelvq.evaluate.report import make_record, read_result, write_json
+from channelvq.experiments import domain_failures
+from channelvq.experiments.held_out import held_out, held_out_protocol
+from channelvq.experiments.shown import terminal_table
+from channelvq.experiments.store import DEFAULT_STORE, trained
+from channelvq.images import grid, normalize, save_image, to_pil
+from channelvq.tokenizer import CVQTokenizer
+from channelvq.train.run import load_tokenizer_recipe
+from channelvq.train.tokenizer_task import TokenizerRecipe
+
+FINETUNED = {
+    "photos": ("data.sources.domain.weight=0", "data.sources.photos.kind=photos"),
+    **{name: (f"data.sources.domain.name={name}",) for name in ("drawings", "textures", "astronomy")},
+}
+IMAGES = 768  # 49,152 tokens, 12 for each code
+SINGLE = {"histology": 512, "retina": 512}  # crops of the one picture; 8 tokens for each code
+UNTOUCHED = "untouched"
+NUM_SHOWN = 12
+# Pictures that may be shown here: of textures those under CC0, of astronomy those by NASA and ESA.
+CC0_TEXTURES = ("brick", "grass", "gravel")
+HUBBLE = ("ic4406.png", "n2261.png", "n2808.png", "n3314.png", "n3918.png", "n5307.png", "n6210.png", "n6240.png",
+          "n6503.png", "n6751.png", "n6826.png")  # fmt: skip
+
+
+def recipes() -> dict[str, TokenizerRecipe]:
+    """How the bundled tokenizer is finetuned, by the kind of pictures."""
+    return {name: load_tokenizer_recipe("small/domain", settings) for name, settings in FINETUNED.items()}
+
+
+def run(path: Path, store: Path = DEFAULT_STORE) -> dict[str, Any]:
+    """Finetune (or take from the store), measure, draw, write and return the result."""
+    bundled = CVQTokenizer.from_pretrained("bundled")
+    measures = choose_measures(bundled.image_size, "bundled")
+    pairs = {name: (recipe, *trained(recipe, store)) for name, recipe in recipes().items()}
+    records = []
+    for kind in ("emoji", *pairs, *SINGLE):
+        images = held_out(kind, SINGLE.get(kind, IMAGES))
+        records.append(_record(kind, UNTOUCHED, bundled, images, measures, {}))
+        for name, (recipe, tokenizer, done) in pairs.items():
+            if kind in (name, "emoji"):
+                facts = {"seed": recipe.train.seed, "steps": recipe.train.steps, **done}
+                records.append(_record(kind, name, tokenizer, images, measures, facts))
+    tuned = {name: tokenizer for name, (_, tokenizer, _) in pairs.items()}
+    failures = domain_failures.measure_all(bundled, tuned, store)
+    how = {"finetuned": "small/domain: 200 steps of 32 from the bundled weights", **measures.protocol(IMAGES)}
+    write_json(path, {"protocol": how, "records": records, "failures": failures})
+    for kind, tokenizer in {**tuned, "medical": None}.items():
+        draw(kind, bundled, tokenizer, path.with_name(f"{path.stem}-{kind}.png"))
+    domain_failures.draw(failures, bundled, tuned, path)
+    return load(path)
+
+
+def _record(
+    kind: str, state: str, tokenizer: CVQTokenizer, images: UInt8[Tensor, "n 3 h w"], measures: Measures,
+    training: dict[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    """One tokenizer on one kind of pictures; state: "untouched", or what the tokenizer was finetuned on."""
+    report = evaluate_reconstruction(tokenizer, images, prefixes=[tokenizer.num_tokens], measures=measures)
+    entry = make_record(tokenizer.config, data=kind, split="held-out", metrics=report.to_dict(), **training)
+    return entry | {"state": state, "protocol": held_out_protocol(kind, images, tokenizer)}
+
+
+def draw(kind: str, bundled: CVQTokenizer, tokenizer: CVQTokenizer | None, path: Path) -> None:
+    """A sheet of rows: the originals, the bundled tokenizer's, the finetuned one's where there is one."""
+    images = shown_images(kind)
+    rows = [images, restored(bundled, images), *([] if tokenizer is None else [restored(tokenizer, images)])]
+    save_image(grid([picture for row in rows for picture in to_pil(normalize(row))], columns=len(images)), path)
+
+
+def restored(tokenizer: CVQTokenizer, images: UInt8[Tensor, "n 3 h w"]) -> UInt8[Tensor, "n 3 h w"]:
+    """Images through all tokens and back."""
+    return domain_failures.restored(tokenizer, images, tokenizer.num_tokens)
+
+
+def shown_images(kind: str, size: int = 64) -> UInt8[Tensor, "n 3 h w"]:
+    """Pictures for a sheet of a kind, or of "medical": free ones alone."""
+    match kind:
+        case "textures":
+            sources: list[CropSource] = [_only(build_source(PhotoConfig(), size, "train"), CC0_TEXTURES)]
+        case "astronomy":
+            sources = [_only(DomainSource("astronomy", size, "test"), HUBBLE)]
+        case "medical":
+            sources = [DomainSource("histology", size, "test"), DomainSource("retina", size, "test")]
+        case _:
+            return held_out(kind, NUM_SHOWN, size)
+    named = {str(i): source for i, source in enumerate(sources)}
+    return fixed_images(Mixture(named, dict.fromkeys(named, 1.0), seed=0), NUM_SHOWN)
+
+
+def _only(source: Any, keys: tuple[str, ...]) -> CropSource:
+    source.pictures = [picture for picture in source.pictures if picture.key in keys]
+    source.crops = NUM_SHOWN
+    return source
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A stored result; raises InputError when there is none."""
+    return read_result(path, "psnr", "make it with --rerun (4 runs of 2 to 5 minutes, and those of two studies)")
+
+
+HEADINGS = ("pictures", "tokenizer", "PSNR (95 %)", "SSIM (95 %)", "perceptual (95 %)", "KID", "use", "if uniform",
+            "perplexity", "perplexity/N", "tokens")  # fmt: skip
+
+
+def rows(result: dict[str, Any], *, forgetting: bool = False) -> list[list[str]]:
+    """The cells of each record: of the kinds finetuned on or, with `forgetting`, of emoji."""
+    return [_cells(record) for record in result["records"] if (record["data"] == "emoji") == forgetting]
+
+
+def _cells(record: dict[str, Any]) -> list[str]:
+    m = record["metrics"]
+    state = UNTOUCHED if record["state"] == UNTOUCHED else f"finetuned on {record['state']}"
+    intervals = [
+        f"{m[name]:.{digits}f} ({m[f'{name}_interval'][0]:.{digits}f} to {m[f'{name}_interval'][1]:.{digits}f})"
+        for name, digits in (("psnr", 2), ("ssim", 3), ("perceptual", 3))
+    ]
+    return [
+        record["data"], state, *intervals, f"{m['kid']:.3f}", f"{m['use']:.1%}", f"{m['use_if_uniform']:.1%}",
+        f"{m['perplexity']:.0f}", f"{m['perplexity_ratio']:.3f}", f"{m['usage_tokens']:,}",
+    ]  # fmt: skip
+
+
+def table(result: dict[str, Any]) -> Table:
+    """For a terminal."""
+    return terminal_table(HEADINGS, rows(result) + rows(result, forgetting=True), "The bundled tokenizer elsewhere")
