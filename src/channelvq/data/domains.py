@@ -26,7 +26,8 @@ class Domain:
     """Where a kind of pictures comes from.
 
     package: of the catalogue. files: a regular expression that the paths below images/ match; its first group is what a
-    file shares with its near copies, and the split goes by it. min_side: of a crop, in pixels of the picture.
+    file shares with its near copies, and the split goes by it, less what matches `ignored`. min_side: of a crop, in
+    pixels of the picture.
     validation, test: these sources by hand, where there are few; else the hash of a source decides. only_test: all is.
     """
 
@@ -36,6 +37,7 @@ class Domain:
     validation: frozenset[str] = frozenset()
     test: frozenset[str] = frozenset()
     only_test: bool = False
+    ignored: str | None = None
 
 
 DOMAINS: Mapping[DomainName, Domain] = {
@@ -45,8 +47,8 @@ DOMAINS: Mapping[DomainName, Domain] = {
         test=frozenset(("cosmo", "evil", "mc", "oquartz", "organics", "stone")),
     ),
     "astronomy": Domain("astronomy", r"([a-z]+[0-9]*).*\.png", 256),
-    # Names that differ in number or by "bw" (black and white) are mostly one motif. Mateya's have 168 million pixels.
-    "drawings": Domain("drawings", r"(?!.*mateya)(.+?)_*(?:(?:_bw)?_?[0-9]+[a-z]?|_bw)*_*\.png", 256),
+    # Names that differ in numbers or by "bw" (black and white) are mostly one motif. Mateya's have 168 million pixels.
+    "drawings": Domain("drawings", r"(?!.*mateya)(.+)\.png", 256, ignored=r"_bw(?=_|$)|[0-9]+[a-z]?(?=_|$)|[0-9]"),
     "histology": Domain("medical", r"(ihc)\.png", 64, only_test=True),
     "retina": Domain("medical", r"(retina)\.jpg", 256, only_test=True),
 }  # fmt: skip
@@ -66,8 +68,11 @@ def domain_pictures(name: DomainName, split: Split, cache: Path | str | None = N
 
 def picture_source(name: DomainName, key: str) -> str | None:
     """What a picture shares with its near copies, such as "gothic", "m34" or "bus"; None: it is not of the domain."""
-    match = re.fullmatch(DOMAINS[name].files, key)
-    return None if match is None else match[1]
+    domain = DOMAINS[name]
+    match = re.fullmatch(domain.files, key)
+    if match is None or domain.ignored is None:
+        return None if match is None else match[1]
+    return "_".join(filter(None, re.sub(domain.ignored, "", match[1]).split("_"))) or match[1]
 
 
 def picture_split(name: DomainName, key: str) -> Split | None:

@@ -28,6 +28,8 @@ STUDIED = {
     "full recipe, 2,000 steps": ("losses", "full"),
     "4,096 codes, 700 steps": ("scaling", "channel 4,096"),
     "65,536 codes, 700 steps": ("scaling", "channel 65,536"),
+    "64 tokens, 700 steps": ("table1", "CVQ, seed 0"),
+    "256 tokens, 700 steps": ("table1", "CVQ, 256 tokens, seed 0"),
 }
 
 
@@ -71,12 +73,12 @@ def _means(probes: Probes, images: UInt8[Tensor, "n 3 h w"], names: Sequence[str
     ]
 
 
-DRAWN = ("bundled, 16 tokens", "bundled, 64 tokens", "finetuned on textures", "finetuned on drawings",
-         "JPEG, 96 bytes", "full recipe, 2,000 steps")  # fmt: skip
+DRAWN = ("JPEG, 96 bytes", "bundled, 16 tokens", "bundled, 64 tokens", "finetuned on textures",
+         "finetuned on photos and waves", "full recipe, 2,000 steps", "256 tokens, 700 steps")  # fmt: skip
 
 
 def draw(failures: list[dict[str, Any]], bundled: CVQTokenizer, tuned: Mapping[str, CVQTokenizer], path: Path) -> None:
-    """RESULT-failures.png, curves over frequency and slope, and RESULT-probes.png, some pictures and what is left."""
+    """RESULT-failures.png, curves over frequency and slope, and RESULT-probes.png, pictures and what is left."""
     by_name = {each["name"]: each for each in failures if each["name"] in DRAWN}
     panels = [
         ("cycles in 64 px (contrast 0.5)", "contrast left", {
@@ -96,3 +98,22 @@ def draw(failures: list[dict[str, Any]], bundled: CVQTokenizer, tuned: Mapping[s
     ]
     sheet = grid([picture for row in rows for picture in to_pil(normalize(row))], columns=len(images))
     save_image(sheet, path.with_name(f"{path.stem}-probes.png"))
+
+
+def grating_rows(failures: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Cells of a table: the contrast left at each frequency, of gratings of the contrast that is drawn."""
+    found = [[row for row in each["gratings"] if row["contrast"] == SHOWN_CONTRAST] for each in failures]
+    return [[each["name"], *(f"{row['gain']:.2f}" for row in rows)] for each, rows in zip(failures, found, strict=True)]
+
+
+def gradient_rows(failures: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Cells of a table: PSNR, false colour and reversed slopes of the gradients of each range."""
+    return [
+        [each["name"], *(f"{row['psnr']:.1f} / {row['false_colour']:.1f} / {row['reversals']:.0%}"
+                         for row in each["gradients"])]
+        for each in failures
+    ]  # fmt: skip
+
+
+GRATING_HEADINGS = ("contrast left", *(f"{f} cycles" for f in CYCLES))
+GRADIENT_HEADINGS = ("PSNR / false colour / reversed", *(f"{r:.0f} levels" for r in RANGES))
