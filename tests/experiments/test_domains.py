@@ -8,6 +8,7 @@ import torch
 
 from channelvq.data.packages import find_package
 from channelvq.errors import InputError
+from channelvq.evaluate.measures import Measures
 from channelvq.evaluate.probes import gratings
 from channelvq.experiments import domain_failures, domains
 from channelvq.experiments.store import run_key
@@ -74,6 +75,23 @@ def test_restored_images_are_those_of_the_prefix() -> None:
     ids = tokenizer.tokenize(images / 127.5 - 1)
     expected = ((tokenizer.detokenize(ids[:, :2], "tensor") + 1) * 127.5).round().to(torch.uint8)
     assert torch.equal(domain_failures.restored(tokenizer, images, 2), expected)
+
+
+def test_what_was_measured_is_not_measured_again_unless_weights_or_images_change(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    one, other = (CVQTokenizer(CVQConfig(image_size=32, latent_channels=4)).eval() for _ in range(2))
+    images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
+
+    def ask(tokenizer: CVQTokenizer, some: torch.Tensor) -> float:
+        return domains.measured("emoji", "untouched", tokenizer, some, Measures(), {}, tmp_path)["metrics"]["psnr"]
+
+    first = ask(one, images)
+    (path,) = tmp_path.glob("domains-*.json")
+    path.write_text(path.read_text().replace('"psnr"', '"psnr_read"').replace('"ssim"', '"psnr"'))
+    assert ask(one, images) != first  # what was read is what lies there
+    assert ask(other, images) != first
+    ask(one, images.flip(0))
+    assert len(list(tmp_path.glob("domains-*.json"))) == 3
 
 
 @pytest.mark.skipif(find_package("astronomy") is None, reason="the astronomy package is not in the cache")

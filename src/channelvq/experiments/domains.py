@@ -1,5 +1,7 @@
 """`cvq experiment domains`: the bundled tokenizer on other kinds of pictures, untouched and finetuned on each."""
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +55,11 @@ def run(path: Path, store: Path = DEFAULT_STORE) -> dict[str, Any]:
     records = []
     for kind in ("emoji", *dict.fromkeys(MEASURED_ON.values()), *SINGLE):
         images = held_out(kind, SINGLE.get(kind, IMAGES))
-        records.append(_record(kind, UNTOUCHED, bundled, images, measures, {}))
+        records.append(measured(kind, UNTOUCHED, bundled, images, measures, {}, store))
         for name, (recipe, tokenizer, done) in pairs.items():
             if kind in (MEASURED_ON[name], "emoji"):
                 facts = {"seed": recipe.train.seed, "steps": recipe.train.steps, **done}
-                records.append(_record(kind, name, tokenizer, images, measures, facts))
+                records.append(measured(kind, name, tokenizer, images, measures, facts, store))
     tuned = {name: tokenizer for name, (_, tokenizer, _) in pairs.items()}
     failures = domain_failures.measure_all(bundled, tuned, store)
     how = {"finetuned": "small/domain: 200 steps of 32 from the bundled weights", **measures.protocol(IMAGES)}
@@ -68,14 +70,24 @@ def run(path: Path, store: Path = DEFAULT_STORE) -> dict[str, Any]:
     return load(path)
 
 
-def _record(
+def measured(
     kind: str, state: str, tokenizer: CVQTokenizer, images: UInt8[Tensor, "n 3 h w"], measures: Measures,
-    training: dict[str, Any],
+    training: dict[str, Any], store: Path,
 ) -> dict[str, Any]:  # fmt: skip
-    """One tokenizer on one kind of pictures; state: "untouched", or what the tokenizer was finetuned on."""
-    report = evaluate_reconstruction(tokenizer, images, prefixes=[tokenizer.num_tokens], measures=measures)
-    entry = make_record(tokenizer.config, data=kind, split="held-out", metrics=report.to_dict(), **training)
-    return entry | {"state": state, "protocol": held_out_protocol(kind, images, tokenizer)}
+    """The record of one tokenizer on one kind of pictures, measured now or read from the store.
+
+    state: "untouched", or what the tokenizer was finetuned on. training: what `make_record` says of it. In the store it
+    goes by all that decides it: weights, images, definitions, networks.
+    """
+    how = held_out_protocol(kind, images, tokenizer)
+    deciding = {key: value for key, value in how.items() if key != "git"} | measures.protocol(len(images))
+    key = hashlib.sha256(json.dumps([state, training, deciding], sort_keys=True).encode()).hexdigest()[:16]
+    path = store / f"domains-{key}.json"
+    if not path.is_file():
+        report = evaluate_reconstruction(tokenizer, images, prefixes=[tokenizer.num_tokens], measures=measures)
+        entry = make_record(tokenizer.config, data=kind, split="held-out", metrics=report.to_dict(), **training)
+        write_json(path, entry | {"state": state, "protocol": how})
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def draw(kind: str, bundled: CVQTokenizer, tokenizer: CVQTokenizer | None, path: Path) -> None:
