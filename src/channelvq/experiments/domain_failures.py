@@ -45,6 +45,7 @@ def measure_all(bundled: CVQTokenizer, tuned: Mapping[str, CVQTokenizer], store:
                                    "WebP, 96 bytes": lambda x: webp(x, BYTES).images}  # fmt: skip
     for k in (16, 32, bundled.num_tokens):
         methods[f"bundled, {k} tokens"] = _by(bundled, k)
+    methods["bundled, not quantized"] = lambda x: _unquantized(bundled, x)
     methods |= {f"finetuned on {name}": _by(tokenizer) for name, tokenizer in tuned.items()}
     for name, (study, run) in STUDIED.items():
         methods[name] = _by(trained(recipes(study)[run], store)[0])
@@ -59,6 +60,12 @@ def measure_all(bundled: CVQTokenizer, tuned: Mapping[str, CVQTokenizer], store:
 
 def _by(tokenizer: CVQTokenizer, num_tokens: int | None = None) -> Restore:
     return lambda images: restored(tokenizer, images, num_tokens or tokenizer.num_tokens)
+
+
+@torch.no_grad()
+def _unquantized(tokenizer: CVQTokenizer, images: UInt8[Tensor, "n 3 h w"]) -> UInt8[Tensor, "n 3 h w"]:
+    """The encoder's latents straight to the decoder: what is lost here, no codebook can bring back."""
+    return to_uint8(tokenizer.decode(tokenizer.latents(normalize(images))).clamp(-1, 1)).cpu()
 
 
 def _means(probes: Probes, images: UInt8[Tensor, "n 3 h w"], names: Sequence[str]) -> list[dict[str, float]]:
