@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import UInt8
 from rich.table import Table
 from torch import Tensor
@@ -14,6 +16,7 @@ from channelvq.data.crops import CropSource
 from channelvq.data.domains import DomainSource
 from channelvq.data.stream import Mixture, fixed_images
 from channelvq.evaluate.measures import Measures, choose_measures
+from channelvq.evaluate.metrics import mean_with_interval
 from channelvq.evaluate.reconstruction import evaluate_reconstruction
 from channelvq.evaluate.report import make_record, read_result, write_json
 from channelvq.experiments import domain_failures
@@ -55,11 +58,13 @@ def run(path: Path, store: Path = DEFAULT_STORE) -> dict[str, Any]:
     records = []
     for kind in ("emoji", *dict.fromkeys(MEASURED_ON.values()), *SINGLE):
         images = held_out(kind, SINGLE.get(kind, IMAGES))
-        records.append(measured(kind, UNTOUCHED, bundled, images, measures, {}, store))
+        before, psnr = measured(kind, UNTOUCHED, bundled, images, measures, {}, store)
+        records.append(before)
         for name, (recipe, tokenizer, done) in pairs.items():
             if kind in (MEASURED_ON[name], "emoji"):
                 facts = {"seed": recipe.train.seed, "steps": recipe.train.steps, **done}
-                records.append(measured(kind, name, tokenizer, images, measures, facts, store))
+                after, tuned_psnr = measured(kind, name, tokenizer, images, measures, facts, store)
+                records.append(after | {"psnr_gain": gain(psnr, tuned_psnr)})
     tuned = {name: tokenizer for name, (_, tokenizer, _) in pairs.items()}
     failures = domain_failures.measure_all(bundled, tuned, store)
     how = {"finetuned": "small/domain: 200 steps of 32 from the bundled weights", **measures.protocol(IMAGES)}
@@ -73,21 +78,29 @@ def run(path: Path, store: Path = DEFAULT_STORE) -> dict[str, Any]:
 def measured(
     kind: str, state: str, tokenizer: CVQTokenizer, images: UInt8[Tensor, "n 3 h w"], measures: Measures,
     training: dict[str, Any], store: Path,
-) -> dict[str, Any]:  # fmt: skip
-    """The record of one tokenizer on one kind of pictures, measured now or read from the store.
+) -> tuple[dict[str, Any], list[float]]:  # fmt: skip
+    """The record of one tokenizer on one kind of pictures and each one's PSNR, measured now or read from the store.
 
     state: "untouched", or what the tokenizer was finetuned on. training: what `make_record` says of it. In the store it
     goes by all that decides it: weights, images, definitions, networks.
     """
     how = held_out_protocol(kind, images, tokenizer)
     deciding = {key: value for key, value in how.items() if key != "git"} | measures.protocol(len(images))
-    key = hashlib.sha256(json.dumps([state, training, deciding], sort_keys=True).encode()).hexdigest()[:16]
+    key = hashlib.sha256(json.dumps([kind, state, training, deciding], sort_keys=True).encode()).hexdigest()[:16]
     path = store / f"domains-{key}.json"
     if not path.is_file():
         report = evaluate_reconstruction(tokenizer, images, prefixes=[tokenizer.num_tokens], measures=measures)
         entry = make_record(tokenizer.config, data=kind, split="held-out", metrics=report.to_dict(), **training)
-        write_json(path, entry | {"state": state, "protocol": how})
-    return json.loads(path.read_text(encoding="utf-8"))
+        values = report.prefixes[-1].per_image["psnr"]
+        write_json(path, {"record": entry | {"state": state, "protocol": how}, "psnr": values})
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    return stored["record"], stored["psnr"]
+
+
+def gain(before: Sequence[float], after: Sequence[float]) -> dict[str, Any]:
+    """Mean PSNR of the same images after finetuning over that before, in dB, with its bootstrap interval."""
+    found = mean_with_interval(torch.tensor(after) - torch.tensor(before), seed=0)
+    return {"mean": found.mean, "interval": [found.low, found.high]}
 
 
 def draw(kind: str, bundled: CVQTokenizer, tokenizer: CVQTokenizer | None, path: Path) -> None:
@@ -128,7 +141,8 @@ def load(path: Path) -> dict[str, Any]:
     return read_result(path, "psnr", "make it with --rerun (5 runs of 2 to 5 minutes, and those of three studies)")
 
 
-HEADINGS = ("pictures", "tokenizer", "PSNR (95 %)", "SSIM (95 %)", "perceptual (95 %)", "KID", "use", "if uniform",
+HEADINGS = ("pictures", "tokenizer", "PSNR (95 %)", "gain, paired (95 %)", "SSIM (95 %)", "perceptual (95 %)", "KID",
+            "use", "if uniform",
             "perplexity", "perplexity/N", "tokens")  # fmt: skip
 
 
@@ -144,12 +158,21 @@ def _cells(record: dict[str, Any]) -> list[str]:
         f"{m[name]:.{digits}f} ({m[f'{name}_interval'][0]:.{digits}f} to {m[f'{name}_interval'][1]:.{digits}f})"
         for name, digits in (("psnr", 2), ("ssim", 3), ("perceptual", 3))
     ]
+    paired = record.get("psnr_gain")
+    more = (
+        ""
+        if paired is None
+        else f"{paired['mean']:+.2f} ({paired['interval'][0]:+.2f} to {paired['interval'][1]:+.2f})"
+    )
     return [
-        record["data"], state, *intervals, f"{m['kid']:.3f}", f"{m['use']:.1%}", f"{m['use_if_uniform']:.1%}",
-        f"{m['perplexity']:.0f}", f"{m['perplexity_ratio']:.3f}", f"{m['usage_tokens']:,}",
+        record["data"], state, intervals[0], more, *intervals[1:], f"{m['kid']:.3f}", f"{m['use']:.1%}",
+        f"{m['use_if_uniform']:.1%}", f"{m['perplexity']:.0f}", f"{m['perplexity_ratio']:.3f}", f"{m['usage_tokens']:,}",
     ]  # fmt: skip
 
 
 def table(result: dict[str, Any]) -> Table:
-    """For a terminal."""
-    return terminal_table(HEADINGS, rows(result) + rows(result, forgetting=True), "The bundled tokenizer elsewhere")
+    """For a terminal: without intervals, which would not fit."""
+    cells = rows(result) + rows(result, forgetting=True)
+    kept = [place for place, heading in enumerate(HEADINGS) if heading not in ("if uniform", "perplexity", "tokens")]
+    short = [[row[place].split(" (")[0] for place in kept] for row in cells]
+    return terminal_table([HEADINGS[place].split(" (")[0] for place in kept], short, "The bundled tokenizer elsewhere")
