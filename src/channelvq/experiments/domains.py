@@ -166,7 +166,8 @@ def _cells(record: dict[str, Any]) -> list[str]:
     )
     return [
         record["data"], state, intervals[0], more, *intervals[1:], f"{m['kid']:.3f}", f"{m['use']:.1%}",
-        f"{m['use_if_uniform']:.1%}", f"{m['perplexity']:.0f}", f"{m['perplexity_ratio']:.3f}", f"{m['usage_tokens']:,}",
+        f"{m['use_if_uniform']:.1%}", f"{m['perplexity']:.0f}", f"{m['perplexity_ratio']:.3f}",
+        f"{m['usage_tokens']:,}",
     ]  # fmt: skip
 
 
