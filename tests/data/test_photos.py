@@ -11,6 +11,7 @@ from channelvq.data.photos import PhotoSource
 from channelvq.errors import InputError
 
 SIZES = [(400, 300), (300, 700), (2000, 1000)]
+NAMES = [photo.name for photo in PHOTOS]
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -48,12 +49,12 @@ def test_splits_hold_every_photograph_once_and_keep_the_test_images_out_of_train
 def test_crop_i_is_of_photograph_i_modulo_their_number(cache: Path) -> None:
     source = PhotoSource(size=16, split="validation", crops=10, cache=cache)
     assert len(source) == 10
-    assert [source.sample(i, generator(i)).key for i in range(4)] == [photo.name for photo in source.photos] * 2
+    assert [source.sample(i, generator(i)).key for i in range(4)] == [picture.key for picture in source.pictures] * 2
 
 
 def test_crops_are_squares_of_at_least_min_side_and_differ(cache: Path) -> None:
     source = PhotoSource(size=16, split="train", min_side=256, flip=False, cache=cache)
-    wide = next(i for i, photo in enumerate(source.photos) if PHOTOS.index(photo) % 3 == 2)
+    wide = next(i for i, picture in enumerate(source.pictures) if NAMES.index(picture.key) % 3 == 2)
     samples = [source.sample(wide, generator(seed)) for seed in range(40)]
     # The held photograph is 1600 x 800: red runs from 255 on its left to 0 on its right.
     red = torch.stack([sample.image[0].float() for sample in samples])
@@ -83,13 +84,13 @@ def test_same_generator_same_crop_in_any_order(cache: Path) -> None:
 
 def test_grey_photographs_become_rgb(cache: Path) -> None:
     source = PhotoSource(size=16, split=PHOTOS[0].split, cache=cache)
-    image = source.sample(source.photos.index(PHOTOS[0]), generator()).image
+    image = source.sample([picture.key for picture in source.pictures].index(NAMES[0]), generator()).image
     assert torch.equal(image[0], image[1])
 
 
 def test_small_photographs_are_left_out_and_none_left_is_an_error(cache: Path) -> None:
     source = PhotoSource(size=16, split="train", min_side=512, cache=cache)
-    assert {PHOTOS.index(photo) % 3 for photo in source.photos} == {2}
+    assert {NAMES.index(picture.key) % 3 for picture in source.pictures} == {2}
     with pytest.raises(InputError, match="no photograph of the train split has a side of 900"):
         PhotoSource(split="train", min_side=900, cache=cache)
     with pytest.raises(InputError, match="size 64, min_side 32"):
@@ -99,6 +100,6 @@ def test_small_photographs_are_left_out_and_none_left_is_an_error(cache: Path) -
 @pytest.mark.skipif(find_package("photos") is None, reason="the photos package is not in the cache")
 def test_real_held_out_crops_are_at_least_512_different_images() -> None:
     source = PhotoSource(size=16, split="test", crops=512)
-    assert len(source.photos) >= 7
+    assert len(source.pictures) >= 7
     crops = {bytes(source.sample(i, generator(i)).image.numpy().tobytes()) for i in range(512)}
     assert len(crops) == 512

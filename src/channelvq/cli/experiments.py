@@ -17,7 +17,7 @@ experiment_app = typer.Typer(
 PackageOption = Annotated[Path, typer.Option(help="Where the package keeps its weights.")]
 ResultsOption = Annotated[Path, typer.Option(help="Folder of result files.")]
 StoredOption = Annotated[
-    Path | None, typer.Option(help="The result that is read, or written by --rerun; default: results/STUDY-small.json.")
+    Path | None, typer.Option(help="The result that is read, or written by --rerun; default: the one in results/.")
 ]
 RerunOption = Annotated[bool, typer.Option("--rerun", help="Train what is not in the store and measure again.")]
 
@@ -90,6 +90,14 @@ def experiment_orderings(stored: StoredOption = None, json_file: JsonOption = No
     from channelvq.experiments import orderings
 
     _show(orderings.run, orderings.load, orderings.table, stored or _path("orderings"), json_file, rerun)
+
+
+@experiment_app.command("domains")
+def experiment_domains(stored: StoredOption = None, json_file: JsonOption = None, rerun: RerunOption = False) -> None:
+    """The bundled tokenizer on other kinds of pictures, untouched and finetuned; where it fails, and what helps."""
+    from channelvq.experiments import domains
+
+    _show(domains.run, domains.load, domains.table, stored or Path("results/domains.json"), json_file, rerun)
 
 
 @experiment_app.command("bundle-generator")

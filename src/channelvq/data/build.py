@@ -8,6 +8,7 @@ from pydantic.dataclasses import dataclass
 
 from channelvq.config import STRICT
 from channelvq.data.captions import TASKS, Task
+from channelvq.data.domains import DomainName, DomainSource
 from channelvq.data.emoji import EmojiSource
 from channelvq.data.folder import FolderSource, ManifestSource
 from channelvq.data.huggingface import HuggingFaceSource
@@ -18,6 +19,7 @@ from channelvq.data.shards import ShardSource
 from channelvq.data.source import Source
 from channelvq.data.split import Split
 from channelvq.data.stream import Mixture
+from channelvq.data.waves import WaveSource
 from channelvq.errors import InputError
 
 
@@ -50,6 +52,24 @@ class PhotoConfig:
 
     kind: Literal["photos"] = "photos"
     min_side: PositiveInt = 256
+    weight: NonNegativeFloat = 1.0
+
+
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class DomainConfig:
+    """Random squares of the pictures of a domain (data/domains.py), of at least `min_side` px or the domain's own."""
+
+    name: DomainName
+    kind: Literal["domain"] = "domain"
+    min_side: PositiveInt | None = None
+    weight: NonNegativeFloat = 1.0
+
+
+@dataclass(frozen=True, config=STRICT)
+class WaveConfig:
+    """Coloured sine waves drawn by our code, from gradients to fine gratings (data/waves.py)."""
+
+    kind: Literal["waves"] = "waves"
     weight: NonNegativeFloat = 1.0
 
 
@@ -115,7 +135,15 @@ class HuggingFaceConfig(ImageOptions):
 
 
 SourceConfig = Annotated[
-    SceneConfig | EmojiConfig | PhotoConfig | FolderConfig | ManifestConfig | ShardsConfig | HuggingFaceConfig,
+    SceneConfig
+    | EmojiConfig
+    | PhotoConfig
+    | DomainConfig
+    | WaveConfig
+    | FolderConfig
+    | ManifestConfig
+    | ShardsConfig
+    | HuggingFaceConfig,
     Field(discriminator="kind"),
 ]
 
@@ -137,6 +165,10 @@ def build_source(config: SourceConfig, size: int, split: Split) -> Source:
             return EmojiSource(style=config.style, size=size, split=split, augment=None if config.augment else False)
         case PhotoConfig():
             return PhotoSource(size=size, split=split, min_side=config.min_side)
+        case DomainConfig():
+            return DomainSource(config.name, size=size, split=split, min_side=config.min_side)
+        case WaveConfig():
+            return WaveSource(size=size, split=split)
         case FolderConfig():
             place = _place(split, config.root, config.validation_root, config.test_root, config)
             return FolderSource(*place.at(size), labels=config.labels)

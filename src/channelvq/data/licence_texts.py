@@ -32,6 +32,7 @@ LICENCES = {
     "CC-BY-2.0": _CC_BY.format(version="2.0"),
     "CC-BY-4.0": _CC_BY.format(version="4.0"),
     "CC0-1.0": "CC0 1.0: dedicated to the public domain. https://creativecommons.org/publicdomain/zero/1.0/legalcode",
+    "GPL-2.0-or-later": "GNU General Public License, version 2 or later. https://www.gnu.org/licenses/gpl-2.0.html",
     "public-domain": "Public domain: no known copyright restrictions.",
 }
 

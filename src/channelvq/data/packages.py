@@ -8,6 +8,7 @@ all, so a folder that is there can be used without another look.
 
 import fnmatch
 import hashlib
+import io
 import json
 import os
 import re
@@ -21,7 +22,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 
-from channelvq.data.catalogue import PACKAGES, Archive, Package, Work
+from channelvq.data.catalogue import FREE, PACKAGES, Archive, Package, Work
 from channelvq.data.licence_texts import licence_text
 from channelvq.errors import InputError
 
@@ -75,8 +76,8 @@ def fetch(name: str, *, cache: Path | str | None = None, progress: Progress | No
 
 
 def licences() -> list[Work]:
-    """Every work of every package with its licence and author, in catalogue order: what a model card lists."""
-    return [work for package in PACKAGES.values() for work in package.works]
+    """The works that bundled weights may be trained on, with licences and authors: what a model card lists."""
+    return [work for package in FREE for work in package.works]
 
 
 def download_command(archive: Archive) -> list[str]:
@@ -163,10 +164,7 @@ def _unpack(package: Package, archive: Archive, path: Path, content: Path) -> No
 def _members(package: Package, archive: Archive, path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
     """(name, reader) of the plain files of a .whl, .tgz or .deb; links and devices are passed over."""
     if archive.client == "pip":
-        with zipfile.ZipFile(path) as wheel:
-            for info in wheel.infolist():
-                if not info.is_dir():
-                    yield info.filename, lambda info=info: wheel.read(info)
+        yield from _zip_members(path)
         return
     if archive.client == "apt":
         plain = path.parent / "content.tar"
@@ -177,6 +175,15 @@ def _members(package: Package, archive: Archive, path: Path) -> Iterator[tuple[s
         for info in tar:
             if info.isfile() and (stream := tar.extractfile(info)) is not None:
                 yield info.name, stream.read
+                if any(pattern.startswith(f"{info.name}!") for pattern in archive.wanted):
+                    yield from _zip_members(io.BytesIO(stream.read()), f"{info.name}!")
+
+
+def _zip_members(file: Path | io.BytesIO, prefix: str = "") -> Iterator[tuple[str, Callable[[], bytes]]]:
+    with zipfile.ZipFile(file) as content:
+        for info in content.infolist():
+            if not info.is_dir():
+                yield prefix + info.filename, lambda info=info: content.read(info)
 
 
 def _describe(package: Package, content: Path) -> None:

@@ -47,17 +47,27 @@ def quality_against_bytes(
 
 def curves_over_codes(panels: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]], path: str | Path) -> None:
     """Draw a panel for each figure: by name, its lines of (codebook size, value) by name."""
-    figure = blank_figure(5 * len(panels))
-    for place, (label, lines) in enumerate(panels.items()):
+    line_panels([("codes", label, lines) for label, lines in panels.items()], path)
+
+
+def line_panels(
+    panels: Sequence[tuple[str, str, Mapping[str, Sequence[tuple[float, float]]]]], path: str | Path
+) -> None:
+    """Draw panels of lines side by side: of each the labels of x and y, and lines of points (x, y) by name."""
+    figure = blank_figure(5 * len(panels), 4.6)
+    for place, (across, label, lines) in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), place + 1)
         for name, points in lines.items():
-            axes.plot([n for n, _ in points], [value for _, value in points], marker="o", label=name)
+            axes.plot([x for x, _ in points], [y for _, y in points], marker="o", label=name)
         axes.set_xscale("log", base=2)
-        axes.set_xlabel("codes")
+        if across != "codes":
+            axes.xaxis.set_major_formatter("{x:g}")
+        axes.set_xlabel(across)
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)
-        if place == 0:
-            axes.legend()
+    # Below the panels: inside, it would hide lines.
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
 

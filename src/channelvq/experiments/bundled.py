@@ -21,7 +21,7 @@ from channelvq.evaluate.baselines import PROTOCOL, PCABaseline, baseline_curves
 from channelvq.evaluate.plots import quality_against_bytes
 from channelvq.evaluate.reconstruction import evaluate_reconstruction
 from channelvq.evaluate.report import git_revision, make_record, write_json
-from channelvq.experiments.held_out import DESCRIPTIONS, held_out, held_out_protocol
+from channelvq.experiments.held_out import KINDS, held_out, held_out_protocol
 from channelvq.experiments.store import run_key
 from channelvq.tokenizer import CVQTokenizer
 from channelvq.train.checkpoint import checkpoints
@@ -46,7 +46,7 @@ def bundle(run_dir: Path, package: Path, results: Path, command: str) -> dict[st
     tokenizer = CVQTokenizer.from_pretrained(folder)
     pca = PCABaseline.fit(fixed_images(_train_mixture(recipe), PCA_IMAGES), num_components=PCA_COMPONENTS)
     pca.save(package / "pca.safetensors")
-    records = [measure(tokenizer, pca, kind, results, trained_by(recipe, facts)) for kind in DESCRIPTIONS]
+    records = [measure(tokenizer, pca, kind, results, trained_by(recipe, facts)) for kind in KINDS]
     result = {"run": facts, "protocol": {"baselines": PROTOCOL}, "records": records}
     write_json(results / "bundled-tokenizer.json", result)
     stored = json.loads((results / "bundled-tokenizer.json").read_text())

@@ -12,7 +12,15 @@ from typing import Any
 from channelvq.errors import InputError
 from channelvq.evaluate.reconstruction import HEADINGS, with_interval
 from channelvq.evaluate.report import markdown_table
-from channelvq.experiments import generate_bench, generator, latency_bench, lookup_bench, train_bench
+from channelvq.experiments import (
+    domain_failures,
+    domains,
+    generate_bench,
+    generator,
+    latency_bench,
+    lookup_bench,
+    train_bench,
+)
 
 SECTION = re.compile(r"<!-- table: (?P<name>[\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
 
@@ -193,8 +201,32 @@ def lookup(result: dict[str, Any]) -> str:
     return markdown_table(lookup_bench.HEADINGS, lookup_bench.rows(result)) + f"\n\n{result['protocol']['machine']}."
 
 
+def other_domains(result: dict[str, Any]) -> str:
+    """The bundled tokenizer on other kinds of pictures, untouched and finetuned."""
+    return markdown_table(domains.HEADINGS, domains.rows(result))
+
+
+def forgetting(result: dict[str, Any]) -> str:
+    """The same tokenizers on emoji."""
+    return markdown_table(domains.HEADINGS, domains.rows(result, forgetting=True))
+
+
+def contrast_left(result: dict[str, Any]) -> str:
+    """Gratings by frequency."""
+    return markdown_table(domain_failures.GRATING_HEADINGS, domain_failures.grating_rows(result["failures"]))
+
+
+def soft_gradients(result: dict[str, Any]) -> str:
+    """Gradients by range."""
+    return markdown_table(domain_failures.GRADIENT_HEADINGS, domain_failures.gradient_rows(result["failures"]))
+
+
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "axis": ("axis-small.json", study),
+    "domains": ("domains.json", other_domains),
+    "domains-emoji": ("domains.json", forgetting),
+    "domains-gratings": ("domains.json", contrast_left),
+    "domains-gradients": ("domains.json", soft_gradients),
     "codebook": ("codebook-small.json", study),
     "ibq": ("ibq-small.json", study),
     "family": ("family-small.json", study),

@@ -12,9 +12,10 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from channelvq.config import STRICT
+from channelvq.config import STRICT, differences, to_dict
 from channelvq.data.build import DataConfig, build_mixture
 from channelvq.data.stream import fixed_images, position_generator, training_batches
+from channelvq.errors import InputError
 from channelvq.evaluate.doctor_findings import usage_findings
 from channelvq.evaluate.metrics import psnr
 from channelvq.images import grid, normalize, save_image, to_pil, to_uint8
@@ -49,6 +50,7 @@ class ObjectiveConfig:
     many images' tokens its start is drawn from. codebook_lr_ratio: the codebook's learning rate over the network's.
     perceptual, adversarial: the loss on features, and a discriminator and its game, where there is to be one.
     semantic: the loss of the quantized latent against a frozen teacher, once the codebook has entered.
+    start_from: a tokenizer (as for `from_pretrained`) of the same model, whose weights and codebook are the start.
     """
 
     pixel: PixelLoss = "l2"
@@ -60,6 +62,7 @@ class ObjectiveConfig:
     perceptual: PerceptualLossConfig | None = None
     adversarial: AdversarialConfig | None = None
     semantic: SemanticConfig | None = None
+    start_from: str | None = None
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -80,6 +83,21 @@ class TokenizerRecipe:
             )
 
 
+def _first_tokenizer(recipe: TokenizerRecipe) -> CVQTokenizer:
+    """New weights, or those of `objective.start_from`, whose codebook counts as started."""
+    tokenizer = CVQTokenizer(recipe.model)
+    if (source := recipe.objective.start_from) is None:
+        return tokenizer
+    given = CVQTokenizer.from_pretrained(source)
+    if found := differences(to_dict(given.config), to_dict(recipe.model)):
+        raise InputError(
+            f"objective.start_from {source!r} is another model than the recipe's, set `model` as it is there; "
+            f"there -> here: {'; '.join(found)}"
+        )
+    tokenizer.load_state_dict(given.state_dict())
+    return tokenizer
+
+
 class TokenizerTask:
     """Implements `channelvq.train.engine.Task`."""
 
@@ -87,7 +105,7 @@ class TokenizerTask:
         self.recipe = recipe
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.train.seed)
-            self.tokenizer = CVQTokenizer(recipe.model)
+            self.tokenizer = _first_tokenizer(recipe)
             game = recipe.objective.adversarial
             self.discriminator = None if game is None else PatchDiscriminator(game)
             meaning = recipe.objective.semantic
