@@ -25,6 +25,7 @@ MANY_NUMBERS = 4096  # above, the working tensors would be too large
 CROWDED_TILES, CROWDED_GROUPS = 16, 32  # a row with more open ones waits for the next pass
 _HELD_PAIRS = 4096  # pairs (row, tile) whose groups are looked at together
 _PAIRS = 2**20  # float32 numbers of codewords looked at together: what stays in the cache
+_TOGETHER = 128  # rows whose norms are computed together
 _ROUND = 2.0**-8  # relative error of a number rounded to the 8 bits of bfloat16
 _OUTPUT = 1.01 * _ROUND  # the same over the rounded number
 _SLACK = 1 + 2.0**-20  # for the rounding of norms and of the bound itself
@@ -114,11 +115,17 @@ def narrow(
 def _prepare(rows: Tensor) -> Rows:
     dim = rows.shape[1]
     operand = torch.zeros(len(rows), -(-(dim + 2) // 32) * 32, dtype=torch.bfloat16, device=rows.device)
-    operand[:, :dim] = -rows
+    operand[:, :dim].copy_(rows).neg_()  # without a negated copy in float32
     operand[:, dim : dim + 2] = 1
-    norms = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
-    residuals = torch.linalg.vector_norm(rows + operand[:, :dim].float(), dim=1, dtype=torch.float64)
-    return Rows(rows, operand, norms, residuals)
+    pieces = zip(rows.split(_TOGETHER), operand[:, :dim].split(_TOGETHER), strict=True)
+    residuals = torch.cat([_norms(z + o.float()) for z, o in pieces])
+    return Rows(rows, operand, _norms(rows), residuals)
+
+
+def _norms(rows: Tensor) -> Tensor:
+    """|z| in float64, of some rows at a time: in float64 they take twice their memory."""
+    parts = rows.split(_TOGETHER)
+    return torch.cat([torch.linalg.vector_norm(part, dim=1, dtype=torch.float64) for part in parts])
 
 
 def _minima(rows: Rows, words: Tensor, scale: float) -> _Block:
@@ -149,7 +156,7 @@ def _products(rows: Rows, words: Tensor, scale: float, norms: Tensor) -> _Block:
         if len(tile) < CODE_TILE:
             operand.zero_()
             operand[:, dim] = torch.inf  # codewords that are not there are the farthest
-        norm = torch.linalg.vector_norm(tile, dim=1, dtype=torch.float64)
+        norm = _norms(tile)
         half = norm.square() / 2
         operand[: len(tile), :dim] = tile
         operand[: len(tile), dim] = half
