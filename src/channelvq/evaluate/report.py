@@ -43,10 +43,15 @@ def protocol(
         "rounding": "to nearest uint8 before any metric",
         "metrics": "means over images; psnr capped at 100 dB; ssim gaussian 11x11 sigma 1.5, range 255, no border",
         "interval": "95% percentile bootstrap over images, 2000 resamples",
-        "libraries": {name: version(name) for name in ("channelvq", "torch", "torchmetrics", "pillow")},
+        "libraries": libraries("channelvq", "torch", "torchmetrics", "pillow"),
         "tokenizer_sha256": None if tokenizer is None else weights_sha256(tokenizer),
         "git": git_revision(),
     }
+
+
+def libraries(*names: str) -> dict[str, str]:
+    """The versions of installed distributions."""
+    return {name: version(name) for name in names}
 
 
 def git_revision() -> str | None:
