@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from channelvq.errors import InputError
-from channelvq.experiments import generator, lookup_bench
+from channelvq.evaluate import geneval_report
+from channelvq.experiments import generator, geneval_sampling, lookup_bench
 
 SECTION = re.compile(r"<!-- table: (?P<name>[\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
 
@@ -146,6 +147,33 @@ def lookup(result: dict[str, Any]) -> str:
     return _markdown(lookup_bench.HEADINGS, lookup_bench.rows(result)) + f"\n\n{result['protocol']['machine']}."
 
 
+def geneval(result: dict[str, Any]) -> str:
+    """The generator, its ceiling, the detector and chance."""
+    return _markdown(geneval_report.headings(result), geneval_report.rows(result))
+
+
+def geneval_faults(result: dict[str, Any]) -> str:
+    """Where the generator fails: the share of each task's images by the first thing that is wrong."""
+    kinds = ("missing", "count", "colour", "position")
+    faults = result["faults"]["generator"]
+    rows = [
+        [task.replace("_", " "), *(f"{shares.get(kind, 0):.1%}" for kind in kinds)] for task, shares in faults.items()
+    ]
+    return _markdown(("task", "a thing is missing", "too many", "wrong colour", "wrong place"), rows)
+
+
+def geneval_settings(result: dict[str, Any]) -> str:
+    """The bundled generator by guidance, temperature, top-k and top-p."""
+    return _markdown(geneval_sampling.headings(result), geneval_sampling.rows(result))
+
+
+def detector(result: dict[str, Any]) -> str:
+    """GenEval scores of real scenes, as they are and made worse."""
+    tasks = list(result["records"][0]["scores"])
+    rows = [[r["images"], *(f"{r['scores'][task]:.3f}" for task in tasks)] for r in result["records"]]
+    return _markdown(["images", *(task.replace("_", " ") for task in tasks)], rows)
+
+
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "axis": ("axis-small.json", study),
     "codebook": ("codebook-small.json", study),
@@ -157,6 +185,10 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "bundled": ("bundled-tokenizer.json", bundled),
     "prefixes": ("bundled-tokenizer.json", prefixes),
     "bundled-generator": ("bundled-generator.json", bundled_generator),
+    "detector": ("detector.json", detector),
+    "geneval": ("geneval.json", geneval),
+    "geneval-faults": ("geneval.json", geneval_faults),
+    "geneval-sampling": ("geneval-sampling.json", geneval_settings),
     "generators": ("generator-small.json", generators),
     "scene-tokenizers": ("generator-small.json", scene_tokenizers),
 }
