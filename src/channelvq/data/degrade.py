@@ -1,4 +1,7 @@
-"""Images made worse in the ways that reconstructions and compressed files are: for what must know things regardless."""
+"""Images made worse in the ways that reconstructions and compressed files are, or in other colours.
+
+For what must know things regardless.
+"""
 
 from io import BytesIO
 
@@ -10,6 +13,8 @@ BLUR = 1.6  # the largest sigma of a blur, in pixels of a 64 px image
 SMALLEST = 0.4  # the smallest side, of the full one, that an image is reduced to and enlarged from
 QUALITY = (15, 60)  # of JPEG
 NOISE = 12.0  # the largest standard deviation, of 255
+MOST_SATURATION = 1.5  # times its own
+GAMMA = 2.5  # the brightness is raised to a power between its inverse and it
 
 
 def degrade(image: Image.Image, generator: torch.Generator) -> Image.Image:
@@ -25,6 +30,17 @@ def degrade(image: Image.Image, generator: torch.Generator) -> Image.Image:
     if draws[4] < SHARE:
         image = _compressed(image, round(QUALITY[0] + (QUALITY[1] - QUALITY[0]) * draws[5]))
     return _noisy(image, NOISE * draws[7], generator) if draws[6] < SHARE else image
+
+
+def shift_colours(image: Image.Image, generator: torch.Generator) -> Image.Image:
+    """An RGB image with its hues turned by any angle, more or less saturated, brighter or darker, by what is drawn."""
+    turn, saturation, brightness = torch.rand(3, generator=generator).tolist()
+    hue, grey, value = image.convert("HSV").split()
+    turned = hue.point([(level + round(256 * turn)) % 256 for level in range(256)])
+    scale, power = MOST_SATURATION * saturation, GAMMA ** (2 * brightness - 1)
+    paler = grey.point([min(255, round(level * scale)) for level in range(256)])
+    brighter = value.point([round(255 * (level / 255) ** power) for level in range(256)])
+    return Image.merge("HSV", (turned, paler, brighter)).convert("RGB")
 
 
 def _compressed(image: Image.Image, quality: int) -> Image.Image:

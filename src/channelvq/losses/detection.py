@@ -1,6 +1,7 @@
 """The loss of the detector: where the centres are, and class, colour and box around them.
 
-b images, M places for objects (class -1 where there is none), K classes, Q colours, h x w cells of 8 pixels.
+b images, M places for objects (class NOTHING where there is none), K classes, Q colours, h x w cells of 8 pixels. A
+class or colour UNSAID is not learned.
 """
 
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 
 from channelvq.nn.detector import STRIDE, DetectorMaps
 
+NOTHING, UNSAID = -1, -2
 SIGMA = 0.7  # of the bump that marks a centre, in cells
 NEAR = 0.2  # class, colour and box are learned where the bump is higher: the cell of the centre and those beside it
 ALPHA, BETA = 2, 4  # exponents of CenterNet's focal loss
@@ -40,7 +42,7 @@ def detection_targets(
     offset = centre[..., None, None] - torch.stack([xs, ys])  # (b, M, 2, h, w)
     middle = centre.floor().clamp(max=torch.tensor([w, h], device=boxes.device) - 1) + 0.5
     steps = middle[..., None, None] - torch.stack([xs, ys])
-    bumps = torch.exp(-steps.square().sum(2) / (2 * SIGMA**2)) * (classes >= 0)[..., None, None]
+    bumps = torch.exp(-steps.square().sum(2) / (2 * SIGMA**2)) * (classes != NOTHING)[..., None, None]
     heat, owner = bumps.max(1)
     chosen = owner[:, None, None].expand(-1, 1, 2, -1, -1)
     sizes = extent.log()[..., None, None].expand_as(offset)
@@ -56,18 +58,21 @@ def detection_loss(
     targets = detection_targets(boxes, classes, (h, w))
     count = targets.centre.sum().clamp(min=1)
 
-    def near(values: Float[Tensor, "b h w"]) -> Float[Tensor, ""]:
-        return (values * targets.weight).sum() / targets.weight.sum().clamp(min=1)
-
-    def owned(labels: Int[Tensor, "b M"]) -> Int[Tensor, "b h w"]:
-        return labels.clamp(min=0).gather(1, targets.owner.flatten(1)).view(targets.owner.shape)
+    def named(logits: Float[Tensor, "b n h w"], labels: Int[Tensor, "b M"]) -> Float[Tensor, ""]:
+        owned = labels.gather(1, targets.owner.flatten(1)).view(targets.owner.shape)
+        nats = F.cross_entropy(logits, owned.clamp(min=0), reduction="none")
+        return _mean(nats, targets.weight * (owned >= 0))
 
     return {
         "objectness": _focal(maps.objectness, targets).sum() / count,
-        "box": BOX_WEIGHT * near((maps.boxes - targets.boxes).abs().sum(1)),
-        "class": near(F.cross_entropy(maps.classes, owned(classes), reduction="none")),
-        "colour": near(F.cross_entropy(maps.colours, owned(colours), reduction="none")),
+        "box": BOX_WEIGHT * _mean((maps.boxes - targets.boxes).abs().sum(1), targets.weight),
+        "class": named(maps.classes, classes),
+        "colour": named(maps.colours, colours),
     }
+
+
+def _mean(values: Float[Tensor, "b h w"], weight: Float[Tensor, "b h w"]) -> Float[Tensor, ""]:
+    return (values * weight).sum() / weight.sum().clamp(min=1)
 
 
 def _focal(logits: Float[Tensor, "b h w"], targets: DetectionTargets) -> Float[Tensor, "b h w"]:

@@ -1,8 +1,10 @@
 """Training the detector on scenes of the training split, drawn as it goes: no scene comes twice.
 
-    scene -> perhaps restored from a prefix of its tokens, or blurred, reduced, compressed, noisy -> network -> losses
+    scene -> perhaps in other colours, restored from a prefix of its tokens, damaged -> network -> losses
 
-It never sees what a generator drew.
+It never sees what a generator drew. Some things never come in some of the colours in training, from which it could learn
+that an orange tv must be something else. So what a thing is called is learned where its colours are its own or shifted
+at random, and what its colour is called where that is one of the ten or its own.
 """
 
 from collections.abc import Iterator
@@ -20,14 +22,14 @@ from torch.optim import AdamW, Optimizer
 
 from channelvq.config import STRICT
 from channelvq.data.captions import ALL_TASKS, Task
-from channelvq.data.degrade import degrade
-from channelvq.data.scenes import Scene, SceneSource
+from channelvq.data.degrade import degrade, shift_colours
+from channelvq.data.scenes import SceneSource
 from channelvq.data.sprites import COLOURS
 from channelvq.data.stream import position_generator, rank_share
 from channelvq.evaluate.geneval import faults, task_scores
 from channelvq.evaluate.geneval_prompts import PromptSet, prompt_set
 from channelvq.images import normalize, to_pil, to_tensor, to_uint8
-from channelvq.losses.detection import detection_loss
+from channelvq.losses.detection import NOTHING, UNSAID, detection_loss
 from channelvq.nn.detector import STRIDE, Detection, Detector, DetectorConfig
 from channelvq.nn.modes import evaluating
 from channelvq.tokenizer import CVQTokenizer
@@ -52,7 +54,7 @@ class DetectorRecipe:
     """Everything that decides the training of a detector. model.classes and model.colours follow from the data.
 
     tokenizer: restores a share `restored` of the images from `least_tokens` or more of their tokens (None: no image).
-    damaged: share of the images that go through `degrade`.
+    damaged: share of the images that go through `degrade`. shifted: share of those with colours shifted at random.
     """
 
     task: Literal["detector"] = "detector"
@@ -63,6 +65,7 @@ class DetectorRecipe:
     restored: Annotated[float, Field(ge=0, le=1)] = 0.25
     least_tokens: PositiveInt = 24
     damaged: Annotated[float, Field(ge=0, le=1)] = 0.5
+    shifted: Annotated[float, Field(ge=0, le=1)] = 0.6
     train: TrainConfig = field(default_factory=TrainConfig)
 
 
@@ -99,21 +102,28 @@ class DetectorTask:
     # Data
 
     def batches(self, start_step: int, rank: int, world: int) -> Iterator[Tensor]:
-        """(b, 3 H W + 4 x 6) numbers: the image in [-1, 1], then four rows of box, class (-1: none) and colour."""
+        """(b, 3 H W + 4 x 6) numbers: the image in [-1, 1], then four rows of box, class and colour."""
         train = self.recipe.train
         share = rank_share(train.batch_size, rank, world)
         for step in range(start_step, train.steps):
             positions = range(step * train.batch_size + share.start, step * train.batch_size + share.stop)
-            scenes = [self.source.scene(train.seed * SEED_STRIDE + p) for p in positions]
-            images = self._worse(torch.stack([scene.image for scene in scenes]), positions, step)
-            rows = torch.stack([self._rows(scene) for scene in scenes])
+            images, rows = (torch.stack(column) for column in zip(*map(self._example, positions), strict=True))
+            images = self._worse(images, positions, step)
             yield torch.cat([normalize(images).flatten(1), rows.flatten(1)], dim=1)
 
-    def _rows(self, scene: Scene) -> Float[Tensor, "4 6"]:
-        rows = torch.full((MOST_OBJECTS, FIELDS), -1.0)
+    def _example(self, position: int) -> tuple[UInt8[Tensor, "3 H W"], Float[Tensor, "4 6"]]:
+        """A scene, perhaps in other colours, and what is said of its things."""
+        scene = self.source.scene(self.recipe.train.seed * SEED_STRIDE + position)
+        generator = position_generator(self.recipe.train.seed + 1, position)
+        shifted = float(torch.rand((), generator=generator)) < self.recipe.shifted
+        image = scene.image
+        if shifted:
+            image = to_tensor(shift_colours(to_pil(image[None])[0], generator))
+        rows = torch.full((MOST_OBJECTS, FIELDS), float(NOTHING))
         for row, each in zip(rows, scene.objects, strict=False):
-            row[:] = torch.tensor([*each.box, self.places[each.name], self.colours[each.colour]])
-        return rows
+            name = self.places[each.name] if shifted or each.colour is None else UNSAID
+            row[:] = torch.tensor([*each.box, name, UNSAID if shifted else self.colours[each.colour]])
+        return image, rows
 
     def _worse(self, images: UInt8[Tensor, "b 3 H W"], positions: range, step: int) -> UInt8[Tensor, "b 3 H W"]:
         """Some of the images restored by the tokenizer, some damaged, by what each position draws."""
