@@ -2,8 +2,8 @@
 
     scene -> perhaps in other colours, restored from a prefix of its tokens, damaged -> network -> losses
 
-It never sees what a generator drew. Some things never come in some of the colours in training, from which it could learn
-that an orange tv must be something else. So what a thing is called is learned where its colours are its own or shifted
+It never sees what a generator drew. Some things never come in some of the colours in training, so it could learn
+that an orange tv must be something else. What a thing is called is learned where its colours are its own or shifted
 at random, and what its colour is called where that is one of the ten or its own.
 """
 
