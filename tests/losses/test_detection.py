@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from channelvq.losses.detection import NEAR, SIGMA, detection_loss, detection_targets
+from channelvq.losses.detection import NEAR, NOTHING, SIGMA, UNSAID, detection_loss, detection_targets
 from channelvq.nn.detector import DetectorMaps, decode
 
 BOXES = torch.tensor([[[8.0, 16, 24, 40], [40, 40, 60, 60], [0, 0, 0, 0]]])
@@ -59,8 +59,22 @@ def test_each_term_pulls_on_its_own_map_only(part: str) -> None:
         assert float(gradient[..., 3, 2].abs().sum()) > 0
 
 
+def test_what_is_unsaid_is_not_learned_but_the_thing_is_there() -> None:
+    maps = DetectorMaps(torch.zeros(1, 8, 8), *(torch.randn(1, n, 8, 8, requires_grad=True) for n in (4, 2, 3)))
+    classes, colours = torch.tensor([[UNSAID, 0, NOTHING]]), torch.tensor([[2, UNSAID, NOTHING]])
+    terms = detection_loss(maps, BOXES, classes, colours)
+    (terms["box"] + terms["class"] + terms["colour"]).backward()
+    first, second = (..., 3, 2), (..., 6, 6)
+    for name, here in (("boxes", (first, second)), ("classes", (second,)), ("colours", (first,))):
+        gradient = getattr(maps, name).grad
+        for place in (first, second):
+            assert (float(gradient[place].abs().sum()) > 0) == (place in here), (name, place)
+    all_said = detection_loss(maps, BOXES, CLASSES, COLOURS)
+    assert float(terms["objectness"]) == float(all_said["objectness"])
+
+
 def test_an_image_without_objects_wants_an_empty_map() -> None:
-    nothing = torch.full((1, 3), -1)
+    nothing = torch.full((1, 3), NOTHING)
     maps = DetectorMaps(torch.zeros(1, 8, 8), *(torch.randn(1, n, 8, 8) for n in (4, 2, 3)))
     terms = detection_loss(maps, torch.zeros(1, 3, 4), nothing, nothing)
     assert float(terms["objectness"]) > 0

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from channelvq.errors import InputError
+from channelvq.losses.detection import NOTHING, UNSAID
 from channelvq.nn.detector import Detector
 from channelvq.train.detector_task import MOST_OBJECTS, DetectorRecipe, DetectorTask
 from channelvq.train.engine import Engine, read_metrics
@@ -24,24 +25,40 @@ def recipe(folder: Path, *overrides: str) -> DetectorRecipe:
 
 
 def test_batches_hold_scenes_of_training_and_their_truth(tmp_path: Path) -> None:
-    config = recipe(tmp_path, "damaged=0")
+    config = recipe(tmp_path, "damaged=0", "shifted=0")
     task = DetectorTask(config)
     batch = next(task.batches(2, 0, 1))
     images, rows = batch[:, : 3 * 64 * 64].view(16, 3, 64, 64), batch[:, 3 * 64 * 64 :].view(16, MOST_OBJECTS, 6)
     for i in (0, 7, 15):
         scene = task.source.scene(2 * 16 + i)
         assert torch.equal(((images[i] + 1) * 127.5).round().byte(), scene.image)
-        assert int((rows[i, :, 4] >= 0).sum()) == len(scene.objects)
+        assert int((rows[i, :, 4] != NOTHING).sum()) == len(scene.objects)
         for row, item in zip(rows[i], scene.objects, strict=False):
             assert row[:4].tolist() == list(item.box)
-            assert task.source.sprites.names[int(row[4])] == item.name
+            assert int(row[4]) == (UNSAID if item.colour else task.source.sprites.names.index(item.name))
             assert (*task.network.config.colours, None)[int(row[5])] == item.colour
 
 
+def test_shifted_scenes_say_names_only(tmp_path: Path) -> None:
+    plain = DetectorTask(recipe(tmp_path, "damaged=0", "shifted=0"))
+    task = DetectorTask(recipe(tmp_path, "damaged=0", "shifted=0.5"))
+    (batch, before), size = (next(each.batches(0, 0, 1)) for each in (task, plain)), 3 * 64 * 64
+    rows = batch[:, size:].view(16, MOST_OBJECTS, 6)
+    shifted = (batch[:, :size] != before[:, :size]).any(1)
+    assert 3 <= int(shifted.sum()) <= 13
+    for i in range(16):
+        there = rows[i, :, 4] != NOTHING
+        assert torch.equal(there, before[i, size:].view(MOST_OBJECTS, 6)[:, 4] != NOTHING)
+        names, colours = rows[i, there, 4], rows[i, there, 5]
+        assert bool((colours == UNSAID).all() if shifted[i] else (colours >= 0).all())
+        if shifted[i]:
+            assert [plain.source.sprites.names[int(n)] for n in names] == [o.name for o in task.source.scene(i).objects]
+
+
 def test_damage_and_restoring_come_to_their_shares_of_the_images(tmp_path: Path) -> None:
-    plain = next(DetectorTask(recipe(tmp_path, "damaged=0")).batches(0, 0, 1))
+    plain = next(DetectorTask(recipe(tmp_path, "damaged=0", "shifted=0")).batches(0, 0, 1))
     for change in (("damaged=1",), ("damaged=0", "tokenizer=bundled", "restored=0.5")):
-        changed = next(DetectorTask(recipe(tmp_path, *change)).batches(0, 0, 1))
+        changed = next(DetectorTask(recipe(tmp_path, "shifted=0", *change)).batches(0, 0, 1))
         assert torch.equal(changed[:, -24:], plain[:, -24:])
         other = int((changed != plain).any(1).sum())
         assert 4 <= other < 16, change

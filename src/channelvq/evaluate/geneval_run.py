@@ -31,15 +31,21 @@ def run_closed_world(
 ) -> dict[str, Any]:
     """The result of `closed_world` on the prompts of a split; folder: keep the images there, and go on from them."""
     prompts = prompt_set(split, car.tokenizer.image_size)
+    images = drawn_geneval(car, prompts, samples, sampling, folder, progress)
+    return closed_world(car, detector, prompts, images, sampling)
+
+
+def drawn_geneval(
+    car: CAR, prompts: PromptSet, samples: int, sampling: Sampling, folder: Path | None, progress: Progress
+) -> UInt8[Tensor, "n 3 h w"]:
+    """The images of a prompt set, the samples of a prompt together; folder: keep them there, and go on from them."""
     lines = _lines(prompts)
     pictures = geneval_pictures(lines, samples)
     check_texts(car, pictures[::samples])
     if folder is None:
-        images = draw(car, [picture.text for picture in pictures], sampling, progress)
-    else:
-        _draw_geneval(car, lines, pictures, sampling, folder, progress)
-        images = _read(folder, pictures)
-    return closed_world(car, detector, prompts, images, sampling)
+        return draw(car, [picture.text for picture in pictures], sampling, progress)
+    _draw_geneval(car, lines, pictures, sampling, folder, progress)
+    return _read(folder, pictures)
 
 
 def run_file(

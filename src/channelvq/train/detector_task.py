@@ -2,9 +2,9 @@
 
     scene -> perhaps in other colours, restored from a prefix of its tokens, damaged -> network -> losses
 
-It never sees what a generator drew. Some things never come in some of the colours in training, so it could learn
-that an orange tv must be something else. What a thing is called is learned where its colours are its own or shifted
-at random, and what its colour is called where that is one of the ten or its own.
+It never sees what a generator drew. Some things never come in some of the ten colours in training, so it could learn
+that an orange tv must be something else. What a thing in one colour is called is therefore learned where the colours of
+the scene are shifted at random, and what the colour is called where they are not.
 """
 
 from collections.abc import Iterator
@@ -54,7 +54,8 @@ class DetectorRecipe:
     """Everything that decides the training of a detector. model.classes and model.colours follow from the data.
 
     tokenizer: restores a share `restored` of the images from `least_tokens` or more of their tokens (None: no image).
-    damaged: share of the images that go through `degrade`. shifted: share of those with colours shifted at random.
+    damaged: share of the images that go through `degrade`. shifted: share of the scenes of
+    coloured things with colours shifted at random.
     """
 
     task: Literal["detector"] = "detector"
@@ -65,7 +66,7 @@ class DetectorRecipe:
     restored: Annotated[float, Field(ge=0, le=1)] = 0.25
     least_tokens: PositiveInt = 24
     damaged: Annotated[float, Field(ge=0, le=1)] = 0.5
-    shifted: Annotated[float, Field(ge=0, le=1)] = 0.6
+    shifted: Annotated[float, Field(ge=0, le=1)] = 0.7
     train: TrainConfig = field(default_factory=TrainConfig)
 
 
@@ -115,7 +116,8 @@ class DetectorTask:
         """A scene, perhaps in other colours, and what is said of its things."""
         scene = self.source.scene(self.recipe.train.seed * SEED_STRIDE + position)
         generator = position_generator(self.recipe.train.seed + 1, position)
-        shifted = float(torch.rand((), generator=generator)) < self.recipe.shifted
+        coloured = any(thing.colour for thing in scene.plan.things) or not self.source.sprites.natural
+        shifted = coloured and float(torch.rand((), generator=generator)) < self.recipe.shifted
         image = scene.image
         if shifted:
             image = to_tensor(shift_colours(to_pil(image[None])[0], generator))
