@@ -12,7 +12,7 @@ from channelvq.nn.detector import Detection
 
 
 def thing(
-    name: str, x: float = 32, y: float = 32, colour: str | None = None, score: float = 0.9, w: float = 20, h: float = 20
+    name: str, x: float = 32, y: float = 32, colour: str = "green", score: float = 0.9, w: float = 20, h: float = 20
 ) -> Detection:
     """An object by its centre."""
     return Detection(name, (x - w / 2, y - h / 2, x + w / 2, y + h / 2), colour, score)
@@ -63,7 +63,7 @@ def test_without_exclude_more_are_right() -> None:
 def test_colours_are_those_of_the_likeliest_objects() -> None:
     assert wrong(RED, thing("car", colour="red")) == []
     assert wrong(RED, thing("car", colour="blue")) == ["colour"]
-    assert wrong(RED, thing("car")) == ["colour"]  # its own colours
+    assert wrong(RED, thing("car")) == ["colour"]
     assert wrong(RED, thing("car", colour="red", score=0.5), thing("car", colour="blue", score=0.6)) == ["colour"]
     assert wrong(RED, thing("car", colour="red", score=0.6), thing("car", colour="blue", score=0.5)) == []
     both = line([{"class": "car", "count": 2, "color": "red"}])

@@ -57,7 +57,7 @@ def test_scenes_show_what_their_prompts_ask_for() -> None:
     right = chance = 0
     for plan, prompt, other in zip(prompts.plans, prompts.prompts, shuffled(prompts.prompts), strict=True):
         objects = prompts.source.scene_of(plan, 1).objects
-        truth = [Detection(o.name, tuple(map(float, o.box)), o.colour, 0.9) for o in objects]  # type: ignore[arg-type]
+        truth = [Detection(o.name, tuple(map(float, o.box)), o.colour or "red", 0.9) for o in objects]  # type: ignore[arg-type]
         right += not faults(prompt, truth)
         chance += not faults(other, truth)
         assert other != prompt

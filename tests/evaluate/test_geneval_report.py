@@ -55,13 +55,13 @@ class Told(Detector):
 
     def detect(self, images, threshold=None):  # type: ignore[no-untyped-def]
         assert images.shape[-2:] == (16, 16)
-        return [[Detection("dog", (0, 0, 8, 8), None, 0.9)] if image.float().mean() > 128 else [] for image in images]
+        return [[Detection("dog", (0, 0, 8, 8), "red", 0.9)] if image.float().mean() > 128 else [] for image in images]
 
 
 @pytest.mark.parametrize("size", [16, 48])
 def test_the_samples_of_a_prompt_stand_together_whatever_their_size(size: int) -> None:
     bright, dark = torch.full((3, size, size), 250, dtype=torch.uint8), torch.zeros((3, size, size), dtype=torch.uint8)
-    detector = Told(DetectorConfig(("dog", "cat"), image_size=16, widths=(8, 8, 8), num_blocks=1))
+    detector = Told(DetectorConfig(("dog", "cat"), ("red",), image_size=16, widths=(8, 8, 8), num_blocks=1))
     judged = judge(detector, [DOG, CAT], torch.stack([bright, dark, bright, bright]))
     assert [[not each for each in row] for row in judged.wrong] == [[True, False], [False, False]]
 

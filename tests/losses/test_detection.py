@@ -41,7 +41,8 @@ def test_perfect_maps_cost_nothing_and_decode_to_the_truth() -> None:
     by_name = {each.name: each for each in found}
     assert by_name["dog"].box == pytest.approx((8, 16, 24, 40), abs=1e-4)
     assert by_name["cat"].box == pytest.approx((40, 40, 60, 60), abs=1e-4)
-    assert (by_name["dog"].colour, by_name["cat"].colour) == (None, "red")
+    assert by_name["dog"].natural
+    assert (by_name["cat"].colour, by_name["cat"].natural) == ("red", False)
 
 
 @pytest.mark.parametrize("part", ["objectness", "boxes", "classes", "colours"])

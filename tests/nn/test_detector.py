@@ -31,16 +31,17 @@ def test_a_peak_becomes_an_object_with_its_class_colour_and_box() -> None:
     maps = empty()
     put(maps, 3, 4, "dog", 1)
     (found,) = decode(maps, CLASSES, COLOURS, 0.3)
-    assert [(each.name, each.colour) for each in found] == [("dog", "blue")]
+    assert [(each.name, each.colour, each.natural) for each in found] == [("dog", "blue", False)]
     assert found[0].box == pytest.approx((30 - 8, 36 - 12, 30 + 8, 36 + 12))
     assert found[0].score == pytest.approx(1 / (1 + math.exp(-4)), abs=1e-6)
 
 
-def test_the_last_colour_is_none_and_boxes_stay_in_the_image() -> None:
+def test_the_last_colour_tells_of_its_own_ones_and_boxes_stay_in_the_image() -> None:
     maps = empty()
     put(maps, 0, 7, "cup", 2)
+    maps.colours[0, 1, 7, 0] = 0.5
     (found,) = decode(maps, CLASSES, COLOURS, 0.3)
-    assert found[0].colour is None
+    assert (found[0].colour, found[0].natural) == ("blue", True)
     assert found[0].box == pytest.approx((0, 48, 14, 64))
 
 

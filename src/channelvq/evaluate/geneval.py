@@ -150,7 +150,7 @@ def _fault(
     if requirement.colour is not None:
         colours = [each.colour for each in chosen]
         if colours.count(requirement.colour) < requirement.count:
-            return f"colour: {name} is {', '.join(str(c or 'its own') for c in colours)}, not {requirement.colour}"
+            return f"colour: {name} is {', '.join(colours)}, not {requirement.colour}"
     if requirement.position is None:
         return None
     relation, place = requirement.position

@@ -90,7 +90,7 @@ def model_card(result: dict[str, Any]) -> str:
         minutes=run["training_seconds"] / 60, machine=run["machine"], torch=run["torch"], git=run["git"],
         millions=how["parameters"] / 1e6, threshold=how["threshold"], prompts=how["prompts"],
         samples=how["samples_per_prompt"], rows="\n".join(rows), restored=run["recipe"]["restored"],
-        damaged=run["recipe"]["damaged"], kinds="\n".join(f"- {kind}: {what}" for kind, what in KINDS.items()),
+        shifted=run["recipe"]["shifted"], damaged=run["recipe"]["damaged"], kinds="\n".join(f"- {kind}: {what}" for kind, what in KINDS.items()),
         works="\n".join(f"- {w.name}: {w.licence}, {w.attribution}" for s in SOURCES for w in PACKAGES[s].works),
     )  # fmt: skip
 
@@ -103,7 +103,7 @@ tags: [object-detection, geneval]
 ---
 # The bundled detector
 
-Finds the things in a 64 x 64 px scene of channelvq: one of 63 classes, one of ten colours or its own, box and score;
+Finds the things in a 64 x 64 px scene of channelvq: one of 63 classes, the likeliest of ten colours, box and score;
 {millions:.1f} M parameters, stored in half precision. `cvq evaluate geneval` judges images by it. It knows these scenes
 and nothing else: its scores are not those of the official GenEval detector.
 
@@ -120,7 +120,9 @@ Detector.load("bundled").detect(images)  # uint8 (B, 3, 64, 64) -> the detection
 Scenes of the training split, drawn as it went, so none came twice. A share of {restored} of them was restored by the
 bundled image tokenizer from a random prefix of its tokens, a share of {damaged} was blurred, reduced, JPEG-compressed
 or made noisy. It has seen nothing that a generator drew, nor the tokenizer of the bundled generator. The least
-score of a detection, {threshold}, is the best one for validation scenes.
+score of a detection, {threshold}, is the best one for validation scenes. What a thing in one of the ten colours is
+called was learned with the colours of the scene shifted at random (a share of {shifted} of such scenes), since a
+detector that never saw an orange tv comes to think that there is none.
 
 ## Held-out results
 

@@ -45,12 +45,16 @@ class DetectorConfig:
 
 @plain_dataclass(frozen=True)
 class Detection:
-    """An object. box: left, top, right, bottom in pixels. colour: None for its own colours. score: in [0, 1]."""
+    """An object. box: left, top, right, bottom in pixels. score: in [0, 1].
+
+    colour: the likeliest of the detector's. natural: whether it is likelier still that the thing has its own colours.
+    """
 
     name: str
     box: tuple[float, float, float, float]
-    colour: str | None
+    colour: str
     score: float
+    natural: bool = False
 
 
 @plain_dataclass(frozen=True, eq=False)
@@ -72,8 +76,8 @@ class Detector(nn.Module):
 
     def __init__(self, config: DetectorConfig) -> None:
         super().__init__()
-        if not config.classes:
-            raise InputError("detector: it needs at least one class")
+        if not config.classes or not config.colours:
+            raise InputError("detector: it needs at least one class and one colour")
         self.config = config
         first, _, last = config.widths
         self.stem = nn.Conv2d(3, first, 3, stride=2, padding=1)
@@ -132,13 +136,14 @@ def decode(
     best = F.max_pool2d(heat[:, None], 3, stride=1, padding=1, return_indices=True)[1][:, 0]
     peaks = best == torch.arange(heat[0].numel(), device=heat.device).view(heat[0].shape)
     chance, which = maps.classes.softmax(1).max(1)
-    scores, shades, boxes = heat * chance, maps.colours.argmax(1), _pixels(maps.boxes)
+    scores, boxes = heat * chance, _pixels(maps.boxes)
+    likeliest, of_its_own = maps.colours[:, :-1].max(1), maps.colours[:, -1]
     found: list[list[Detection]] = [[] for _ in heat]
     for b, y, x in (peaks & (scores > threshold)).nonzero().tolist():
-        shade, box = int(shades[b, y, x]), boxes[b, :, y, x].tolist()
-        colour = colours[shade] if shade < len(colours) else None
-        name = classes[int(which[b, y, x])]
-        found[b].append(Detection(name, (box[0], box[1], box[2], box[3]), colour, float(scores[b, y, x])))
+        name, colour = classes[int(which[b, y, x])], colours[int(likeliest.indices[b, y, x])]
+        left, top, right, bottom = boxes[b, :, y, x].tolist()
+        natural = bool(of_its_own[b, y, x] > likeliest.values[b, y, x])
+        found[b].append(Detection(name, (left, top, right, bottom), colour, float(scores[b, y, x]), natural))
     return [sorted(each, key=lambda one: -one.score) for each in found]
 
 
