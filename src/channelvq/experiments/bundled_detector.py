@@ -90,7 +90,8 @@ def model_card(result: dict[str, Any]) -> str:
         minutes=run["training_seconds"] / 60, machine=run["machine"], torch=run["torch"], git=run["git"],
         millions=how["parameters"] / 1e6, threshold=how["threshold"], prompts=how["prompts"],
         samples=how["samples_per_prompt"], rows="\n".join(rows), restored=run["recipe"]["restored"],
-        shifted=run["recipe"]["shifted"], damaged=run["recipe"]["damaged"], kinds="\n".join(f"- {kind}: {what}" for kind, what in KINDS.items()),
+        shifted=run["recipe"]["shifted"], damaged=run["recipe"]["damaged"],
+        kinds="\n".join(f"- {kind}: {what}" for kind, what in KINDS.items()),
         works="\n".join(f"- {w.name}: {w.licence}, {w.attribution}" for s in SOURCES for w in PACKAGES[s].works),
     )  # fmt: skip
 
