@@ -7,7 +7,7 @@ An image is right or wrong; the score of a task is the share of right images, an
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -169,6 +169,12 @@ def task_scores(tags: Sequence[str], right: Sequence[float]) -> dict[str, float]
     by_task: dict[str, list[float]] = {}
     for tag, value in zip(tags, right, strict=True):
         by_task.setdefault(tag, []).append(value)
-    order = [tag for tag in (*TASKS, *by_task) if tag in by_task]
-    scores = {tag: sum(by_task[tag]) / len(by_task[tag]) for tag in dict.fromkeys(order)}
+    scores = {tag: sum(values) / len(values) for tag, values in by_task.items()}
     return {"overall": sum(scores.values()) / len(scores), **scores}
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """ "overall", GenEval's tasks as it lists them, then whatever else there is."""
+    names = list(names)
+    known = [name for name in ("overall", *TASKS) if name in names]
+    return known + sorted(set(names) - set(known))

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from channelvq.car.model import CAR
 from channelvq.evaluate.drawing import CHUNK, Sampling
-from channelvq.evaluate.geneval import Prompt, faults, task_scores
+from channelvq.evaluate.geneval import Prompt, faults, in_order, task_scores
 from channelvq.evaluate.geneval_prompts import PromptSet
 from channelvq.evaluate.report import git_revision, libraries
 from channelvq.images import normalize, resize_crop, to_pil, to_tensor, to_uint8
@@ -133,7 +133,7 @@ def closed_world(
 
 def headings(result: dict[str, Any]) -> list[str]:
     """Of the table of a result: the tasks that it has."""
-    return ["", *(name.replace("_", " ") for name in result["generator"])]
+    return ["", *(name.replace("_", " ") for name in in_order(result["generator"]))]
 
 
 def rows(result: dict[str, Any]) -> list[list[str]]:
@@ -141,7 +141,7 @@ def rows(result: dict[str, Any]) -> list[list[str]]:
     made = []
     for kind in (kind for kind in KINDS if kind in result):
         low, high = result["intervals"][kind]["overall"]
-        cells = [f"{score:.3f}" for score in result[kind].values()]
+        cells = [f"{result[kind][name]:.3f}" for name in in_order(result[kind])]
         made.append([kind, f"{cells[0]} ({low:.3f} to {high:.3f})", *cells[1:]])
     return made
 

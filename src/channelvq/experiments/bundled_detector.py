@@ -11,6 +11,7 @@ from torch import Tensor
 from channelvq.data.catalogue import PACKAGES
 from channelvq.data.degrade import degrade
 from channelvq.data.stream import position_generator
+from channelvq.evaluate.geneval import in_order
 from channelvq.evaluate.geneval_prompts import prompt_set
 from channelvq.evaluate.geneval_report import judge, restored
 from channelvq.evaluate.report import git_revision, libraries, write_json
@@ -78,7 +79,7 @@ def _damaged(images: UInt8[Tensor, "n 3 h w"]) -> UInt8[Tensor, "n 3 h w"]:
 def model_card(result: dict[str, Any]) -> str:
     """README.md of the bundled detector, every figure from the result file."""
     run, how = result["run"], result["protocol"]
-    tasks = list(result["records"][0]["scores"])
+    tasks = in_order(result["records"][0]["scores"])
     rows = [
         "| images | " + " | ".join(task.replace("_", " ") for task in tasks) + " |",
         "|---" * (len(tasks) + 1) + "|",

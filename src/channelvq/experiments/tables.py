@@ -11,6 +11,7 @@ from typing import Any
 
 from channelvq.errors import InputError
 from channelvq.evaluate import geneval_report
+from channelvq.evaluate.geneval import in_order
 from channelvq.experiments import generator, geneval_sampling, lookup_bench
 
 SECTION = re.compile(r"<!-- table: (?P<name>[\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
@@ -157,7 +158,7 @@ def geneval_faults(result: dict[str, Any]) -> str:
     kinds = ("missing", "count", "colour", "position")
     faults = result["faults"]["generator"]
     rows = [
-        [task.replace("_", " "), *(f"{shares.get(kind, 0):.1%}" for kind in kinds)] for task, shares in faults.items()
+        [task.replace("_", " "), *(f"{faults[task].get(kind, 0):.1%}" for kind in kinds)] for task in in_order(faults)
     ]
     return _markdown(("task", "a thing is missing", "too many", "wrong colour", "wrong place"), rows)
 
@@ -169,7 +170,7 @@ def geneval_settings(result: dict[str, Any]) -> str:
 
 def detector(result: dict[str, Any]) -> str:
     """GenEval scores of real scenes, as they are and made worse."""
-    tasks = list(result["records"][0]["scores"])
+    tasks = in_order(result["records"][0]["scores"])
     rows = [[r["images"], *(f"{r['scores'][task]:.3f}" for task in tasks)] for r in result["records"]]
     return _markdown(["images", *(task.replace("_", " ") for task in tasks)], rows)
 
