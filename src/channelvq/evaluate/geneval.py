@@ -174,7 +174,7 @@ def task_scores(tags: Sequence[str], right: Sequence[float]) -> dict[str, float]
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """ "overall", GenEval's tasks as it lists them, then whatever else there is."""
+    """The overall score, GenEval's tasks as it lists them, then whatever else there is."""
     names = list(names)
     known = [name for name in ("overall", *TASKS) if name in names]
     return known + sorted(set(names) - set(known))

@@ -147,12 +147,13 @@ def rows(result: dict[str, Any]) -> list[list[str]]:
 
 
 def table(result: dict[str, Any]) -> Table:
-    """The scores of a result, for a terminal."""
+    """The scores of a result, for a terminal: a row a task, since there are more tasks than kinds of images."""
     made = Table(title="GenEval, judged by the detector of channelvq")
-    for heading in headings(result):
-        made.add_column(heading, justify="left" if not heading else "right")
-    for row in rows(result):
-        made.add_row(*row)
+    first, *columns = zip(headings(result), *rows(result), strict=True)
+    for i, heading in enumerate(first):
+        made.add_column(heading, justify="right" if i else "left")
+    for column in columns:
+        made.add_row(*column)
     return made
 
 
