@@ -124,6 +124,28 @@ def experiment_bundle_perceptual(
     bundle(run_dir, package, results, "cvq train small/perceptual")
 
 
+@experiment_app.command("bundle-detector")
+def experiment_bundle_detector(
+    run_dir: Annotated[Path, typer.Argument(help="A finished run of small/detector.")] = Path("runs/detector"),
+    package: PackageOption = Path("src/channelvq/bundled"),
+    results: ResultsOption = Path("results"),
+) -> None:
+    """Put a finished detector into the package: half-precision weights, model card, scores on real scenes."""
+    from channelvq.experiments.bundled_detector import bundle
+
+    bundle(run_dir, package, results, "cvq train small/detector")
+
+
+@experiment_app.command("geneval-sampling")
+def experiment_geneval_sampling(
+    stored: StoredOption = None, json_file: JsonOption = None, rerun: RerunOption = False
+) -> None:
+    """Guidance and temperature of the bundled generator, by GenEval on validation prompts."""
+    from channelvq.experiments import geneval_sampling as study
+
+    _show(study.run, study.load, study.table, stored or study.STORED, json_file, rerun)
+
+
 @experiment_app.command("tables")
 def experiment_tables(
     pages: Annotated[list[Path], typer.Argument(help="Markdown pages with <!-- table: NAME --> sections.")],

@@ -115,7 +115,17 @@ class SceneSource:
     def scene(self, index: int) -> Scene:
         """Scene `index` with its ground truth: uint8 (3, size, size)."""
         draws = Draws("scene", self.set_name, self.split, index)
-        plan = draw_plan(self.tasks[index % len(self.tasks)], self.sprites.names, self.coloured, self.split, draws)
+        return self._drawn(self.plan(self.tasks[index % len(self.tasks)], draws), draws)
+
+    def scene_of(self, plan: Plan, number: int) -> Scene:
+        """Scene `number` of those that show a given plan, which may be of any split."""
+        return self._drawn(plan, Draws("scene of", self.set_name, plan, number))
+
+    def plan(self, task: Task, draws: Draws) -> Plan:
+        """What a scene of this split may show for a task."""
+        return draw_plan(task, self.sprites.names, self.coloured, self.split, draws)
+
+    def _drawn(self, plan: Plan, draws: Draws) -> Scene:
         shown = [self._shown(thing.name, thing.colour, draws) for thing in plan.things for _ in range(plan.count)]
         places = _layout(plan, len(shown), draws)
         canvas = _backdrop([picture for _, _, picture in shown], draws).paint(self.size)

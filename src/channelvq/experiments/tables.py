@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from channelvq.errors import InputError
+from channelvq.evaluate import geneval_report
+from channelvq.evaluate.geneval import in_order
 from channelvq.evaluate.reconstruction import HEADINGS, with_interval
 from channelvq.evaluate.report import markdown_table
 from channelvq.experiments import (
@@ -17,6 +19,7 @@ from channelvq.experiments import (
     domains,
     generate_bench,
     generator,
+    geneval_sampling,
     latency_bench,
     lookup_bench,
     train_bench,
@@ -221,6 +224,33 @@ def soft_gradients(result: dict[str, Any]) -> str:
     return markdown_table(domain_failures.GRADIENT_HEADINGS, domain_failures.gradient_rows(result["failures"]))
 
 
+def geneval(result: dict[str, Any]) -> str:
+    """The generator, its ceiling, the detector and chance."""
+    return markdown_table(geneval_report.headings(result), geneval_report.rows(result))
+
+
+def geneval_faults(result: dict[str, Any]) -> str:
+    """Where the generator fails: the share of each task's images by the first thing that is wrong."""
+    kinds = ("missing", "count", "colour", "position")
+    faults = result["faults"]["generator"]
+    rows = [
+        [task.replace("_", " "), *(f"{faults[task].get(kind, 0):.1%}" for kind in kinds)] for task in in_order(faults)
+    ]
+    return markdown_table(("task", "a thing is missing", "too many", "wrong colour", "wrong place"), rows)
+
+
+def geneval_settings(result: dict[str, Any]) -> str:
+    """The bundled generator by guidance, temperature, top-k and top-p."""
+    return markdown_table(geneval_sampling.headings(result), geneval_sampling.rows(result))
+
+
+def detector(result: dict[str, Any]) -> str:
+    """GenEval scores of real scenes, as they are and made worse."""
+    tasks = in_order(result["records"][0]["scores"])
+    rows = [[r["images"], *(f"{r['scores'][task]:.3f}" for task in tasks)] for r in result["records"]]
+    return markdown_table(["images", *(task.replace("_", " ") for task in tasks)], rows)
+
+
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "axis": ("axis-small.json", study),
     "domains": ("domains.json", other_domains),
@@ -242,6 +272,10 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "prefixes": ("bundled-tokenizer.json", prefixes),
     "bundled-generator": ("bundled-generator.json", bundled_generator),
     "evaluation": ("evaluate-bench.json", evaluation),
+    "detector": ("detector.json", detector),
+    "geneval": ("geneval.json", geneval),
+    "geneval-faults": ("geneval.json", geneval_faults),
+    "geneval-sampling": ("geneval-sampling.json", geneval_settings),
     "generators": ("generator-small.json", generators),
     "scene-tokenizers": ("generator-small.json", scene_tokenizers),
 }

@@ -3,23 +3,18 @@
 x (B, 3, H, W) in [-1, 1] -> conv -> [blocks, halve]* -> features of every stage -> mean over positions -> (B, E)
 """
 
-import json
-from importlib import resources
 from pathlib import Path
-from typing import cast
 
 import torch
 from jaxtyping import Float
 from pydantic import PositiveInt
 from pydantic.dataclasses import dataclass
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from channelvq.config import STRICT, from_dict, to_dict
-from channelvq.errors import InputError
+from channelvq.config import STRICT
+from channelvq.nn.files import load_network, save_network
 from channelvq.nn.layers import Downsample, ResBlock, group_norm
-from channelvq.nn.state import misfits, read_settings, read_weights
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -64,31 +59,12 @@ class PerceptualNetwork(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write config.json and model.safetensors."""
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text(json.dumps(to_dict(self.config), indent=2) + "\n")
-        state = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
-        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+        save_network(self, folder)
 
     @classmethod
     def load(cls, source: str | Path) -> "PerceptualNetwork":
         """From "bundled" or a folder that `save` wrote, in evaluation mode and without gradients of its own."""
-        if source == "bundled":
-            with resources.as_file(resources.files("channelvq") / "bundled" / "perceptual") as folder:
-                return cls._load(folder)
-        return cls._load(Path(source))
-
-    @classmethod
-    def _load(cls, folder: Path) -> "PerceptualNetwork":
-        for name in ("config.json", "model.safetensors"):
-            if not (folder / name).is_file():
-                raise InputError(f"perceptual network {folder}: there is no {name}; expected 'bundled' or a folder")
-        settings = read_settings(folder / "config.json")
-        network = cls(from_dict(PerceptualConfig, settings, where=str(folder / "config.json")))
-        state = read_weights(folder / "model.safetensors")
-        if wrong := misfits(state, network.state_dict()):
-            raise InputError(f"{folder / 'model.safetensors'} does not fit its config.json: {wrong[:5]}")
-        network.load_state_dict({name: tensor.float() for name, tensor in state.items()})
-        return cast(PerceptualNetwork, network.eval().requires_grad_(False))
+        return load_network(cls, PerceptualConfig, source, "perceptual", "perceptual network")
 
 
 def contrastive_loss(

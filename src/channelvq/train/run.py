@@ -11,13 +11,16 @@ from channelvq.errors import InputError
 from channelvq.images import check_target
 from channelvq.train.car_task import CARRecipe, CARTask
 from channelvq.train.checkpoint import check_run_folder
+from channelvq.train.detector_task import DetectorRecipe, DetectorTask
 from channelvq.train.engine import Engine, Task
 from channelvq.train.perceptual_task import PerceptualRecipe, PerceptualTask
 from channelvq.train.tokenizer_task import TokenizerRecipe, TokenizerTask
 
-Recipe = TokenizerRecipe | CARRecipe | PerceptualRecipe
-R = TypeVar("R", TokenizerRecipe, CARRecipe, PerceptualRecipe)
-KINDS: dict[str, type[Recipe]] = {"tokenizer": TokenizerRecipe, "car": CARRecipe, "perceptual": PerceptualRecipe}
+Recipe = TokenizerRecipe | CARRecipe | PerceptualRecipe | DetectorRecipe
+R = TypeVar("R", TokenizerRecipe, CARRecipe, PerceptualRecipe, DetectorRecipe)
+KINDS: dict[str, type[Recipe]] = {
+    "tokenizer": TokenizerRecipe, "car": CARRecipe, "perceptual": PerceptualRecipe, "detector": DetectorRecipe,
+}  # fmt: skip
 
 
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -44,6 +47,11 @@ def load_perceptual_recipe(name_or_path: str | Path, overrides: Sequence[str] = 
     return _of_kind(PerceptualRecipe, load_recipe(name_or_path, overrides), name_or_path)
 
 
+def load_detector_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> DetectorRecipe:
+    """As `load_recipe`, for where only a detector's recipe will do."""
+    return _of_kind(DetectorRecipe, load_recipe(name_or_path, overrides), name_or_path)
+
+
 def _of_kind(kind: type[R], recipe: Recipe, name_or_path: str | Path) -> R:
     if not isinstance(recipe, kind):
         wanted = next(task for task, cls in KINDS.items() if cls is kind)
@@ -65,4 +73,6 @@ def train(recipe: Recipe) -> dict[str, float] | None:
             task = CARTask(recipe)
         case PerceptualRecipe():
             task = PerceptualTask(recipe)
+        case DetectorRecipe():
+            task = DetectorTask(recipe)
     return Engine(task, recipe.train, recipe).fit()

@@ -1,0 +1,54 @@
+"""A small network as a folder: config.json and model.safetensors, or one that ships in the package."""
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from safetensors.torch import save_file
+from torch import nn
+
+from channelvq.config import from_dict, to_dict
+from channelvq.errors import InputError
+from channelvq.nn.state import misfits, read_settings, read_weights
+
+
+class _Configured(Protocol):
+    config: Any
+
+
+N = TypeVar("N", bound=nn.Module)
+
+
+def save_network(network: _Configured, folder: Path) -> None:
+    """Write config.json and model.safetensors."""
+    assert isinstance(network, nn.Module)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(to_dict(network.config), indent=2) + "\n")
+    state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def load_network(kind: type[N], config: type, source: str | Path, name: str, what: str) -> N:
+    """A `kind(config)` from "bundled" (the package's folder `name`) or from a folder that `save_network` wrote.
+
+    In evaluation mode, float32 and without gradients of its own. what: its name in errors. Raises InputError for a
+    folder without the files, and for files that are damaged or do not fit together.
+    """
+    if source == "bundled":
+        with resources.as_file(resources.files("channelvq") / "bundled" / name) as folder:
+            return _load(kind, config, folder, what)
+    return _load(kind, config, Path(source), what)
+
+
+def _load(kind: type[N], config: type, folder: Path, what: str) -> N:
+    for name in ("config.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise InputError(f"{what} {folder}: there is no {name}; expected 'bundled' or a folder")
+    settings = read_settings(folder / "config.json")
+    network = kind(from_dict(config, settings, where=str(folder / "config.json")))
+    state = read_weights(folder / "model.safetensors")
+    if wrong := misfits(state, network.state_dict()):
+        raise InputError(f"{folder / 'model.safetensors'} does not fit its config.json: {wrong[:5]}")
+    network.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+    return network.eval().requires_grad_(False)
