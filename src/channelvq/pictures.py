@@ -2,12 +2,28 @@
 
 from collections.abc import Sequence
 
+import torch
+from jaxtyping import UInt8
 from PIL import Image
+from torch import Tensor
 
 from channelvq.codec import num_bytes
 from channelvq.errors import InputError
-from channelvq.images import resize_crop, strip
+from channelvq.images import normalize, resize_crop, strip, to_uint8
 from channelvq.tokenizer import CVQTokenizer
+
+PART = 64  # images in memory at a time
+
+
+def restored(
+    tokenizer: CVQTokenizer, images: UInt8[Tensor, "n 3 h w"], num_tokens: int | None = None, *, exact: bool = True
+) -> UInt8[Tensor, "n 3 h w"]:
+    """Images through their first tokens (None: all) and back, on the CPU; exact: see `CVQTokenizer.tokenize`."""
+    parts = []
+    for part in images.split(PART):
+        ids = tokenizer.tokenize(normalize(part), exact=exact)[:, :num_tokens]
+        parts.append(to_uint8(tokenizer.detokenize(ids, "tensor", exact=exact)).cpu())
+    return torch.cat(parts)
 
 
 def prefix_lengths(num_tokens: int) -> list[int]:

@@ -51,7 +51,7 @@ def test_permuted_tokenizer_has_the_tokens_in_that_order_and_the_same_pictures()
 def test_prefixes_of_an_order_are_those_of_the_permuted_tokenizer() -> None:
     tokenizer, order, images = make(), torch.tensor([3, 0, 5, 1, 4, 2]), pictures()
     other = permuted(tokenizer, order)
-    found = prefix_psnr(tokenizer, images, order, [2, C], torch.zeros(C, 4, 4))
+    found = prefix_psnr(tokenizer, quantized_maps(tokenizer, images), images, order, [2, C], torch.zeros(C, 4, 4))
     for row, length in zip(found, (2, C), strict=True):
         decoded = other.detokenize(other.tokenize(normalize(images))[:, :length], "tensor")
         torch.testing.assert_close(row, psnr(to_uint8(decoded), images), rtol=1e-3, atol=1e-3)

@@ -9,7 +9,6 @@ on where it was interrupted, and a larger set begins with the whole shards of a 
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -17,13 +16,14 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Int32
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from channelvq.config import to_dict
 from channelvq.data.packages import cache_root
 from channelvq.data.source import Sample
 from channelvq.data.stream import Mixture
+from channelvq.data.whole import write_whole
 from channelvq.errors import InputError
 from channelvq.images import normalize
 from channelvq.nn.state import weights_sha256
@@ -100,14 +100,9 @@ def _tokenize(tokenizer: CVQTokenizer, data: Mixture, positions: range) -> tuple
 
 def _write(ids_path: Path, ids: Tensor, samples: Sequence[Sample]) -> None:
     lines = "".join(json.dumps({"text": sample.text, "key": sample.key}) + "\n" for sample in samples)
-    # Written beside and renamed, the ids last: where they are, the shard is whole. Two processes write the same.
-    for path, write in (
-        (ids_path.with_suffix(".jsonl"), lambda p: p.write_text(lines)),
-        (ids_path, lambda p: save_file({"ids": ids}, p)),
-    ):
-        partial = path.with_name(f".{os.getpid()}-{path.name}")
-        write(partial)
-        partial.replace(path)
+    # The ids last: where they are, the shard is whole. Two processes write the same.
+    write_whole(ids_path.with_suffix(".jsonl"), lambda stream: stream.write(lines.encode()))
+    write_whole(ids_path, lambda stream: stream.write(save({"ids": ids})))
 
 
 def _read(path: Path) -> tuple[Tensor, list[str], list[str]]:

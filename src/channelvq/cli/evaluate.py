@@ -134,7 +134,7 @@ def evaluate_geneval(
     target(file=json_file, folder=output)
     if output:
         target(file=settings_path(output))
-    sampling = Sampling(seed, guidance_scale, temperature, top_k, top_p)
+    sampling = Sampling(guidance_scale, temperature, top_k, top_p, seed)
     file = read_prompts(prompts, samples) if prompts else None
     if file and not output:
         raise InputError("--prompts: give --output, the folder for the images")

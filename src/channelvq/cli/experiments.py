@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,9 @@ from channelvq.cli.options import JsonOption, target
 from channelvq.experiments.study_list import STUDIES
 
 Result = dict[str, Any]
+Run = Callable[[Path], Result]
+Load = Callable[[Path], Result]
+Show = Callable[[Result], Any]
 experiment_app = typer.Typer(
     no_args_is_help=True, help="Tables of the documentation: stored results, or trained again."
 )
@@ -20,22 +24,32 @@ StoredOption = Annotated[
     Path | None, typer.Option(help="The result that is read, or written by --rerun; default: the one in results/.")
 ]
 RerunOption = Annotated[bool, typer.Option("--rerun", help="Train what is not in the store and measure again.")]
-
-
-def _path(study: str) -> Path:
-    return Path(f"results/{study}-small.json")
-
-
-def _study(name: str, stored: Path | None, json_file: Path | None, rerun: bool) -> None:
-    from channelvq.experiments import studies
-
-    _show(partial(studies.run, name), studies.load, studies.table, stored or _path(name), json_file, rerun)
+# Beside the studies of recipes: the module by the command's name, the result file, and what it answers.
+OTHERS = {
+    "generator": ("generator-small", "Next-channel prediction: nested dropout or not, three sizes, exposure bias."),
+    "orderings": ("orderings-small", "Nested dropout beside channels sorted after training: every prefix, and the "
+                  "generator's nats."),
+    "domains": ("domains", "The bundled tokenizer on other kinds of pictures, untouched and finetuned; where it fails, "
+                "and what helps."),
+    "geneval-sampling": ("geneval-sampling", "Guidance and temperature of the bundled generator, by GenEval on "
+                         "validation prompts."),
+}  # fmt: skip
+# The recipe of the run, and what is put into the package.
+BUNDLES = {
+    "bundle": ("small/bundled", "run into the package: half-precision weights, model card, PCA baseline, results."),
+    "bundle-generator": ("small/scenes-car", "generator into the package: half-precision weights, model card, "
+                         "results."),
+    "bundle-perceptual": ("small/perceptual", "perceptual network into the package: half-precision weights, model "
+                          "card, cross-style test."),
+    "bundle-detector": ("small/detector", "detector into the package: half-precision weights, model card, scores on "
+                        "real scenes."),
+}  # fmt: skip
 
 
 def _show(
-    run: Callable[[Path], Result],
-    load: Callable[[Path], Result],
-    table: Callable[[Result], Any],
+    run: Run,
+    load: Load,
+    table: Show,
     path: Path,
     json_file: Path | None,
     rerun: bool,
@@ -54,96 +68,47 @@ def _show(
         write_json(json_file, result)
 
 
-def _add_study(name: str, question: str) -> None:
+def _add(name: str, question: str, path: Path, study: Callable[[], tuple[Run, Load, Show]]) -> None:
+    """A command that shows a stored result or makes it anew; study: loads what that takes, when it is called."""
+
     @experiment_app.command(name, help=question)
-    def study(stored: StoredOption = None, json_file: JsonOption = None, rerun: RerunOption = False) -> None:
-        _study(name, stored, json_file, rerun)
+    def command(stored: StoredOption = None, json_file: JsonOption = None, rerun: RerunOption = False) -> None:
+        _show(*study(), stored or path, json_file, rerun)
+
+
+def _recipes(name: str) -> tuple[Run, Load, Show]:
+    from channelvq.experiments import studies
+
+    return partial(studies.run, name), studies.load, studies.table
+
+
+def _module(name: str) -> tuple[Run, Load, Show]:
+    module = import_module(f"channelvq.experiments.{name}")
+    return module.run, module.load, module.table
 
 
 for _name, _about in STUDIES.items():
-    _add_study(_name, _about.question)
+    _add(_name, _about.question, Path(f"results/{_name}-small.json"), partial(_recipes, _name))
+for _name, (_file, _question) in OTHERS.items():
+    _add(_name, _question, Path(f"results/{_file}.json"), partial(_module, _name.replace("-", "_")))
 
 
-@experiment_app.command("bundle")
-def experiment_bundle(
-    run_dir: Annotated[Path, typer.Argument(help="A finished run of small/bundled.")] = Path("runs/bundled"),
-    package: PackageOption = Path("src/channelvq/bundled"),
-    results: ResultsOption = Path("results"),
-) -> None:
-    """Put a finished run into the package: half-precision weights, model card, PCA baseline, results."""
-    from channelvq.experiments.bundled import bundle
+def _add_bundle(name: str, recipe: str, what: str) -> None:
+    """A command that puts a finished run of a recipe into the package."""
+    usual = Path(f"runs/{recipe.removeprefix('small/')}")
 
-    bundle(run_dir, package, results, "cvq train small/bundled")
-
-
-@experiment_app.command("generator")
-def experiment_generator(stored: StoredOption = None, json_file: JsonOption = None, rerun: RerunOption = False) -> None:
-    """Next-channel prediction: nested dropout or not, three sizes, exposure bias."""
-    from channelvq.experiments import generator
-
-    _show(generator.run, generator.load, generator.table, stored or _path("generator"), json_file, rerun)
+    @experiment_app.command(name, help=f"Put a finished {what}")
+    def command(
+        run_dir: Annotated[Path, typer.Argument(help=f"A finished run of {recipe}.")] = usual,
+        package: PackageOption = Path("src/channelvq/bundled"),
+        results: ResultsOption = Path("results"),
+    ) -> None:
+        module = import_module(f"channelvq.experiments.{name.replace('bundle', 'bundled').replace('-', '_')}")
+        module.bundle(run_dir, package, results, f"cvq train {recipe}")
 
 
-@experiment_app.command("orderings")
-def experiment_orderings(stored: StoredOption = None, json_file: JsonOption = None, rerun: RerunOption = False) -> None:
-    """Nested dropout beside channels sorted after training: every prefix, and the generator's nats."""
-    from channelvq.experiments import orderings
-
-    _show(orderings.run, orderings.load, orderings.table, stored or _path("orderings"), json_file, rerun)
-
-
-@experiment_app.command("domains")
-def experiment_domains(stored: StoredOption = None, json_file: JsonOption = None, rerun: RerunOption = False) -> None:
-    """The bundled tokenizer on other kinds of pictures, untouched and finetuned; where it fails, and what helps."""
-    from channelvq.experiments import domains
-
-    _show(domains.run, domains.load, domains.table, stored or Path("results/domains.json"), json_file, rerun)
-
-
-@experiment_app.command("bundle-generator")
-def experiment_bundle_generator(
-    run_dir: Annotated[Path, typer.Argument(help="A finished run of small/scenes-car.")] = Path("runs/scenes-car"),
-    package: PackageOption = Path("src/channelvq/bundled"),
-    results: ResultsOption = Path("results"),
-) -> None:
-    """Put a finished generator into the package: half-precision weights, model card, results."""
-    from channelvq.experiments.bundled_generator import bundle
-
-    bundle(run_dir, package, results, "cvq train small/scenes-car")
-
-
-@experiment_app.command("bundle-perceptual")
-def experiment_bundle_perceptual(
-    run_dir: Annotated[Path, typer.Argument(help="A finished run of small/perceptual.")] = Path("runs/perceptual"),
-    package: PackageOption = Path("src/channelvq/bundled"),
-    results: ResultsOption = Path("results"),
-) -> None:
-    """Put a finished perceptual network into the package: half-precision weights, model card, cross-style test."""
-    from channelvq.experiments.bundled_perceptual import bundle
-
-    bundle(run_dir, package, results, "cvq train small/perceptual")
-
-
-@experiment_app.command("bundle-detector")
-def experiment_bundle_detector(
-    run_dir: Annotated[Path, typer.Argument(help="A finished run of small/detector.")] = Path("runs/detector"),
-    package: PackageOption = Path("src/channelvq/bundled"),
-    results: ResultsOption = Path("results"),
-) -> None:
-    """Put a finished detector into the package: half-precision weights, model card, scores on real scenes."""
-    from channelvq.experiments.bundled_detector import bundle
-
-    bundle(run_dir, package, results, "cvq train small/detector")
-
-
-@experiment_app.command("geneval-sampling")
-def experiment_geneval_sampling(
-    stored: StoredOption = None, json_file: JsonOption = None, rerun: RerunOption = False
-) -> None:
-    """Guidance and temperature of the bundled generator, by GenEval on validation prompts."""
-    from channelvq.experiments import geneval_sampling as study
-
-    _show(study.run, study.load, study.table, stored or study.STORED, json_file, rerun)
+for _name, (_recipe, _what) in BUNDLES.items():
+    _add_bundle(_name, _recipe, _what)
 
 
 @experiment_app.command("tables")

@@ -3,10 +3,15 @@
 For what must know things regardless.
 """
 
+from collections.abc import Sequence
 from io import BytesIO
 
 import torch
+from jaxtyping import UInt8
 from PIL import Image, ImageFilter
+from torch import Tensor
+
+from channelvq.images import to_pil, to_tensor
 
 SHARE = 0.3  # of the images that each kind of damage comes to
 BLUR = 1.6  # the largest sigma of a blur, in pixels of a 64 px image
@@ -30,6 +35,12 @@ def degrade(image: Image.Image, generator: torch.Generator) -> Image.Image:
     if draws[4] < SHARE:
         image = _compressed(image, round(QUALITY[0] + (QUALITY[1] - QUALITY[0]) * draws[5]))
     return _noisy(image, NOISE * draws[7], generator) if draws[6] < SHARE else image
+
+
+def degraded(images: UInt8[Tensor, "n 3 h w"], generators: Sequence[torch.Generator]) -> UInt8[Tensor, "n 3 h w"]:
+    """Every image made worse by what its own generator draws."""
+    pairs = zip(to_pil(images), generators, strict=True)
+    return torch.stack([to_tensor(degrade(image, generator)) for image, generator in pairs])
 
 
 def shift_colours(image: Image.Image, generator: torch.Generator) -> Image.Image:

@@ -63,26 +63,31 @@ def _with(current: Tensor, maps: Tensor, channel: int) -> Tensor:
 
 
 def _error(tokenizer: CVQTokenizer, maps: Tensor, target: Tensor) -> float:
-    decoded = torch.cat([tokenizer.decode(part) for part in maps.split(ROWS)])
-    return float((decoded.clamp(-1, 1) - target).square().mean())
+    return float((_decoded(tokenizer, maps) - target).square().mean())
+
+
+def _decoded(tokenizer: CVQTokenizer, maps: Tensor) -> Tensor:
+    return torch.cat([tokenizer.decode(part) for part in maps.split(ROWS)]).clamp(-1, 1)
 
 
 @torch.no_grad()
 def prefix_psnr(
     tokenizer: CVQTokenizer,
+    maps: Float[Tensor, "n C s s"],
     images: UInt8[Tensor, "n 3 h w"],
     order: Int64[Tensor, " C"],
     lengths: Sequence[int],
     fill: Float[Tensor, "C s s"],
 ) -> Float64[Tensor, "k n"]:
-    """PSNR of each image from the first channels of an order, for each length; the others are at `fill`."""
-    maps = quantized_maps(tokenizer, images)
+    """PSNR of each image from the first channels of an order, for each length; the others are at `fill`.
+
+    maps: of `quantized_maps`.
+    """
     rows = []
     for length in lengths:
         shown = fill.expand_as(maps).clone()
         shown[:, order[:length]] = maps[:, order[:length]]
-        decoded = torch.cat([tokenizer.decode(part) for part in shown.split(ROWS)])
-        rows.append(psnr(to_uint8(decoded.clamp(-1, 1)), images))
+        rows.append(psnr(to_uint8(_decoded(tokenizer, shown)), images))
     return torch.stack(rows)
 
 

@@ -11,9 +11,9 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
+from channelvq.car.choice import Choice
 from channelvq.car.model import CAR
 from channelvq.car.sampling import encode_prompts
-from channelvq.data.whole import write_whole
 from channelvq.errors import InputError
 from channelvq.evaluate.report import write_json
 from channelvq.images import save_image, to_pil, to_uint8
@@ -24,14 +24,10 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Sampling:
+class Sampling(Choice):
     """How images are drawn, see `CAR.generate`; image i of a set uses seed + i."""
 
     seed: int = 0
-    guidance_scale: float = 3.0
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
 
     def images(self, car: CAR, texts: Sequence[str], first: int) -> UInt8[Tensor, "n 3 h w"]:
         """The images number first, first + 1, ... of a set, for their texts."""
@@ -136,11 +132,3 @@ def tiled(images: Sequence[Image.Image]) -> Image.Image:
     for i, image in enumerate(images):
         sheet.paste(image, (i % 2 * width, i // 2 * height))
     return sheet
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole; InputError where it cannot be written."""
-    try:
-        write_whole(path, lambda stream: stream.write(content))
-    except OSError as error:
-        raise InputError(f"cannot write {str(path)!r}: {error}") from error

@@ -21,10 +21,10 @@ from channelvq.evaluate.drawing import CHUNK, Sampling
 from channelvq.evaluate.geneval import Prompt, faults, in_order, task_scores
 from channelvq.evaluate.geneval_prompts import PromptSet
 from channelvq.evaluate.report import git_revision, library_versions
-from channelvq.images import normalize, resize_crop, to_pil, to_tensor, to_uint8
+from channelvq.images import resize_crop, to_pil, to_tensor
 from channelvq.nn.detector import Detector
 from channelvq.nn.state import weights_sha256
-from channelvq.tokenizer import CVQTokenizer
+from channelvq.pictures import restored
 
 RESAMPLES = 2000
 KINDS = ("generator", "reconstruction", "real", "shuffled")
@@ -95,16 +95,6 @@ def shuffled(prompts: Sequence[Prompt]) -> list[Prompt]:
     return [following[prompt] for prompt in prompts]
 
 
-@torch.no_grad()
-def restored(tokenizer: CVQTokenizer, images: UInt8[Tensor, "n 3 h w"]) -> UInt8[Tensor, "n 3 h w"]:
-    """Images as a tokenizer restores them from all their tokens."""
-    parts = []
-    for part in images.split(CHUNK):
-        ids = tokenizer.tokenize(normalize(part), exact=False)
-        parts.append(to_uint8(tokenizer.detokenize(ids, output="tensor", exact=False)).cpu())
-    return torch.cat(parts)
-
-
 def closed_world(
     car: CAR, detector: Detector, prompts: PromptSet, images: UInt8[Tensor, "n 3 h w"], sampling: Sampling
 ) -> dict[str, Any]:
@@ -114,7 +104,7 @@ def closed_world(
     real = prompts.scenes(samples)
     judged = {
         "generator": judge(detector, wanted, images),
-        "reconstruction": judge(detector, wanted, restored(car.tokenizer, real)),
+        "reconstruction": judge(detector, wanted, restored(car.tokenizer, real, exact=False)),
         "real": judge(detector, wanted, real),
         "shuffled": judge(detector, shuffled(wanted), images),
     }

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from channelvq.car.model import CAR
 from channelvq.data.split import Split
-from channelvq.evaluate.drawing import Picture, Progress, Sampling, check_texts, draw, draw_files, write_bytes
+from channelvq.evaluate.drawing import Picture, Progress, Sampling, check_texts, draw, draw_files
 from channelvq.evaluate.geneval import Prompt, prompt_of
 from channelvq.evaluate.geneval_prompts import PromptSet, prompt_set
 from channelvq.evaluate.geneval_report import closed_world, judge, protocol
 from channelvq.evaluate.prompt_files import GenevalLine, PromptFile, geneval_pictures
+from channelvq.evaluate.report import write_bytes
 from channelvq.images import load_image, to_tensor
 from channelvq.nn.detector import Detector
 

@@ -232,12 +232,15 @@ def _row(prefix: PrefixQuality) -> dict[str, str]:
     return size | shown | {"use": f"{prefix.usage.use:.1%}"}
 
 
-def with_interval(metrics: Mapping[str, Any], name: str) -> str:
-    """A metric of a record as text, with its interval where it has one: "20.83 (20.65 to 21.03)"."""
+def with_interval(metrics: Mapping[str, Any], name: str, digits: int | None = None) -> str:
+    """A metric of a record as text, with its interval where it has one: "20.83 (20.65 to 21.03)".
+
+    digits: after the point; by default 2 for PSNR, 3 for others.
+    """
     interval = metrics.get(f"{name}_interval")
     if interval is None and name != "psnr":
         return f"{metrics[name]:.3g}"
-    digits = 2 if name == "psnr" else 3
+    digits = digits or (2 if name == "psnr" else 3)
     ends = "" if not interval or None in interval else f" ({interval[0]:.{digits}f} to {interval[1]:.{digits}f})"
     return f"{metrics[name]:.{digits}f}{ends}"
 

@@ -6,7 +6,7 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -136,9 +136,17 @@ def read_result(path: Path, metric: str, remedy: str) -> dict[str, Any]:
 
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file atomically, as UTF-8; folders are made. Raises InputError where it cannot be written."""
-    path = Path(path)
+    _write(Path(path), lambda: text.encode("utf-8"))
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write a file atomically; folders are made. Raises InputError where it cannot be written."""
+    _write(Path(path), lambda: content)
+
+
+def _write(path: Path, content: Callable[[], bytes]) -> None:
     try:
-        write_whole(path, lambda stream: stream.write(text.encode("utf-8")))
+        write_whole(path, lambda stream: stream.write(content()))
     except (OSError, ValueError) as error:
         raise InputError(f"cannot write {str(path)!r}: {error}") from error
 

@@ -4,7 +4,8 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,29 +42,36 @@ def bundle(run_dir: Path, package: Path, results: Path, command: str) -> dict[st
     recipe = load_tokenizer_recipe(run_dir / "config.yaml")
     facts = run_facts(run_dir, recipe, command)
     folder = package / "tokenizer"
-    copy_files(run_dir / "final", folder)
-    halve(folder / "model.safetensors")
+    copy_half(run_dir / "final", folder)
     tokenizer = CVQTokenizer.from_pretrained(folder)
     pca = PCABaseline.fit(fixed_images(_train_mixture(recipe), PCA_IMAGES), num_components=PCA_COMPONENTS)
     pca.save(package / "pca.safetensors")
     records = [measure(tokenizer, pca, kind, results, trained_by(recipe, facts)) for kind in KINDS]
     result = {"run": facts, "protocol": {"baselines": PROTOCOL}, "records": records}
-    write_json(results / "bundled-tokenizer.json", result)
-    stored = json.loads((results / "bundled-tokenizer.json").read_text())
-    (folder / "README.md").write_text(model_card(stored, recipe))
-    return stored
+    return write_with_card(results / "bundled-tokenizer.json", result, folder, partial(model_card, recipe=recipe))
 
 
 def _train_mixture(recipe: TokenizerRecipe) -> Mixture:
     return build_mixture(recipe.data, recipe.model.image_size, "train", seed=1)
 
 
-def copy_files(source: Path, folder: Path) -> None:
-    """Put the weights and the config of a trained model into a folder of their own, anew."""
+def write_with_card(
+    path: Path, result: dict[str, Any], folder: Path, card: Callable[[dict[str, Any]], str]
+) -> dict[str, Any]:
+    """Write a result file, and README.md of what was measured by the figures as they are stored; returns these."""
+    write_json(path, result)
+    stored = json.loads(path.read_text())
+    (folder / "README.md").write_text(card(stored))
+    return stored
+
+
+def copy_half(source: Path, folder: Path) -> None:
+    """Put the config and the half-precision weights of a trained model into a folder of their own, anew."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for name in ("model.safetensors", "config.json"):
         shutil.copy(source / name, folder / name)
+    halve(folder / "model.safetensors")
 
 
 def halve(path: Path, keep: Collection[str] = ()) -> None:
@@ -121,13 +129,12 @@ def model_card(result: dict[str, Any], recipe: TokenizerRecipe) -> str:
         cells = [record["data"], f"{m['psnr']:.2f}", f"{m['ssim']:.3f}", f"{pca['psnr']:.2f}" if pca else "-"]
         cells += [f"{m['use']:.1%}", f"{m['use_if_uniform']:.1%}", f"{m['perplexity']:.0f}", f"{m['usage_tokens']}"]
         rows.append("| " + " | ".join(cells) + " |")
-    works = "\n".join(f"- {work.name}: {work.licence}, {work.attribution}" for work in works_of(recipe.data))
     return CARD.format(
         tokens=recipe.model.num_tokens, codes=recipe.model.quantizer.codebook_size, side=recipe.model.latent_size,
         size=recipe.model.image_size, bytes=result["records"][0]["metrics"]["bytes"], command=run["command"],
         steps=run["steps"], batch=recipe.train.batch_size, minutes=run["training_seconds"] / 60,
         machine=run["machine"], torch=run["torch"],
-        git=run["git"], rows="\n".join(rows), works=works,
+        git=run["git"], rows="\n".join(rows), works=credits_of(works_of(recipe.data)),
     )  # fmt: skip
 
 
@@ -143,6 +150,11 @@ def works_of(data: DataConfig) -> list[Work]:
             case PhotoConfig():
                 works += [Work(p.name, p.licence, p.attribution) for p in PHOTOS if p.split == "train"]
     return [work for name in sorted(names) for work in PACKAGES[name].works] + works
+
+
+def credits_of(works: Iterable[Work]) -> str:
+    """A line of Markdown for each work."""
+    return "\n".join(f"- {work.name}: {work.licence}, {work.attribution}" for work in works)
 
 
 CARD = """---

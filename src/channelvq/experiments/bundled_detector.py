@@ -1,24 +1,19 @@
 """The detector that ships in the package: from a finished run to weights, model card and results."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-import torch
-from jaxtyping import UInt8
-from torch import Tensor
-
 from channelvq.data.catalogue import PACKAGES
-from channelvq.data.degrade import degrade
+from channelvq.data.degrade import degraded
 from channelvq.data.stream import position_generator
 from channelvq.evaluate.geneval import in_order
 from channelvq.evaluate.geneval_prompts import prompt_set
-from channelvq.evaluate.geneval_report import judge, restored
-from channelvq.evaluate.report import git_revision, library_versions, write_json
-from channelvq.experiments.bundled import copy_files, halve, run_facts
-from channelvq.images import to_pil, to_tensor
+from channelvq.evaluate.geneval_report import judge
+from channelvq.evaluate.report import git_revision, library_versions, markdown_table
+from channelvq.experiments.bundled import copy_half, credits_of, run_facts, write_with_card
 from channelvq.nn.detector import Detector
 from channelvq.nn.state import weights_sha256
+from channelvq.pictures import restored
 from channelvq.tokenizer import CVQTokenizer
 from channelvq.train.run import load_detector_recipe
 
@@ -39,13 +34,9 @@ def bundle(run_dir: Path, package: Path, results: Path, command: str) -> dict[st
     recipe = load_detector_recipe(run_dir / "config.yaml")
     facts = run_facts(run_dir, recipe, command)
     folder = package / "detector"
-    copy_files(run_dir / "final", folder)
-    halve(folder / "model.safetensors")
+    copy_half(run_dir / "final", folder)
     result = {"run": facts, **measure(Detector.load(folder))}
-    write_json(results / "detector.json", result)
-    stored = json.loads((results / "detector.json").read_text())
-    (folder / "README.md").write_text(model_card(stored))
-    return stored
+    return write_with_card(results / "detector.json", result, folder, model_card)
 
 
 def measure(detector: Detector, samples: int = SAMPLES) -> dict[str, Any]:
@@ -54,8 +45,8 @@ def measure(detector: Detector, samples: int = SAMPLES) -> dict[str, Any]:
     real = prompts.scenes(samples)
     images = {
         "real": real,
-        "damaged": _damaged(real),
-        "restored": restored(CVQTokenizer.from_pretrained("bundled"), real),
+        "damaged": degraded(real, [position_generator(1, i) for i in range(len(real))]),  # always the same damage
+        "restored": restored(CVQTokenizer.from_pretrained("bundled"), real, exact=False),
     }
     records = []
     for kind, each in images.items():
@@ -70,30 +61,24 @@ def measure(detector: Detector, samples: int = SAMPLES) -> dict[str, Any]:
     return {"protocol": how, "records": records}
 
 
-def _damaged(images: UInt8[Tensor, "n 3 h w"]) -> UInt8[Tensor, "n 3 h w"]:
-    """Always the same damage."""
-    pairs = enumerate(to_pil(images))
-    return torch.stack([to_tensor(degrade(image, position_generator(1, i))) for i, image in pairs])
+def cells(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows: the scores of each kind of images by task."""
+    tasks = in_order(result["records"][0]["scores"])
+    rows = [[r["images"], *(f"{r['scores'][task]:.3f}" for task in tasks)] for r in result["records"]]
+    return ["images", *(task.replace("_", " ") for task in tasks)], rows
 
 
 def model_card(result: dict[str, Any]) -> str:
     """README.md of the bundled detector, every figure from the result file."""
     run, how = result["run"], result["protocol"]
-    tasks = in_order(result["records"][0]["scores"])
-    rows = [
-        "| images | " + " | ".join(task.replace("_", " ") for task in tasks) + " |",
-        "|---" * (len(tasks) + 1) + "|",
-    ]
-    for record in result["records"]:
-        rows.append(f"| {record['images']} | " + " | ".join(f"{record['scores'][task]:.3f}" for task in tasks) + " |")
     return CARD.format(
         command=run["command"], steps=run["steps"], batch=run["recipe"]["train"]["batch_size"],
         minutes=run["training_seconds"] / 60, machine=run["machine"], torch=run["torch"], git=run["git"],
         millions=how["parameters"] / 1e6, threshold=how["threshold"], prompts=how["prompts"],
-        samples=how["samples_per_prompt"], rows="\n".join(rows), restored=run["recipe"]["restored"],
+        samples=how["samples_per_prompt"], rows=markdown_table(*cells(result)), restored=run["recipe"]["restored"],
         shifted=run["recipe"]["shifted"], damaged=run["recipe"]["damaged"],
         kinds="\n".join(f"- {kind}: {what}" for kind, what in KINDS.items()),
-        works="\n".join(f"- {w.name}: {w.licence}, {w.attribution}" for s in SOURCES for w in PACKAGES[s].works),
+        works=credits_of(w for source in SOURCES for w in PACKAGES[source].works),
     )  # fmt: skip
 
 

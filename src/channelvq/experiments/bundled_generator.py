@@ -1,15 +1,15 @@
 """The generator that ships in the package: from a finished run to weights, model card and results."""
 
-import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from channelvq.car.model import CAR
 from channelvq.evaluate.next_channel import evaluate_next_channel
 from channelvq.evaluate.reconstruction import evaluate_reconstruction
-from channelvq.evaluate.report import make_record, write_json
-from channelvq.experiments.bundled import halve, run_facts, trained_by, works_of
+from channelvq.evaluate.report import make_record
+from channelvq.experiments.bundled import credits_of, halve, run_facts, trained_by, works_of, write_with_card
 from channelvq.experiments.generator import parameters, scene_protocol, token_sets
 from channelvq.train.car_task import CARRecipe
 from channelvq.train.run import load_car_recipe
@@ -36,11 +36,8 @@ def bundle(run_dir: Path, package: Path, results: Path, command: str) -> dict[st
     entry = make_record(car.tokenizer.config, data="scenes", split="held-out", metrics=metrics, **training)
     entry |= {"parameters": parameters(car),
               "reconstruction": evaluate_reconstruction(car.tokenizer, sets.images).to_dict()}  # fmt: skip
-    path = results / "bundled-generator.json"
-    write_json(path, {"run": facts, "protocol": how, "records": [entry]})
-    stored = json.loads(path.read_text())
-    (folder / "README.md").write_text(model_card(stored, recipe))
-    return stored
+    result = {"run": facts, "protocol": how, "records": [entry]}
+    return write_with_card(results / "bundled-generator.json", result, folder, partial(model_card, recipe=recipe))
 
 
 def store_half(source: Path, folder: Path) -> None:
@@ -69,7 +66,7 @@ def model_card(result: dict[str, Any], recipe: CARRecipe) -> str:
         millions=sum(record["parameters"].values()) / 1e6, images=recipe.objective.train_images,
         n=m["num_images"], nats=m["nats"], low=m["nats_interval"][0], high=m["nats_interval"][1],
         shuffled=m["nats_shuffled"], unigram=m["nats_unigram"], top1=m["top1"], psnr=reconstruction["psnr"],
-        works="\n".join(f"- {work.name}: {work.licence}, {work.attribution}" for work in works_of(recipe.data)),
+        works=credits_of(works_of(recipe.data)),
     )  # fmt: skip
 
 

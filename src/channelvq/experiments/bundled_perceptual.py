@@ -1,13 +1,11 @@
 """The perceptual network that ships in the package: from a finished run to weights, model card and results."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from channelvq.data.catalogue import PACKAGES
 from channelvq.evaluate.cross_style import GALLERY, STYLES, cross_style_accuracy, pixels_16, style_pictures
-from channelvq.evaluate.report import write_json
-from channelvq.experiments.bundled import copy_files, halve, run_facts
+from channelvq.experiments.bundled import copy_half, credits_of, run_facts, write_with_card
 from channelvq.nn.perceptual import PerceptualNetwork
 from channelvq.train.run import load_perceptual_recipe
 
@@ -22,13 +20,9 @@ def bundle(run_dir: Path, package: Path, results: Path, command: str) -> dict[st
     recipe = load_perceptual_recipe(run_dir / "config.yaml")
     facts = run_facts(run_dir, recipe, command)
     folder = package / "perceptual"
-    copy_files(run_dir / "final", folder)
-    halve(folder / "model.safetensors")
+    copy_half(run_dir / "final", folder)
     result = {"run": facts, **cross_style(PerceptualNetwork.load(folder), recipe.image_size)}
-    write_json(results / "perceptual.json", result)
-    stored = json.loads((results / "perceptual.json").read_text())
-    (folder / "README.md").write_text(model_card(stored))
-    return stored
+    return write_with_card(results / "perceptual.json", result, folder, model_card)
 
 
 def cross_style(network: PerceptualNetwork, size: int) -> dict[str, Any]:
@@ -50,7 +44,7 @@ def model_card(result: dict[str, Any]) -> str:
     return CARD.format(
         command=run["command"], steps=run["steps"], minutes=run["training_seconds"] / 60, machine=run["machine"],
         torch=run["torch"], git=run["git"], queries=result["protocol"]["queries"], rows=rows, gallery=GALLERY,
-        works="\n".join(f"- {w.name}: {w.licence}, {w.attribution}" for s in SOURCES for w in PACKAGES[s].works),
+        works=credits_of(w for source in SOURCES for w in PACKAGES[source].works),
     )  # fmt: skip
 
 

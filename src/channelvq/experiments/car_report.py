@@ -22,6 +22,7 @@ from channelvq.evaluate.features import embeddings, perceptual_space
 from channelvq.evaluate.next_channel import evaluate_next_channel
 from channelvq.evaluate.page import document, figure, rows
 from channelvq.evaluate.plots import channel_curves
+from channelvq.evaluate.reconstruction import with_interval
 from channelvq.evaluate.report import make_record, write_json, write_text
 from channelvq.evaluate.samples import SampleReport, sample_report
 from channelvq.experiments.generator import TokenSets, parameters, scene_protocol, scenes, token_sets
@@ -181,21 +182,17 @@ def figures(result: dict[str, Any]) -> list[tuple[str, str]]:
     s = m["samples"]
     free = m["by_channel"]["free_running"]["0"]
 
-    def interval(name: str) -> str:
-        low, high = s[f"{name}_interval"]
-        return f"{s[name]:.3f} ({low:.3f} to {high:.3f})"
-
     return [
-        ("nats a token", f"{m['nats']:.3f} ({m['nats_interval'][0]:.3f} to {m['nats_interval'][1]:.3f})"),
+        ("nats a token", with_interval(m, "nats")),
         ("with the caption of another image", f"{m['nats_shuffled']:.3f}"),
         ("by the counts of each channel alone", f"{m['nats_unigram']:.3f}"),
         ("likeliest token is the true one, told the truth", f"{m['top1']:.1%}"),
         ("the same, running free", f"{sum(free) / len(free):.1%}"),
-        ("sample to nearest training image", interval("nearest_training")),
-        ("held-out image to nearest training image", interval("nearest_training_of_held_out")),
+        ("sample to nearest training image", with_interval(s, "nearest_training")),
+        ("held-out image to nearest training image", with_interval(s, "nearest_training_of_held_out")),
         ("samples nearer than any held-out image", f"{s['nearer_than_any_held_out']:.1%}"),
-        ("distance over seeds of one prompt", interval("over_seeds")),
-        ("distance over prompts", interval("over_prompts")),
+        ("distance over seeds of one prompt", with_interval(s, "over_seeds")),
+        ("distance over prompts", with_interval(s, "over_prompts")),
     ]
 
 

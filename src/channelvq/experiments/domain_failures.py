@@ -14,6 +14,7 @@ from channelvq.evaluate.probes import Probes, gradients, gratings, measure
 from channelvq.experiments.store import trained
 from channelvq.experiments.studies import recipes
 from channelvq.images import grid, normalize, save_image, to_pil, to_uint8
+from channelvq.pictures import restored
 from channelvq.tokenizer import CVQTokenizer
 
 Restore = Callable[[UInt8[Tensor, "n 3 h w"]], UInt8[Tensor, "n 3 h w"]]
@@ -31,12 +32,6 @@ STUDIED = {
     "64 tokens, 700 steps": ("table1", "CVQ, seed 0"),
     "256 tokens, 700 steps": ("table1", "CVQ, 256 tokens, seed 0"),
 }
-
-
-def restored(tokenizer: CVQTokenizer, images: UInt8[Tensor, "n 3 h w"], num_tokens: int) -> UInt8[Tensor, "n 3 h w"]:
-    """Images through the first tokens and back."""
-    ids = tokenizer.tokenize(normalize(images))[:, :num_tokens]
-    return to_uint8(tokenizer.detokenize(ids, "tensor")).cpu()
 
 
 def measure_all(bundled: CVQTokenizer, tuned: Mapping[str, CVQTokenizer], store: Path) -> list[dict[str, Any]]:
@@ -59,7 +54,7 @@ def measure_all(bundled: CVQTokenizer, tuned: Mapping[str, CVQTokenizer], store:
 
 
 def _by(tokenizer: CVQTokenizer, num_tokens: int | None = None) -> Restore:
-    return lambda images: restored(tokenizer, images, num_tokens or tokenizer.num_tokens)
+    return lambda images: restored(tokenizer, images, num_tokens)
 
 
 @torch.no_grad()
@@ -101,7 +96,7 @@ def draw(failures: list[dict[str, Any]], bundled: CVQTokenizer, tuned: Mapping[s
     images = torch.cat([waves, slopes[0::4], slopes[3::4]])
     rows = [
         images,
-        *(restored(each, images, each.num_tokens) for each in (bundled, tuned["textures"], tuned["drawings"])),
+        *(restored(each, images) for each in (bundled, tuned["textures"], tuned["drawings"])),
     ]
     sheet = grid([picture for row in rows for picture in to_pil(normalize(row))], columns=len(images))
     save_image(sheet, path.with_name(f"{path.stem}-probes.png"))

@@ -17,13 +17,14 @@ from channelvq.data.domains import DomainSource
 from channelvq.data.stream import Mixture, fixed_images
 from channelvq.evaluate.measures import Measures, choose_measures
 from channelvq.evaluate.metrics import mean_with_interval
-from channelvq.evaluate.reconstruction import evaluate_reconstruction
+from channelvq.evaluate.reconstruction import evaluate_reconstruction, with_interval
 from channelvq.evaluate.report import make_record, read_result, write_json
 from channelvq.experiments import domain_failures
 from channelvq.experiments.held_out import held_out, held_out_protocol
 from channelvq.experiments.shown import terminal_table
 from channelvq.experiments.store import DEFAULT_STORE, trained
 from channelvq.images import grid, normalize, save_image, to_pil
+from channelvq.pictures import restored
 from channelvq.tokenizer import CVQTokenizer
 from channelvq.train.run import load_tokenizer_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe
@@ -110,11 +111,6 @@ def draw(kind: str, bundled: CVQTokenizer, tokenizer: CVQTokenizer | None, path:
     save_image(grid([picture for row in rows for picture in to_pil(normalize(row))], columns=len(images)), path)
 
 
-def restored(tokenizer: CVQTokenizer, images: UInt8[Tensor, "n 3 h w"]) -> UInt8[Tensor, "n 3 h w"]:
-    """Images through all tokens and back."""
-    return domain_failures.restored(tokenizer, images, tokenizer.num_tokens)
-
-
 def shown_images(kind: str, size: int = 64) -> UInt8[Tensor, "n 3 h w"]:
     """Pictures for a sheet of a kind, or of "medical": free ones alone."""
     match kind:
@@ -154,10 +150,7 @@ def rows(result: dict[str, Any], *, forgetting: bool = False) -> list[list[str]]
 def _cells(record: dict[str, Any]) -> list[str]:
     m = record["metrics"]
     state = UNTOUCHED if record["state"] == UNTOUCHED else f"finetuned on {record['state']}"
-    intervals = [
-        f"{m[name]:.{digits}f} ({m[f'{name}_interval'][0]:.{digits}f} to {m[f'{name}_interval'][1]:.{digits}f})"
-        for name, digits in (("psnr", 2), ("ssim", 3), ("perceptual", 3))
-    ]
+    intervals = [with_interval(m, name) for name in ("psnr", "ssim", "perceptual")]
     paired = record.get("psnr_gain")
     more = (
         ""

@@ -22,7 +22,7 @@ from channelvq.data.split import Split
 from channelvq.data.stream import Mixture, fixed_images
 from channelvq.evaluate.next_channel import evaluate_next_channel
 from channelvq.evaluate.plots import channel_curves
-from channelvq.evaluate.reconstruction import evaluate_reconstruction
+from channelvq.evaluate.reconstruction import evaluate_reconstruction, with_interval
 from channelvq.evaluate.report import protocol, read_result, write_json
 from channelvq.experiments.shown import terminal_table
 from channelvq.experiments.store import DEFAULT_STORE, generator_key, record, run_key, trained, trained_generator
@@ -206,7 +206,7 @@ def rows(result: Mapping[str, Any]) -> list[list[str]]:
         [
             row["name"],
             f"{(row['parameters']['backbone'] + row['parameters']['image']) / 1e6:.1f} M",
-            f"{m['nats']:.3f} ({m['nats_interval'][0]:.3f} to {m['nats_interval'][1]:.3f})",
+            with_interval(m, "nats"),
             f"{m['nats_shuffled']:.3f}", f"{m['nats_unigram']:.3f}", f"{m['top1']:.1%}", f"{row['seconds']:.0f}",
         ]
         for row in result["records"]

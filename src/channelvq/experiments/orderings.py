@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float, Int64, UInt8
 from rich.table import Table
 from torch import Tensor
 
@@ -19,6 +19,7 @@ from channelvq.evaluate import channel_order
 from channelvq.evaluate.metrics import mean_with_interval
 from channelvq.evaluate.next_channel import evaluate_next_channel
 from channelvq.evaluate.plots import channel_curves
+from channelvq.evaluate.reconstruction import with_interval
 from channelvq.evaluate.report import read_result, write_json
 from channelvq.experiments import generator
 from channelvq.experiments.shown import terminal_table
@@ -47,9 +48,10 @@ def _sorted(order: str) -> str | None:
     return None if order in ("nested", "as trained") else order
 
 
-def orders(tokenizer: CVQTokenizer, images: UInt8[Tensor, "n 3 h w"]) -> dict[str, Int64[Tensor, " C"]]:
-    """By name, from training images."""
-    maps = channel_order.quantized_maps(tokenizer, images)
+def orders(
+    tokenizer: CVQTokenizer, maps: Float[Tensor, "n C s s"], images: UInt8[Tensor, "n 3 h w"]
+) -> dict[str, Int64[Tensor, " C"]]:
+    """By name, from training images and their maps."""
     some = slice(GREEDY_BY)
     return {
         "as trained": torch.arange(tokenizer.num_tokens),
@@ -68,10 +70,11 @@ def run(path: Path, store: Path = DEFAULT_STORE) -> dict[str, Any]:
         tokenizer, _ = trained(recipe, store)
         sets = generator.token_sets(car_recipe, tokenizer)
         training = fixed_images(generator.scenes(car_recipe, tokenizer, "train"), SORTED_BY)
-        mean = channel_order.quantized_maps(tokenizer, training).mean(0)
-        found = {first: torch.arange(tokenizer.num_tokens)} if nested else orders(tokenizer, training)
+        maps = channel_order.quantized_maps(tokenizer, training)
+        tests, mean = channel_order.quantized_maps(tokenizer, sets.images), maps.mean(0)
+        found = {first: torch.arange(tokenizer.num_tokens)} if nested else orders(tokenizer, maps, training)
         for name, order in found.items():
-            quality = _prefixes(tokenizer, sets.images, order, mean)
+            quality = _prefixes(tokenizer, tests, sets.images, order, mean)
             car, done = trained_on_order(recipe, car_recipe, order, _sorted(name), store)
             mine = generator.token_sets(car_recipe, car.tokenizer) if _sorted(name) else sets
             metrics = quality | evaluate_next_channel(car, mine.test, mine.train_ids).to_dict()
@@ -87,13 +90,13 @@ def run(path: Path, store: Path = DEFAULT_STORE) -> dict[str, Any]:
     return result
 
 
-def _prefixes(tokenizer: CVQTokenizer, images: Tensor, order: Tensor, mean: Tensor) -> dict[str, Any]:
+def _prefixes(tokenizer: CVQTokenizer, maps: Tensor, images: Tensor, order: Tensor, mean: Tensor) -> dict[str, Any]:
     """PSNR of every prefix, the rest at zero and at the mean."""
     lengths = prefix_lengths(tokenizer.num_tokens)
     fills = {"psnr_zero": torch.zeros_like(mean), "psnr_mean": mean}
     found: dict[str, Any] = {"lengths": lengths}
     for name, fill in fills.items():
-        values = channel_order.prefix_psnr(tokenizer, images, order, lengths, fill)
+        values = channel_order.prefix_psnr(tokenizer, maps, images, order, lengths, fill)
         intervals = [mean_with_interval(row, seed=0) for row in values]
         found[name] = [each.mean for each in intervals]
         found[f"{name}_intervals"] = [[each.low, each.high] for each in intervals]
@@ -119,8 +122,7 @@ def rows(result: Mapping[str, Any]) -> list[list[str]]:
     found = []
     for row in result["records"]:
         m = row["metrics"]
-        nats = f"{m['nats']:.3f} ({m['nats_interval'][0]:.3f} to {m['nats_interval'][1]:.3f})"
-        for fill, ends in (("zero", [nats, f"{m['nats_shuffled']:.3f}"]), ("mean", ["", ""])):
+        for fill, ends in (("zero", [with_interval(m, "nats"), f"{m['nats_shuffled']:.3f}"]), ("mean", ["", ""])):
             found.append([row["name"], fill, *(f"{value:.2f}" for value in m[f"psnr_{fill}"]), *ends])
     return found
 

@@ -13,9 +13,11 @@ from channelvq.evaluate.plots import curves_over_codes
 from channelvq.evaluate.reconstruction import evaluate_reconstruction
 from channelvq.evaluate.report import protocol, read_result, write_json
 from channelvq.experiments.held_out import DESCRIPTIONS, held_out
+from channelvq.experiments.shown import terminal_table
 from channelvq.experiments.store import DEFAULT_STORE, record, trained
 from channelvq.experiments.study_list import STUDIES
 from channelvq.images import grid, normalize, save_image, to_pil
+from channelvq.pictures import restored
 from channelvq.train.engine import read_metrics
 from channelvq.train.run import load_tokenizer_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe
@@ -70,7 +72,7 @@ def draw_restored(study: str, images: UInt8[Tensor, "n 3 h w"], path: Path, stor
     rows, captions = [to_pil(normalize(some))], ["original"]
     for name, recipe in recipes(study).items():
         tokenizer, _ = trained(recipe, store)
-        rows.append(tokenizer.detokenize(tokenizer.tokenize(normalize(some))))
+        rows.append(to_pil(normalize(restored(tokenizer, some))))
         captions.append(name)
     empty = [""] * (len(some) - 1)
     texts = [text for caption in captions for text in (caption, *empty)]
@@ -108,15 +110,14 @@ def load(path: Path) -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> Table:
     """For a terminal."""
-    shown = Table(
-        title=f"{result['protocol']['n']} held-out images", caption="same network, data, start, steps and tokens"
-    )
-    for heading in ("run", "steps", "use", "if uniform", "perplexity", "perplexity/N", "PSNR", "SSIM", "seconds"):
-        shown.add_column(heading, justify="right")
-    for row in result["records"]:
-        m = row["metrics"]
-        shown.add_row(
+    headings = ("run", "steps", "use", "if uniform", "perplexity", "perplexity/N", "PSNR", "SSIM", "seconds")
+    rows = [
+        [
             row["name"], str(row["steps"]), f"{m['use']:.1%}", f"{m['use_if_uniform']:.1%}", f"{m['perplexity']:.0f}",
             f"{m['perplexity_ratio']:.2f}", f"{m['psnr']:.2f}", f"{m['ssim']:.3f}", f"{row['seconds']:.0f}",
-        )  # fmt: skip
-    return shown
+        ]
+        for row in result["records"]
+        for m in [row["metrics"]]
+    ]  # fmt: skip
+    title = f"{result['protocol']['n']} held-out images"
+    return terminal_table(headings, rows, title, "same network, data, start, steps and tokens")

@@ -15,6 +15,7 @@ from channelvq.evaluate.geneval import in_order
 from channelvq.evaluate.reconstruction import HEADINGS, with_interval
 from channelvq.evaluate.report import markdown_table
 from channelvq.experiments import (
+    bundled_detector,
     domain_failures,
     domains,
     generate_bench,
@@ -53,11 +54,7 @@ def study(result: dict[str, Any]) -> str:
             f"{m['perplexity']:.0f}",
             f"{m['perplexity_ratio']:.2f}",
         ]
-        cells += [f"{m['psnr']:.2f} ({m['psnr_interval'][0]:.2f} to {m['psnr_interval'][1]:.2f})"]
-        cells += [
-            f"{m['ssim']:.3f} ({m['ssim_interval'][0]:.3f} to {m['ssim_interval'][1]:.3f})",
-            f"{row['seconds']:.0f}",
-        ]
+        cells += [with_interval(m, "psnr"), with_interval(m, "ssim"), f"{row['seconds']:.0f}"]
         rows.append(cells)
     first = result["records"][0]["metrics"]
     headings = ("run", "steps", "use", "perplexity", "perplexity/N", "PSNR (95 %)", "SSIM (95 %)", "seconds")
@@ -74,7 +71,7 @@ def bundled(result: dict[str, Any]) -> str:
     for record in result["records"]:
         m = record["metrics"]
         others = [_at(record, name, m["bytes"]) for name in ("pca", "jpeg", "webp")]
-        cells = [record["data"], f"{m['psnr']:.2f} ({m['psnr_interval'][0]:.2f} to {m['psnr_interval'][1]:.2f})"]
+        cells = [record["data"], with_interval(m, "psnr")]
         cells += [
             f"{m['ssim']:.3f}",
             *others,
@@ -119,7 +116,7 @@ def bundled_generator(result: dict[str, Any]) -> str:
     record, m = result["records"][0], result["records"][0]["metrics"]
     cells = [
         f"{sum(record['parameters'].values()) / 1e6:.1f} M", str(result["run"]["steps"]),
-        f"{m['nats']:.3f} ({m['nats_interval'][0]:.3f} to {m['nats_interval'][1]:.3f})",
+        with_interval(m, "nats"),
         f"{m['nats_shuffled']:.3f}", f"{m['nats_unigram']:.3f}", f"{m['top1']:.1%}",
         f"{record['reconstruction']['psnr']:.2f}", f"{result['run']['training_seconds'] / 60:.0f}",
     ]  # fmt: skip
@@ -135,7 +132,7 @@ def losses(result: dict[str, Any]) -> str:
         m = row["metrics"]
         rows.append([
             row["name"], str(row["steps"]), f"{m['psnr']:.2f}", f"{m['ssim']:.3f}",
-            f"{m['perceptual']:.4f} ({m['perceptual_interval'][0]:.4f} to {m['perceptual_interval'][1]:.4f})",
+            with_interval(m, "perceptual", 4),
             f"{m['kid']:.4f}", f"{m['frechet']:.2f}",
             f"{m['use']:.1%}", f"{row['seconds'] / 60:.0f}",
         ])  # fmt: skip
@@ -246,9 +243,7 @@ def geneval_settings(result: dict[str, Any]) -> str:
 
 def detector(result: dict[str, Any]) -> str:
     """GenEval scores of real scenes, as they are and made worse."""
-    tasks = in_order(result["records"][0]["scores"])
-    rows = [[r["images"], *(f"{r['scores'][task]:.3f}" for task in tasks)] for r in result["records"]]
-    return markdown_table(["images", *(task.replace("_", " ") for task in tasks)], rows)
+    return markdown_table(*bundled_detector.cells(result))
 
 
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {

@@ -7,9 +7,9 @@ already in memory, in turns; a ratio is that of two neighbouring steps, and the 
 import copy
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from channelvq.data.stream import position_generator
 from channelvq.evaluate.report import write_json
 from channelvq.experiments.shown import terminal_table
-from channelvq.experiments.timing import machine, ratio
+from channelvq.experiments.timing import machine, ratio, seconds
 from channelvq.losses.adversarial import adaptive_weight, hinge_discriminator, hinge_generator, prefix_weights, ramp
 from channelvq.nested import draw_keep, keep_mask
 from channelvq.tokenizer import CVQTokenizer
@@ -84,7 +84,7 @@ def _share(recipe: TokenizerRecipe, rounds: int) -> dict[str, Any]:
         steps, parts = _in_turns((engine.step, quantizer_alone(engine.task.tokenizer, latents)), batch, rounds)
     return {"case": "quantizer of paper/cvq-16k-256", "batch": len(batch),
             "milliseconds": 1000 * statistics.median(steps), "quantizer_milliseconds": 1000 * statistics.median(parts),
-            "share": statistics.median(a / b for a, b in zip(parts, steps, strict=True))}  # fmt: skip
+            "share": ratio(parts, steps)}  # fmt: skip
 
 
 def started(recipe: TokenizerRecipe) -> TokenizerTask:
@@ -182,14 +182,13 @@ def quantizer_alone(tokenizer: CVQTokenizer, latents: Float[Tensor, "B C h w"]) 
 
 def _in_turns(steps: tuple[Step, Step], batch: Tensor, rounds: int) -> tuple[list[float], list[float]]:
     """Seconds of each step, one of the first and one of the second kind in turns; the first round is not counted."""
-    seconds: tuple[list[float], list[float]] = ([], [])
+    found: tuple[list[float], list[float]] = ([], [])
     for number in range(rounds + 1):
         for kind in (0, 1) if number % 2 else (1, 0):  # neither is always the one after
-            began = time.perf_counter()
-            steps[kind](batch, number)
+            took = seconds(partial(steps[kind], batch, number))
             if number:
-                seconds[kind].append(time.perf_counter() - began)
-    return seconds
+                found[kind].append(took)
+    return found
 
 
 HEADINGS = ("what", "batch", "a step, ms", "beside, ms", "ratio")

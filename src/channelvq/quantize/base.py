@@ -109,6 +109,14 @@ class Quantizer(nn.Module, ABC):
             return self._quantize(z, keep)
 
 
+def kept_rows(
+    vectors: Sequence[Float[Tensor, "b K D"]], keep: Sequence[Bool[Tensor, "b K"] | None]
+) -> Float[Tensor, "M D"]:
+    """The tokens of all parts that their masks keep (None: all of a part)."""
+    parts = [z.flatten(0, 1) if kept is None else z[kept] for z, kept in zip(vectors, keep, strict=True)]
+    return torch.cat(parts)
+
+
 def uniform_table(codebook_size: int, dim: int) -> Float[Tensor, "N D"]:
     """Codewords from +-1/N, the usual start of the VQGAN family; always the same ones."""
     table = torch.rand(codebook_size, dim, device="cpu", generator=torch.Generator("cpu").manual_seed(0))

@@ -20,7 +20,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, distributed
 
 from channelvq.config import STRICT
-from channelvq.quantize.base import Quantizer, WholeBatch, num_ranks, rank, sum_over_ranks, uniform_table
+from channelvq.quantize.base import Quantizer, WholeBatch, kept_rows, num_ranks, rank, sum_over_ranks, uniform_table
 from channelvq.quantize.kmeans import kmeans
 from channelvq.quantize.lookup.equal import first_equal
 from channelvq.quantize.nearest import nearest_codeword
@@ -89,8 +89,7 @@ class EMACodebook(Quantizer):
     ) -> WholeBatch:
         # The codewords move now; the parts are then looked up where all of the batch was.
         before = self.weight.clone()
-        z = torch.cat([z if kept is None else z[kept] for z, kept in zip(vectors, keep, strict=True)])
-        z = z.reshape(-1, self.dim).to(before.dtype)
+        z = kept_rows(vectors, keep).to(before.dtype)
         self._update(z, nearest_codeword(z, before))
         return WholeBatch(parts, table=before)
 

@@ -28,7 +28,7 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 from channelvq.config import STRICT
-from channelvq.quantize.base import Quantizer, WholeBatch, num_ranks, rank, sum_over_ranks, uniform_table
+from channelvq.quantize.base import Quantizer, WholeBatch, kept_rows, num_ranks, rank, sum_over_ranks, uniform_table
 from channelvq.quantize.entropy import entropies, survey_entropies
 from channelvq.quantize.kmeans import kmeans
 from channelvq.quantize.nearest import nearest_codeword
@@ -94,12 +94,11 @@ class IBQCodebook(Quantizer):
     def _survey(
         self, vectors: Sequence[Float[Tensor, "b K D"]], keep: Sequence[Bool[Tensor, "b K"] | None], parts: int
     ) -> WholeBatch:
-        given = list(zip(vectors, keep, strict=True))
         if not self.tau:
-            rows = torch.cat([z if kept is None else z[kept] for z, kept in given]).reshape(-1, self.dim)
+            rows = kept_rows(vectors, keep)
             self._set_temperature(self._scores(rows[:: max(1, len(rows) // SAMPLE)]))
         tau = self.tau.clone()
-        found = ((torch.log_softmax(self._scores(z) / tau, dim=2), kept) for z, kept in given)
+        found = ((torch.log_softmax(self._scores(z) / tau, dim=2), kept) for z, kept in zip(vectors, keep, strict=True))
         whole, each = survey_entropies(found, parts, tau)
         if self.config.temperature is None:
             self._follow(each, None if keep[0] is None else torch.cat([kept for kept in keep if kept is not None]))

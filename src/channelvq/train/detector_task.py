@@ -23,17 +23,18 @@ from torch.optim import AdamW, Optimizer
 
 from channelvq.config import STRICT
 from channelvq.data.captions import ALL_TASKS, Task
-from channelvq.data.degrade import degrade, shift_colours
+from channelvq.data.degrade import degraded, shift_colours
 from channelvq.data.scenes import SceneSource
 from channelvq.data.sprites import COLOURS
 from channelvq.data.stream import position_generator, rank_share
 from channelvq.errors import InputError
 from channelvq.evaluate.geneval import faults, task_scores
 from channelvq.evaluate.geneval_prompts import PromptSet, prompt_set
-from channelvq.images import normalize, to_pil, to_tensor, to_uint8
+from channelvq.images import normalize, to_pil, to_tensor
 from channelvq.losses.detection import NOTHING, UNSAID, detection_loss
 from channelvq.nn.detector import STRIDE, Detection, Detector, DetectorConfig
 from channelvq.nn.modes import evaluating
+from channelvq.pictures import restored
 from channelvq.tokenizer import CVQTokenizer
 from channelvq.train.config import TrainConfig
 
@@ -142,10 +143,9 @@ class DetectorTask:
         if self.tokenizer and (chosen := draws[:, 0] < self.recipe.restored).any():
             images[chosen] = self._restored(images[chosen], step)
         for place in (draws[:, 1] < self.recipe.damaged).nonzero().flatten().tolist():
-            images[place] = to_tensor(degrade(to_pil(images[place][None])[0], generators[place]))
+            images[place] = degraded(images[place][None], [generators[place]])[0]
         return images
 
-    @torch.no_grad()
     def _restored(self, images: UInt8[Tensor, "b 3 H W"], step: int) -> UInt8[Tensor, "b 3 H W"]:
         """The images from a prefix of their tokens, one length a step."""
         assert self.tokenizer is not None
@@ -153,8 +153,7 @@ class DetectorTask:
         least = min(self.recipe.least_tokens, most)
         generator = position_generator(self.recipe.train.seed, -1 - step)
         k = int(torch.randint(least, most + 1, (), generator=generator))
-        ids = self.tokenizer.tokenize(normalize(images), exact=False)
-        return to_uint8(self.tokenizer.detokenize(ids[:, :k], output="tensor", exact=False))
+        return restored(self.tokenizer, images, k, exact=False)
 
     # Training
 
@@ -175,10 +174,8 @@ class DetectorTask:
         """The validation prompts, and a scene of each, as it is and damaged."""
         prompts = prompt_set("validation", self.recipe.image_size, self.recipe.data.sprites)
         images = prompts.scenes()
-        damaged = [
-            to_tensor(degrade(picture, position_generator(0, -1 - i))) for i, picture in enumerate(to_pil(images))
-        ]
-        return prompts, {"real": images, "damaged": torch.stack(damaged)}
+        damaged = degraded(images, [position_generator(0, -1 - i) for i in range(len(images))])
+        return prompts, {"real": images, "damaged": damaged}
 
     def survey(self, parts: Sequence[Tensor], step: int, first: int) -> AbstractContextManager[None]:
         """Nothing: the batch never comes in parts."""
