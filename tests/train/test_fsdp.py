@@ -60,6 +60,7 @@ def main(sharded: bool, recipe: str, settings: list[str]) -> None:
     if sharded:
         launch.build_accelerator = build_sharded
     train(load_recipe(recipe, settings))
+    launch.leave()
 
 
 def run(ranks: int, folder: Path, recipe: tuple[str, ...], *more: str) -> str:
@@ -67,7 +68,8 @@ def run(ranks: int, folder: Path, recipe: tuple[str, ...], *more: str) -> str:
     command = [sys.executable, *launcher, __file__, json.dumps([ranks > 1, recipe[0], [*recipe[1:], *more]])]
     environment = os.environ | {"CHANNELVQ_CACHE": str(folder / "cache"), "ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200, env=environment)
-    # The end: the error comes after torch's warnings, and a failed assertion shows the beginning alone.
+    if done.returncode:
+        print(done.stderr)  # all of it: an assertion shows a part, and a rank's own error comes before the launcher's
     return done.stderr[-2000:] if done.returncode else ""
 
 

@@ -46,7 +46,8 @@ def lines(folder: Path) -> list[dict[str, float]]:
 @pytest.mark.skipif(sys.platform == "win32", reason="torch.distributed.run")
 def test_two_ranks_equal_one_and_resume_to_the_bit(tmp_path: Path) -> None:
     train(1, tmp_path / "one", 4)
-    train(2, tmp_path / "two", 4)
+    train(2, tmp_path / "two", 4, "--json", str(tmp_path / "two.json"))
+    assert json.loads((tmp_path / "two.json").read_text())["metrics"]["psnr_4"] > 0  # the rank that evaluated wrote it
     one, two = (load_file(tmp_path / name / "final/model.safetensors") for name in ("one", "two"))
     for name, weight in one.items():
         # Means over halves are added in another order; nothing else differs.

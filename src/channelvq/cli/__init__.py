@@ -180,14 +180,16 @@ def train(
 ) -> None:
     """Train by a recipe; the same command with train.resume=true goes on after a stop."""
     from channelvq.evaluate.report import write_json
+    from channelvq.train.launch import leave
     from channelvq.train.run import load_recipe
     from channelvq.train.run import train as run
 
     target(file=json_file)
     config = load_recipe(recipe, overrides or ())
     figures = run(config)
-    if figures is None:
-        raise typer.Exit(0)
+    main_process = leave()
+    if figures is None or not main_process:  # stopped; or a rank that did not evaluate
+        return
     if json_file:
         write_json(json_file, {"recipe": recipe, "output_dir": config.train.output_dir, "metrics": figures})
     typer.echo(f"done: {config.train.output_dir}/final  " + "  ".join(f"{k} {v:.4g}" for k, v in figures.items()))

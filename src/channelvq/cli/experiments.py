@@ -24,6 +24,9 @@ StoredOption = Annotated[
     Path | None, typer.Option(help="The result that is read, or written by --rerun; default: the one in results/.")
 ]
 RerunOption = Annotated[bool, typer.Option("--rerun", help="Train what is not in the store and measure again.")]
+MissingOption = Annotated[
+    bool, typer.Option("--missing", help="Train and measure what the result lacks; it is written after each run.")
+]
 # Beside the studies of recipes: the module by the command's name, the result file, and what it answers.
 OTHERS = {
     "generator": ("generator-small", "Next-channel prediction: nested dropout or not, three sizes, exposure bias."),
@@ -76,10 +79,19 @@ def _add(name: str, question: str, path: Path, study: Callable[[], tuple[Run, Lo
         _show(*study(), stored or path, json_file, rerun)
 
 
-def _recipes(name: str) -> tuple[Run, Load, Show]:
-    from channelvq.experiments import studies
+def _add_study(name: str, question: str) -> None:
+    """As `_add`, for a study of recipes, whose result may grow run by run."""
 
-    return partial(studies.run, name), studies.load, studies.table
+    @experiment_app.command(name, help=question)
+    def command(
+        stored: StoredOption = None, json_file: JsonOption = None, rerun: RerunOption = False,
+        missing: MissingOption = False,
+    ) -> None:  # fmt: skip
+        from channelvq.experiments import studies
+
+        run = partial(studies.run, name, missing=missing)
+        path = stored or Path(f"results/{name}-small.json")
+        _show(run, studies.load, studies.table, path, json_file, rerun or missing)
 
 
 def _module(name: str) -> tuple[Run, Load, Show]:
@@ -88,7 +100,7 @@ def _module(name: str) -> tuple[Run, Load, Show]:
 
 
 for _name, _about in STUDIES.items():
-    _add(_name, _about.question, Path(f"results/{_name}-small.json"), partial(_recipes, _name))
+    _add_study(_name, _about.question)
 for _name, (_file, _question) in OTHERS.items():
     _add(_name, _question, Path(f"results/{_file}.json"), partial(_module, _name.replace("-", "_")))
 

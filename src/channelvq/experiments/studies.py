@@ -8,13 +8,16 @@ from jaxtyping import UInt8
 from rich.table import Table
 from torch import Tensor
 
-from channelvq.evaluate.measures import choose_measures
-from channelvq.evaluate.plots import curves_over_codes
+from channelvq.config import differences
+from channelvq.errors import InputError
+from channelvq.evaluate.measures import Measures, choose_measures
+from channelvq.evaluate.plots import curves_over_codes, line_panels
 from channelvq.evaluate.reconstruction import evaluate_reconstruction
 from channelvq.evaluate.report import protocol, read_result, write_json
+from channelvq.experiments import table1
 from channelvq.experiments.held_out import DESCRIPTIONS, held_out
 from channelvq.experiments.shown import terminal_table
-from channelvq.experiments.store import DEFAULT_STORE, record, trained
+from channelvq.experiments.store import DEFAULT_STORE, record, run_key, trained
 from channelvq.experiments.study_list import STUDIES
 from channelvq.images import grid, normalize, save_image, to_pil
 from channelvq.pictures import restored
@@ -28,29 +31,64 @@ def recipes(study: str) -> dict[str, TokenizerRecipe]:
     return {name: load_tokenizer_recipe(base, overrides) for name, (base, overrides) in STUDIES[study].runs.items()}
 
 
-def run(study: str, path: Path, store: Path = DEFAULT_STORE) -> dict[str, Any]:
-    """Train the recipes (or take them from the store), measure on held-out images, write and return the result."""
+def run(study: str, path: Path, store: Path = DEFAULT_STORE, missing: bool = False) -> dict[str, Any]:
+    """Train the recipes (or take them from the store), measure on held-out images, write and return the result.
+
+    missing: only what the result at `path` lacks; records of recipes as they are now stay, and each new one is written
+    at once. Raises InputError where those were measured in another way.
+    """
     about = STUDIES[study]
     images = torch.cat([held_out(kind, about.images) for kind in about.kinds])
     measures = choose_measures(images.shape[-1], "bundled" if about.features else "none")
-    records = []
-    for name, recipe in recipes(study).items():
-        tokenizer, done = trained(recipe, store)
-        prefixes = None if about.every_prefix else [tokenizer.num_tokens]
-        metrics = evaluate_reconstruction(tokenizer, images, prefixes=prefixes, measures=measures).to_dict()
-        base, overrides = about.runs[name]
-        facts = {"name": name, "recipe": base, "overrides": list(overrides), "validation": _validation(store, done)}
-        facts |= {"game": game} if (game := _game(store, done)) else {}
-        records.append(facts | record(recipe, done, "+".join(about.kinds), metrics))
     data = "; ".join(f"{about.images} {kind}: {DESCRIPTIONS[kind]}" for kind in about.kinds)
     how = protocol(images, data=data, split="test", resize="antialiased", crop="see data")
-    write_json(path, {"protocol": how | measures.protocol(len(images)), "records": records})
+    how |= measures.protocol(len(images))
+    found = _kept(study, path, how) if missing else {}
+    for name, recipe in recipes(study).items():
+        if name not in found:
+            found[name] = _measured(study, name, recipe, images, measures, store)
+            if missing:
+                _write(study, path, how, found)
+    _write(study, path, how, found)
     result = load(path)
-    if study == "scaling":
-        draw_scaling(result, path.with_suffix(".png"))
+    if study in PLOTS:
+        PLOTS[study](result, path.with_suffix(".png"))
     if about.shown:
         draw_restored(study, images, path.with_suffix(".png"), store)
     return result
+
+
+def _kept(study: str, path: Path, how: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """By name, the stored records of recipes as they are now."""
+    if not path.exists():
+        return {}
+    stored = load(path)
+    before, now = ({key: each[key] for key in each if key != "git"} for each in (stored["protocol"], how))
+    changed = differences(before, now)
+    if changed:
+        raise InputError(f"{path} was measured in another way ({'; '.join(changed)}); measure all again with --rerun")
+    keys = {name: run_key(recipe) for name, recipe in recipes(study).items()}
+    return {row["name"]: row for row in stored["records"] if keys.get(row["name"]) == row["run"]}
+
+
+def _write(study: str, path: Path, how: dict[str, Any], found: dict[str, dict[str, Any]]) -> None:
+    write_json(path, {"protocol": how, "records": [found[name] for name in STUDIES[study].runs if name in found]})
+
+
+def _measured(
+    study: str, name: str, recipe: TokenizerRecipe, images: UInt8[Tensor, "n 3 h w"], measures: Measures, store: Path
+) -> dict[str, Any]:
+    """One record."""
+    about = STUDIES[study]
+    tokenizer, done = trained(recipe, store)
+    prefixes = None if about.every_prefix else [tokenizer.num_tokens]
+    report = evaluate_reconstruction(tokenizer, images, prefixes=prefixes, measures=measures)
+    base, overrides = about.runs[name]
+    facts = {"name": name, "recipe": base, "overrides": list(overrides), "validation": _validation(store, done)}
+    facts |= {"game": game} if (game := _game(store, done)) else {}
+    if about.per_image:
+        facts["per_image"] = {metric: report.per_image()[metric] for metric in about.per_image}
+    return facts | record(recipe, done, "+".join(about.kinds), report.to_dict())
 
 
 def _game(store: Path, done: dict[str, Any]) -> dict[str, float]:
@@ -101,6 +139,18 @@ def draw_scaling(result: dict[str, Any], path: Path) -> None:
         for metric, label in labels.items()
     }
     curves_over_codes(panels, path)
+
+
+def draw_prefixes(result: dict[str, Any], path: Path) -> None:
+    """PSNR of every prefix, a line for each run."""
+    lines = {
+        row["name"]: [(prefix["tokens"], prefix["psnr"]) for prefix in row["metrics"]["prefixes"]]
+        for row in result["records"]
+    }
+    line_panels([("tokens", "PSNR (dB)", lines)], path)
+
+
+PLOTS = {"scaling": draw_scaling, "nested": draw_prefixes, "nested-scenes": draw_prefixes, "table1": table1.draw}
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -19,8 +19,9 @@ Run = tuple[str, tuple[str, ...]]  # a recipe's name and what is changed in it
 class Study:
     """question: what it answers. kinds: of held-out images (`held_out`), `images` of each.
 
-    every_prefix: measure prefixes too, not the full length alone. features: also distances by our network. shown: how
-    many images of each kind are drawn as every run restores them, beside the result.
+    every_prefix: measure prefixes too, not the full length alone. features: also distances by our network. per_image:
+    metrics whose value for each image is kept. shown: how many images of each kind are drawn as every run restores
+    them, beside the result.
     """
 
     question: str
@@ -29,6 +30,7 @@ class Study:
     images: int = 768  # 2 * 768 * 64 = 98,304 tokens, 24 for each of 4,096 codes
     every_prefix: bool = False
     features: bool = False
+    per_image: tuple[str, ...] = ()
     shown: int = 0
 
 
@@ -184,6 +186,7 @@ STUDIES: dict[str, Study] = {
             **{name: run for m, o in _LARGER.items() for name, run in _seeds(f"{m}, 256 tokens", m, *o).items()},
         },
         features=True,
+        per_image=("psnr", "ssim", "perceptual"),
     ),
     "nested": Study(
         "Shares and policies of nested channel dropout on emoji and photographs: every prefix.",

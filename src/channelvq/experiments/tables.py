@@ -23,8 +23,11 @@ from channelvq.experiments import (
     geneval_sampling,
     latency_bench,
     lookup_bench,
+    orderings,
+    table1,
     train_bench,
 )
+from channelvq.experiments.study_list import METHODS, RATES
 
 SECTION = re.compile(r"<!-- table: (?P<name>[\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
 
@@ -99,6 +102,34 @@ def prefixes(result: dict[str, Any]) -> str:
         for record in result["records"]
     ]
     return markdown_table(headings, rows)
+
+
+def study_prefixes(result: dict[str, Any]) -> str:
+    """PSNR of every run of a study at every prefix, and the use of its codebook."""
+    return prefixes({"records": [row | {"data": row["name"]} for row in result["records"]]})
+
+
+def methods(result: dict[str, Any]) -> str:
+    """Table 1 at small scale."""
+    return markdown_table(table1.HEADINGS, table1.rows(result))
+
+
+def claims(result: dict[str, Any]) -> str:
+    """What the claims of table 1 come to."""
+    headings = ("claim", *(f"{heading}, difference (95 %)" for heading, _ in table1.MEASURED.values()))
+    return markdown_table(headings, table1.claims(result))
+
+
+def tuning(result: dict[str, Any]) -> str:
+    """PSNR on validation images of each method at each rate."""
+    psnr = {row["name"]: row["validation"]["psnr_64"] for row in result["records"]}
+    rows = [[method, *(f"{psnr[f'{method}, rate {rate}']:.2f}" for rate in RATES)] for method in METHODS]
+    return markdown_table(("method", *(f"rate {rate}" for rate in RATES)), rows)
+
+
+def orders(result: dict[str, Any]) -> str:
+    """PSNR of every prefix and the generator's nats for each order of channels."""
+    return markdown_table(orderings.HEADINGS, orderings.rows(result))
 
 
 def generators(result: dict[str, Any]) -> str:

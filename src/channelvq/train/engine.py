@@ -295,6 +295,7 @@ class Engine:
         models = self.evaluated_models()
         if self.accelerator.is_main_process:
             self.task.save(models, self.run_dir / "final")
+        self.accelerator.wait_for_everyone()  # it is there when any rank goes on
 
 
 def training_seconds(run_dir: str | Path, batch_size: int) -> float:

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
 from accelerate.tracking import GeneralTracker
 from accelerate.utils import (
     DistributedDataParallelKwargs,
@@ -77,6 +77,16 @@ def stop_trackers(accelerator: Accelerator) -> None:
     """Write out what they hold. Not `end_training`, which ends the process group as well."""
     for tracker in accelerator.trackers:
         tracker.finish()
+
+
+def leave() -> bool:
+    """End this process's part in its group of ranks, the last act of a program; whether it was the main one.
+
+    A rank that exits while still connected can abort, or make others abort, and the launcher then calls the run failed.
+    """
+    state = PartialState()
+    state.destroy_process_group()
+    return state.is_main_process
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,0 +1,96 @@
+"""The methods of the paper's table 1 at small scale: means over seeds, and what the claims come to, image by image."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from channelvq.evaluate.metrics import mean_with_interval
+from channelvq.evaluate.plots import blank_figure
+
+# What the paper claims: the first method is better than the second.
+CLAIMS = (
+    ("CVQ", "VQGAN"), ("CVQ", "VQGAN-LC"), ("CVQ", "SimVQ"), ("CVQ", "IBQ"), ("CVQ, 256 tokens", "VQGAN, 256 tokens"),
+    ("CVQ + SimVQ", "CVQ"), ("CVQ + IBQ", "CVQ"), ("CVQ + SimVQ", "SimVQ"), ("CVQ + IBQ", "IBQ"),
+)  # fmt: skip
+MEASURED = {"psnr": ("PSNR (dB)", 1), "ssim": ("SSIM", 1), "perceptual": ("perceptual", -1)}  # heading, what is better
+DIGITS = {"psnr": 2, "ssim": 3, "perceptual": 3, "kid": 3, "frechet": 2}
+HEADINGS = ("method", "axis", "tokens", "rate", "use", "perplexity/N", "PSNR", "SSIM", "perceptual", "KID", "Frechet",
+            "minutes")  # fmt: skip
+
+
+def methods(result: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The records of each method, in the order of the seeds."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in result["records"]:
+        found.setdefault(row["name"].rpartition(", seed ")[0], []).append(row)
+    return found
+
+
+def rows(result: Mapping[str, Any]) -> list[list[str]]:
+    """Cells of HEADINGS: mean over seeds and, for quality, the standard deviation over them."""
+    found = []
+    for name, records in methods(result).items():
+        m = {key: _over_seeds(records, key) for key in ("use", "perplexity_ratio", *DIGITS)}
+        rate = next(each.partition("=")[2] for each in records[0]["overrides"] if "learning_rate" in each)
+        quality = [f"{m[key].mean():.{digits}f} ± {m[key].std():.{digits}f}" for key, digits in DIGITS.items()]
+        minutes = sum(row["seconds"] for row in records) / len(records) / 60
+        found.append([
+            name, records[0]["axis"], str(records[0]["tokens"]), rate, f"{m['use'].mean():.1%}",
+            f"{m['perplexity_ratio'].mean():.2f}", *quality, f"{minutes:.0f}",
+        ])  # fmt: skip
+    return found
+
+
+def _over_seeds(records: list[dict[str, Any]], key: str) -> Float64[Tensor, " s"]:
+    return torch.tensor([row["metrics"][key] for row in records], dtype=torch.float64)
+
+
+def claims(result: Mapping[str, Any]) -> list[list[str]]:
+    """For each claim and metric the mean difference with its interval over images, the seeds' own, and a verdict.
+
+    Values are means over seeds, image by image. A claim holds, or is refuted, where the interval leaves out 0 and all
+    seeds agree; else it is open.
+    """
+    of = methods(result)
+    found = []
+    for better, worse in CLAIMS:
+        cells = [f"{better} better than {worse}"]
+        for metric, (_, sign) in MEASURED.items():
+            difference = _per_image(of[better], metric) - _per_image(of[worse], metric)
+            interval = mean_with_interval(difference.mean(0), seed=0)
+            seeds = sign * difference.mean(1)
+            low, high = sorted((sign * interval.low, sign * interval.high))
+            verdict = (
+                "holds" if min(low, *seeds.tolist()) > 0 else "refuted" if max(high, *seeds.tolist()) < 0 else "open"
+            )
+            ends = f"({interval.low:+.{DIGITS[metric]}f} to {interval.high:+.{DIGITS[metric]}f})"
+            cells.append(f"{verdict}: {interval.mean:+.{DIGITS[metric]}f} {ends}")
+        found.append(cells)
+    return found
+
+
+def _per_image(records: list[dict[str, Any]], metric: str) -> Float64[Tensor, "s n"]:
+    """Values of each seed's run at full length."""
+    return torch.tensor([row["per_image"][metric][str(row["tokens"])] for row in records], dtype=torch.float64)
+
+
+def draw(result: Mapping[str, Any], path: Path) -> None:
+    """Use of the codebook, PSNR and perceptual distance of each method, a dot for each seed."""
+    of = methods(result)
+    panels = {"use": "use of the codebook", "psnr": "PSNR (dB)", "perceptual": "perceptual distance"}
+    figure = blank_figure(12, 0.4 * len(of) + 1)
+    for place, (metric, label) in enumerate(panels.items()):
+        axes = figure.add_subplot(1, len(panels), place + 1)
+        for height, records in enumerate(of.values()):
+            values = _over_seeds(records, metric).tolist()
+            axes.plot(values, [height] * len(values), "o", color="C0" if records[0]["axis"] == "channel" else "C1")
+        axes.set_yticks(range(len(of)), list(of) if not place else [""] * len(of))
+        axes.invert_yaxis()
+        axes.set_xlabel(label)
+        axes.grid(alpha=0.3)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
