@@ -33,6 +33,7 @@ from channelvq.quantize.entropy import entropies, survey_entropies
 from channelvq.quantize.kmeans import kmeans
 from channelvq.quantize.nearest import nearest_codeword
 from channelvq.quantize.quantized import Quantized, mean_over_kept, straight_through, vq_losses
+from channelvq.quantize.soft import SoftCodes, soft_codes
 
 SAMPLE = 256  # tokens that the first temperature is found from
 GAIN = 0.1  # how fast the temperature follows
@@ -64,10 +65,7 @@ class IBQConfig:
 
 
 class IBQCodebook(Quantizer):
-    """N codewords of D numbers, all of which every token moves.
-
-    Training holds (tokens, N) probabilities, which is the method; evaluation does not.
-    """
+    """N codewords of D numbers, all of which every token moves."""
 
     tau: Tensor
 
@@ -98,7 +96,7 @@ class IBQCodebook(Quantizer):
             rows = kept_rows(vectors, keep)
             self._set_temperature(self._scores(rows[:: max(1, len(rows) // SAMPLE)]))
         tau = self.tau.clone()
-        found = ((torch.log_softmax(self._scores(z) / tau, dim=2), kept) for z, kept in zip(vectors, keep, strict=True))
+        found = (self._soft(z, tau, kept) for z, kept in zip(vectors, keep, strict=True))
         whole, each = survey_entropies(found, parts, tau)
         if self.config.temperature is None:
             self._follow(each, None if keep[0] is None else torch.cat([kept for kept in keep if kept is not None]))
@@ -112,26 +110,37 @@ class IBQCodebook(Quantizer):
         if not self.training:
             return Quantized(straight_through(z, codes), indices, losses)
         straight = config.path == "straight"
-        scores = self._scores(z.detach() if straight else z)
         if not self.tau:
-            self._set_temperature(scores.detach().flatten(0, 1) if keep is None else scores.detach()[keep])
-        tau = self.tau.clone() if self.whole is None or self.whole.tau is None else self.whole.tau
-        log_p = torch.log_softmax(scores / tau, dim=2)  # tau itself moves before the backward pass
+            rows = kept_rows([z.detach()], [keep])
+            self._set_temperature(self._scores(rows[:: max(1, len(rows) // SAMPLE)]))
+        tau = self.tau if self.whole is None or self.whole.tau is None else self.whole.tau
+        soft = self._soft(z.detach() if straight else z, tau, keep)
         # The product with Ind: in value the codeword; its gradient goes to the chosen code and, through p, to all.
-        through = codes + log_p.exp() @ self.weight.detach().float()
+        through = codes + soft.mixed
         z_q = straight_through(through + z if straight else through, codes)
         losses["index"] = config.index_weight * mean_over_kept((z - z_q).square().mean(2), keep)
-        each, batch = entropies(log_p, keep, self.whole)
+        each, batch = entropies(soft, self.whole)
         losses["entropy"] = config.entropy_weight * (each - batch)
         if config.temperature is None and self.whole is None:
             self._follow(each.detach(), keep)
         return Quantized(z_q, indices, losses)
 
-    def _scores(self, z: Float[Tensor, "B K D"]) -> Float[Tensor, "B K N"]:
-        """Logits at temperature 1."""
+    def _soft(self, z: Float[Tensor, "B K D"], tau: Tensor, keep: Bool[Tensor, "B K"] | None) -> SoftCodes:
+        """The softmax of every token, reduced; the product with the codes passes its gradient to the softmax alone."""
         table = self.weight.float()
+        by_distance = self.config.logits == "distance"
+        return soft_codes(*self._compared(z, table), table, tau, keep, by_distance=by_distance)
+
+    def _compared(self, z: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+        """What the logits are products of."""
         if self.config.logits == "cosine":
-            z, table = F.normalize(z, dim=-1), F.normalize(table, dim=-1)
+            return F.normalize(z, dim=-1), F.normalize(table, dim=-1)
+        return z, table
+
+    @torch.no_grad()
+    def _scores(self, z: Float[Tensor, "M D"]) -> Float[Tensor, "M N"]:
+        """Logits at temperature 1."""
+        z, table = self._compared(z, self.weight.float())
         scores = z @ table.T
         return scores - table.square().sum(1) / 2 if self.config.logits == "distance" else scores
 
@@ -139,7 +148,7 @@ class IBQCodebook(Quantizer):
         """The argmax of p, as a nearest codeword in the space where the likeliest one is the nearest."""
         table = self.weight.detach().float()
         if self.config.logits == "cosine":
-            return nearest_codeword(F.normalize(z, dim=1), F.normalize(table, dim=1))
+            return nearest_codeword(*self._compared(z, table))
         if self.config.logits == "dot":
             # One more number brings all codewords to one norm; then |z - e|^2 orders them as -z.e does.
             squares = table.square().sum(1)

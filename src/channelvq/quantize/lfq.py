@@ -8,7 +8,6 @@ loss = entropy (E[H(p)] - gamma H(E[p])) + beta ||u - sg[v]||^2     (Yu et al. 2
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-import torch
 from jaxtyping import Bool, Float, Int64
 from pydantic import Field, PositiveInt
 from pydantic.dataclasses import dataclass
@@ -19,6 +18,7 @@ from channelvq.quantize.base import WholeBatch
 from channelvq.quantize.entropy import entropies, survey_entropies
 from channelvq.quantize.quantized import Quantized, mean_over_kept, straight_through
 from channelvq.quantize.scalar import ScalarCodebook, peers
+from channelvq.quantize.soft import SoftCodes, soft_codes
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -44,7 +44,6 @@ class LFQCodebook(ScalarCodebook):
     """N = 2^d codes, the corners of a cube projected to D numbers.
 
     The entropies are ours: the library (1.32) divides the batch's by the number of ranks without having added it up.
-    They hold (tokens, N) probabilities, in training only.
     """
 
     def __init__(self, config: LFQConfig, dim: int) -> None:
@@ -64,17 +63,18 @@ class LFQCodebook(ScalarCodebook):
     def _survey(
         self, vectors: Sequence[Float[Tensor, "b K D"]], keep: Sequence[Bool[Tensor, "b K"] | None], parts: int
     ) -> WholeBatch:
-        found = ((self._log_p(self._project_in(z)), kept) for z, kept in zip(vectors, keep, strict=True))
+        found = (self._soft(self._project_in(z), kept) for z, kept in zip(vectors, keep, strict=True))
         return survey_entropies(found, parts, None)[0]
 
-    def _log_p(self, u: Float[Tensor, "B K d"]) -> Float[Tensor, "B K N"]:
-        return torch.log_softmax(2 / self.config.temperature * (u @ self.grid.float().T), dim=2)
+    def _soft(self, u: Float[Tensor, "B K d"], keep: Bool[Tensor, "B K"] | None) -> SoftCodes:
+        grid = self.grid.float()
+        return soft_codes(u, grid, grid, self.config.temperature / 2, keep)
 
     def _quantize(self, z: Float[Tensor, "B K D"], keep: Bool[Tensor, "B K"] | None) -> Quantized:
         config, u = self.config, self._project_in(z)
         points, indices = self._round(u)
         losses = {"commitment": config.beta * mean_over_kept((u - points.detach()).square().mean(2), keep)}
         if self.training and config.entropy_weight:
-            each, batch = entropies(self._log_p(u), keep, self.whole)
+            each, batch = entropies(self._soft(u, keep), self.whole)
             losses["entropy"] = config.entropy_weight * (each - config.diversity_gamma * batch)
         return Quantized(self._project_out(points), indices, losses)
