@@ -69,7 +69,7 @@ class _SoftCodes(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         g_mixed, g_entropy, g_total = grads
         z, table, values, tau, weights = ctx.saved_tensors
         bias = _bias(table, ctx.by_distance)
