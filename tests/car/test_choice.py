@@ -37,6 +37,17 @@ def test_temperature() -> None:
     assert draw([1.0, 3.0, 3.0], 0.9, temperature=0.0) == 1
 
 
+def test_a_tiny_temperature_is_nearly_none() -> None:
+    assert [draw([1.0, 3.0, 2.0], u, temperature=1e-38) for u in (0.0, 0.5, 0.999)] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_not_finite_are_no_token(value: float, temperature: float) -> None:
+    with pytest.raises(InputError, match="not finite: the generator's weights are damaged, or guidance_scale 3"):
+        draw([0.0, value, 1.0], 0.5, temperature=temperature, guidance_scale=3.0)
+
+
 def test_top_k_keeps_the_likeliest() -> None:
     p = logits(0.2, 0.5, 0.3)  # the two likeliest: 5/8 and 3/8
     assert [draw(p, u, top_k=2) for u in (0.0, 0.62, 0.63)] == [1, 1, 2]

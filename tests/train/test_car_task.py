@@ -1,5 +1,6 @@
 """Training the generator: its stages, its data, and that it resumes to the bit."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +15,11 @@ from channelvq.car.data import tokenized, tokenizer_digest
 from channelvq.car.model import CAR
 from channelvq.config import from_dict, to_dict
 from channelvq.data.build import DataConfig
+from channelvq.data.folder import FolderSource
 from channelvq.data.source import Sample
 from channelvq.data.stream import Mixture
 from channelvq.errors import InputError
+from channelvq.images import normalize, to_pil
 from channelvq.nn.conv import ConvConfig
 from channelvq.quantize.codebook import PlainConfig
 from channelvq.tokenizer import CVQConfig, CVQTokenizer
@@ -238,6 +241,42 @@ def test_images_are_tokenized_once(tokenizer_folder: Path, tmp_path: Path, monke
         tokenizer.quantizer.quantizer.weight.add_(0.1)
     read(16)
     assert len(said) == 2  # other settings, other weights: other ids
+
+
+def test_mended_files_are_tokenized_again(tokenizer_folder: Path, tmp_path: Path) -> None:
+    tokenizer, folder = CVQTokenizer.from_pretrained(tokenizer_folder), tmp_path / "images"
+    folder.mkdir()
+    for i in range(20):
+        sample = Squares().sample(i, torch.Generator())
+        to_pil(normalize(sample.image[None]))[0].save(folder / f"{i:02d}.png")
+        (folder / f"{i:02d}.txt").write_text(sample.text)
+
+    def read() -> car_data.TokenSet:
+        source = FolderSource(folder, 16, "all")
+        return tokenized(tokenizer, Mixture({"mine": source}, {"mine": 1.0}, 0), 20, "a", cache=tmp_path / "cache")
+
+    first = read()
+    assert read().captions == first.captions
+    last = first.keys[-1]  # not among the first samples
+    (folder / last).with_suffix(".txt").write_text("a square that was named wrongly")
+    assert read().captions == (*first.captions[:-1], "a square that was named wrongly")
+    shutil.copy(folder / first.keys[0], folder / last)
+    assert torch.equal(read().ids[-1], first.ids[0])
+
+
+def test_a_run_does_not_go_on_with_another_tokenizer(
+    recipe: Callable[..., CARRecipe], tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine"
+    shutil.copytree(tokenizer_folder, mine)
+    fit(replace(recipe(1), tokenizer=str(mine)))
+    fit(replace(recipe(2, train__resume=True), tokenizer=str(mine)))
+    tokenizer = CVQTokenizer.from_pretrained(mine)
+    with torch.no_grad():
+        tokenizer.quantizer.quantizer.weight.mul_(1.5)
+    tokenizer.save_pretrained(mine)
+    with pytest.raises(InputError, match=r"begun with the image tokenizer.* of other content.*put back"):
+        fit(replace(recipe(3, train__resume=True), tokenizer=str(mine)))
 
 
 def test_the_digest_of_a_tokenizer_is_that_of_its_content(tokenizer_folder: Path) -> None:

@@ -1,6 +1,7 @@
 """The training loop: it learns, and a run that was interrupted ends equal to the bit to one that was not."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -16,8 +17,11 @@ from safetensors.torch import load_file
 
 from channelvq import CVQTokenizer
 from channelvq.config import to_dict
+from channelvq.data.stream import fixed_images
 from channelvq.errors import DivergedError, InputError
 from channelvq.nested import NestedConfig
+from channelvq.train import tokenizer_task
+from channelvq.train.checkpoint import checkpoints
 from channelvq.train.engine import Engine, read_metrics, schedule, training_seconds
 from channelvq.train.run import load_tokenizer_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe, TokenizerTask
@@ -171,6 +175,32 @@ def test_a_loss_that_is_not_finite_stops_with_its_name(tmp_path: Path) -> None:
     config = recipe(tmp_path, "train.steps=4", "train.checkpoint_every=1")
     with pytest.raises(DivergedError, match=r"'pixel' is nan at step 3.*step-00000002"):
         Engine(Broken(config), config.train, config).fit()
+
+
+@pytest.mark.parametrize("clip", ["1.0", "null"])
+def test_a_gradient_that_is_not_finite_never_gets_into_a_checkpoint(clip: str, tmp_path: Path) -> None:
+    class Broken(TokenizerTask):
+        def losses(self, name, models, batch, step, rank):  # type: ignore[no-untyped-def]
+            terms, figures = super().losses(name, models, batch, step, rank)
+            if step == 2:  # 0, whose root has no derivative
+                terms["root"] = next(models["tokenizer"].parameters()).mul(0).sum().sqrt()
+            return terms, figures
+
+    config = recipe(tmp_path, "train.steps=4", "train.checkpoint_every=1", f"train.clip_norm={clip}")
+    with pytest.raises(DivergedError, match=r"gradient of tokenizer is nan at step 3.*step-00000002"):
+        Engine(Broken(config), config.train, config).fit()
+    assert checkpoints(tmp_path)[-1].name == "step-00000002"
+
+
+def test_pictures_that_come_again_use_no_more_codes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small set of own images fills the validation images by repeating them."""
+    monkeypatch.setattr(tokenizer_task, "fixed_images", lambda mixture, n: fixed_images(mixture, 2).repeat(3, 1, 1, 1))
+    task = TokenizerTask(recipe(tmp_path))
+    task.start()
+    (tmp_path / "samples").mkdir()
+    found = task.evaluate(task.models, tmp_path, 1)
+    tokens, codes = 2 * task.tokenizer.num_tokens, task.tokenizer.codebook_size
+    assert found["use_if_uniform"] == pytest.approx(1 - math.exp(-tokens / codes))
 
 
 def test_a_network_that_diverges_is_reported_with_its_step(tmp_path: Path) -> None:

@@ -59,10 +59,20 @@ def guide(conditional: Float[Tensor, "B N"], unconditional: Float[Tensor, "B N"]
 
 
 def choose(logits: Float[Tensor, "B N"], uniform: Float64[Tensor, " B"], choice: Choice) -> Int64[Tensor, " B"]:
-    """One token a row: the inverse of the cumulative distribution at the row's uniform number in [0, 1)."""
+    """One token a row: the inverse of the cumulative distribution at the row's uniform number in [0, 1).
+
+    Raises InputError where no token has a finite largest logit: damaged weights, or guidance beyond all bounds.
+    """
+    largest = logits.amax(1, keepdim=True)
+    if not bool(torch.isfinite(largest).all()):
+        raise InputError(
+            f"the logits of a token are not finite: the generator's weights are damaged, or guidance_scale "
+            f"{choice.guidance_scale:g} is too large"
+        )
     if choice.temperature == 0:
         return logits.argmax(1)
-    logits = _filter(logits / choice.temperature, choice)
+    # The likeliest at 0: divided by a tiny temperature, no other may become infinite.
+    logits = _filter((logits - largest) / choice.temperature, choice)
     # Summed in float64: in float32 the rounding of 65,536 terms is larger than the rarest codes' probabilities.
     cumulative = logits.softmax(1).double().cumsum(1)
     target = uniform[:, None] * cumulative[:, -1:]

@@ -2,9 +2,10 @@
 
     ~/.cache/channelvq/ids/<key>/0000000-0001024.safetensors (ids) and .jsonl (captions, keys), 0001024-0002048...
 
-The key holds everything that decides the ids: the tokenizer's weights and the data's settings, and also the first
-samples themselves, since the code that draws them may change. A shard is there whole or not at all, so tokenizing goes
-on where it was interrupted, and a larger set begins with the whole shards of a smaller one.
+The key holds everything that decides the ids: the tokenizer's weights, the data's settings, the sizes and times of
+change of a user's files, and also the first samples themselves, since the code that draws them may change. A shard is
+there whole or not at all, so tokenizing goes on where it was interrupted, and a larger set begins with the whole shards
+of a smaller one.
 """
 
 import hashlib
@@ -81,7 +82,7 @@ def tokenized(
 
 
 def _key(tokenizer: CVQTokenizer, data: Mixture, settings: str) -> str:
-    content = hashlib.sha256(f"{tokenizer_digest(tokenizer)}/{settings}/{data.seed}".encode())
+    content = hashlib.sha256(f"{tokenizer_digest(tokenizer)}/{settings}/{data.seed}{data.stamp()}".encode())
     for position in range(FIRST_SAMPLES):
         sample = data[position]
         content.update(sample.image.contiguous().numpy().tobytes())

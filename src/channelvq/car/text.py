@@ -6,8 +6,10 @@ The slot has one length whatever the prompts, because CPU kernels give a row oth
 slot no prompt can change the picture of its neighbour.
 """
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -92,6 +94,11 @@ class TextTokenizer:
         rows = [[-1] * (length - len(ids)) + ids for ids in encoded]
         ids = torch.tensor(rows, dtype=torch.int64).view(len(rows), length)
         return TextBatch(ids.clamp(min=0), ids >= 0)
+
+    def digest(self) -> str:
+        """SHA-256 of its vocabulary and merges."""
+        model = json.loads(self.tokenizer.to_str())["model"]  # the rest of the file grows with the library
+        return sha256(json.dumps(model, sort_keys=True).encode()).hexdigest()
 
     def save(self, folder: Path) -> None:
         """Write tokenizer.json."""

@@ -15,6 +15,7 @@ from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
+from channelvq.data.listing import Stamp, stamp
 from channelvq.data.packages import cache_root
 from channelvq.data.whole import write_whole
 from channelvq.errors import InputError
@@ -22,26 +23,25 @@ from channelvq.images import FirstFrameWarning, Skipped, load_image
 
 WORKERS = min(8, os.cpu_count() or 1)  # Pillow decodes outside Python's lock
 BLOCK = 4096  # files handed to the workers at a time, so that a million of them need no million of futures
-Stamp = list[int]  # [size in bytes, time of change in ns]
 
 
 def unreadable(paths: Sequence[Path], name: str) -> dict[Path, Skipped]:
     """The files among `paths` that cannot be decoded, each with its reason; name: of the data set, for its memory."""
     memory = _memory_file(name)
     known = _remembered(memory)
-    stamps = {path: _stamp(path) for path in paths}
+    stamps = {path: stamp(path) for path in paths}
     good: dict[str, Stamp] = {}
 
     # What is known is not opened again: for a million files that alone would take many minutes of every start.
-    new = [path for path in paths if (stamp := stamps[path]) is None or known.get(str(path.absolute())) != stamp]
+    new = [path for path in paths if (its := stamps[path]) is None or known.get(str(path.absolute())) != its]
 
     def check(path: Path) -> Skipped | None:
         try:
             load_image(path)
         except InputError as error:
             return Skipped(path, str(error))
-        if (stamp := stamps[path]) is not None:
-            good[str(path.absolute())] = stamp
+        if (its := stamps[path]) is not None:
+            good[str(path.absolute())] = its
         return None
 
     try:
@@ -57,14 +57,6 @@ def unreadable(paths: Sequence[Path], name: str) -> dict[Path, Skipped]:
         if good:
             _remember(memory, known | good)
     return {skipped.path: skipped for skipped in bad}
-
-
-def _stamp(path: Path) -> Stamp | None:
-    try:
-        status = path.stat()
-    except (OSError, ValueError):
-        return None
-    return [status.st_size, status.st_mtime_ns]
 
 
 def _memory_file(name: str) -> Path:

@@ -1,8 +1,10 @@
 """Image files as a source: a folder, or a manifest that lists them."""
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -48,6 +50,11 @@ class _FileSource:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def stamp(self) -> str:
+        """Digest of the entries, and of their files' sizes and times of change."""
+        listed = [[entry.key, entry.text, entry.stamps()] for entry in self._entries]
+        return sha256(json.dumps(listed).encode()).hexdigest()
 
     def sample(self, index: int, generator: torch.Generator) -> Sample:
         """Sample `index` with an image (3, size, size); InputError naming the file if it broke since it was checked."""

@@ -75,6 +75,10 @@ class HuggingFaceSource:
     def __len__(self) -> int:
         return len(self._wanted)
 
+    def stamp(self) -> str:
+        """The fingerprint that the library gives the table."""
+        return str(self._table._fingerprint)
+
     def sample(self, index: int, generator: torch.Generator) -> Sample:
         """Sample `index` with an image (3, size, size)."""
         check_index(index, len(self))

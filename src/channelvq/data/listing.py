@@ -12,6 +12,8 @@ from channelvq.data.split import Split
 from channelvq.errors import InputError
 from channelvq.images import find_images
 
+Stamp = list[int]  # [size in bytes, time of change in ns]
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -28,6 +30,19 @@ class Entry:
             return self.text
         path = self.path.with_suffix(".txt")
         return read_text(path).strip() if path.is_file() else ""
+
+    def stamps(self) -> list[Stamp | None]:
+        """Size and time of change of the image, and of the caption's file where that may be one."""
+        return [stamp(self.path), *([stamp(self.path.with_suffix(".txt"))] if self.text is None else [])]
+
+
+def stamp(path: Path) -> Stamp | None:
+    """Size and time of change of a file, by which a change of its content is told; None where there is no file."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return None
+    return [status.st_size, status.st_mtime_ns]
 
 
 def folder_entries(root: str | Path) -> list[Entry]:

@@ -163,18 +163,8 @@ def _digest(entries: Sequence[tuple[str, Entry]], images_per_shard: int) -> str:
     """Of everything that decides the bytes of the shards, but of images only their sizes and times of change."""
     content = sha256(str(images_per_shard).encode())
     for name, entry in entries:
-        sidecar = entry.path.with_suffix(".txt") if entry.text is None else None
-        stamps = [_stamp(path) for path in (entry.path, sidecar) if path is not None]
-        content.update(json.dumps([name, entry.text, stamps]).encode())
+        content.update(json.dumps([name, entry.text, entry.stamps()]).encode())
     return content.hexdigest()
-
-
-def _stamp(path: Path) -> list[int] | None:
-    try:
-        status = path.stat()
-    except (OSError, ValueError):
-        return None
-    return [status.st_size, status.st_mtime_ns]
 
 
 def _begun(record: Path, prefix: str, listing: str) -> Written:

@@ -9,6 +9,7 @@ ranks and workers and resumed by position like every other source (docs/decision
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import get_args
 
@@ -89,6 +90,10 @@ class ShardSource:
 
     def __len__(self) -> int:
         return len(self._samples)
+
+    def stamp(self) -> str:
+        """Digest of the shards' names, sizes and times of change."""
+        return sha256(repr([(str(shard.path), shard.stamp) for shard in self._shards]).encode()).hexdigest()
 
     def sample(self, index: int, generator: torch.Generator) -> Sample:
         """Sample `index` with an image (3, size, size); InputError naming the shard if it changed since it was read."""

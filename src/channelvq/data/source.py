@@ -5,7 +5,7 @@ can resume at any position and two workers never disagree.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import UInt8
@@ -23,6 +23,15 @@ class Sample:
     image: UInt8[Tensor, "3 h w"]
     text: str
     key: str
+
+
+@runtime_checkable
+class Changing(Protocol):
+    """A source whose samples may change while its settings stay: files of the user's."""
+
+    def stamp(self) -> str:
+        """A digest that changes with them."""
+        ...
 
 
 class Source(Protocol):

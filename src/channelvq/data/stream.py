@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from channelvq.data.source import Sample, Source
+from channelvq.data.source import Changing, Sample, Source
 from channelvq.errors import InputError
 
 PATTERN_LENGTH = 100  # positions after which the order of the sources in a mixture repeats
@@ -53,6 +53,10 @@ class Mixture(Dataset[Sample]):
             generator = torch.Generator().manual_seed(self.seed + 1_000_003 * epoch + source)
             self._orders[source] = (epoch, torch.randperm(len(self.sources[source]), generator=generator))
         return self._orders[source][1]
+
+    def stamp(self) -> str:
+        """Changes with the files that samples come from; "" where the settings say all."""
+        return "".join(source.stamp() for source in self.sources if isinstance(source, Changing))
 
     def __getitem__(self, position: int) -> Sample:
         source, index = self.locate(position)

@@ -7,10 +7,12 @@
 The step decides the stage, the images, their order and which captions are hidden, so a run resumes exactly.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import field, replace
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Literal, cast
 
@@ -23,7 +25,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from channelvq.car.config import CARConfig
-from channelvq.car.data import TokenSet, tokenized
+from channelvq.car.data import TokenSet, tokenized, tokenizer_digest
 from channelvq.car.likelihood import ROWS, encode_captions, teacher_forced, with_other_captions
 from channelvq.car.model import CAR, Prediction
 from channelvq.car.text import TextTokenizer, train_bpe
@@ -34,7 +36,9 @@ from channelvq.data.stream import position_generator, rank_share
 from channelvq.errors import InputError
 from channelvq.images import grid, save_image
 from channelvq.nn.modes import evaluating
+from channelvq.nn.state import tensor_sha256
 from channelvq.tokenizer import CVQTokenizer
+from channelvq.train.checkpoint import check_inputs
 from channelvq.train.config import TrainConfig
 
 Stage = Literal["lm", "stage1", "stage2"]
@@ -99,6 +103,7 @@ class CARTask:
         tokenizer.to("cpu")
         generator = torch.Generator().manual_seed(recipe.train.seed)
         self.car = CAR(recipe.model, tokenizer, self._text(), generator=generator)
+        self._check_inputs(tokenizer)
         self.train_text = self._encode(self.train_set, "training")
         self.held_out_text = self._encode(self.held_out, "validation")
         self.models: dict[str, nn.Module] = {"car": self.car}
@@ -113,6 +118,17 @@ class CARTask:
         if isinstance(self.recipe.model.backbone, str):
             return TextTokenizer.from_backbone(self.recipe.model.backbone)
         return TextTokenizer(train_bpe(self.train_set.captions, self.recipe.objective.text_vocab_size))
+
+    def _check_inputs(self, tokenizer: CVQTokenizer) -> None:
+        """The ids that a run goes on with have to be of the tokenizer and text tokenizer that it began with."""
+        words = json.dumps([self.train_set.captions, self.held_out.captions])
+        inputs = {
+            "the image tokenizer": tokenizer_digest(tokenizer),
+            "the text tokenizer": self.car.text.digest(),
+            "training images": tensor_sha256(self.train_set.ids),
+            "captions": sha256(words.encode()).hexdigest(),
+        }
+        check_inputs(Path(self.recipe.train.output_dir), inputs)
 
     def _encode(self, tokens: TokenSet, name: str) -> Int32[Tensor, "n T"]:
         """Captions in the text slot, -1 on padding."""

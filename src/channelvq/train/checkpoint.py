@@ -14,7 +14,9 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 
 from channelvq.config import differences, from_dict, read_recipe, to_dict
+from channelvq.data.whole import write_whole
 from channelvq.errors import InputError
+from channelvq.nn.state import read_settings
 from channelvq.train.config import TrainConfig
 
 
@@ -49,6 +51,22 @@ def check_run_folder(run_dir: Path, resolved: Any, resume: bool) -> None:
             f"{run_dir} was begun with other settings:\n  " + "\n  ".join(other) + "\n"
             "resume with the settings it has, or choose another train.output_dir"
         )
+
+
+def check_inputs(run_dir: Path, inputs: dict[str, str]) -> None:
+    """Refuse to go on where what a run reads beside its settings has changed since it began.
+
+    inputs: digests by what they are of. Kept as inputs.json; runs of before it was written are let pass.
+    """
+    path = run_dir / "inputs.json"
+    if checkpoints(run_dir) and path.is_file():
+        changed = [name for name, value in read_settings(path).items() if inputs.get(name) != value]
+        if changed:
+            raise InputError(
+                f"{run_dir} was begun with {' and '.join(changed)} of other content than now; "
+                "put back what it was begun with, or choose another train.output_dir"
+            )
+    write_whole(path, lambda stream: stream.write(json.dumps(inputs, indent=2).encode()))
 
 
 def _begun_with(run_dir: Path, resolved: Any) -> dict[str, Any]:

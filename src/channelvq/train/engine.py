@@ -211,9 +211,10 @@ class Engine:
             self.schedulers[name].step()
             return {}
         logged = {key: sum(each[key] for each in found) / len(found) for key in found[0]}
-        if self.config.clip_norm is not None:
-            norm = self.accelerator.clip_grad_norm_(self._updated_by(name), self.config.clip_norm)
-            logged[f"{name}_gradient_norm"] = float("nan" if norm is None else norm)
+        # To infinity: nothing is clipped, but the norm is known.
+        limit = math.inf if self.config.clip_norm is None else self.config.clip_norm
+        norm = self.accelerator.clip_grad_norm_(self._updated_by(name), limit)
+        logged[f"{name}_gradient_norm"] = self._checked_norm(name, norm, step)
         optimizer.step()
         self.schedulers[name].step()
         optimizer.zero_grad()
@@ -234,6 +235,13 @@ class Engine:
             total = sum(terms.values(), start=torch.zeros((), device=self.accelerator.device))
             self.accelerator.backward(total / self.accumulation)
         return numbers | figures
+
+    def _checked_norm(self, name: str, norm: Tensor | None, step: int) -> float:
+        """The norm as a number; DivergedError before a gradient that is not finite gets into the weights."""
+        value = math.nan if norm is None else float(norm)
+        if not math.isfinite(value) and self.accelerator.scaler is None:  # a scaler leaves such steps out by itself
+            raise self._diverged(f"the gradient of {name} is {value}", step)
+        return value
 
     def _helpers(self) -> list[str]:
         """Models without an optimizer of their own."""

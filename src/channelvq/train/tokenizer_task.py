@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
+from jaxtyping import UInt8
 from pydantic import Field, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
@@ -134,6 +135,7 @@ class TokenizerTask:
         # Read now: that validation images are missing or broken should not be found out after hours.
         held_out = build_mixture(recipe.data, recipe.model.image_size, "validation", seed=0)
         self.held_out = fixed_images(held_out, recipe.data.validation_images)
+        self.distinct = _distinct(self.held_out)
         self._alarmed: set[str] = set()
 
     def _optimizer(self) -> Optimizer:
@@ -297,7 +299,7 @@ class TokenizerTask:
             return {}
         ids = tokenizer.tokenize(normalize(images), exact=False)
         usage = CodebookUsage(tokenizer.codebook_size)
-        usage.update(ids.cpu())
+        usage.update(ids[self.distinct].cpu())
         result = usage.result()
         figures = {"use": result.use, "perplexity": result.perplexity, "use_if_uniform": result.use_if_uniform}
         nested = self.recipe.nested.active
@@ -320,7 +322,7 @@ class TokenizerTask:
             perplexity=figures["perplexity"],
             perplexity_ratio=figures["perplexity"] / self.tokenizer.codebook_size,
             use_if_uniform=figures["use_if_uniform"],
-            tokens=len(self.held_out) * self.tokenizer.num_tokens,
+            tokens=len(self.distinct) * self.tokenizer.num_tokens,
         )
         found = [each for each in usage_findings(usage, self.tokenizer.codebook_size) if each.level != "note"]
         new = [each for each in found if each.name not in self._alarmed]
@@ -332,3 +334,11 @@ class TokenizerTask:
         tokenizer = models["tokenizer"]
         assert isinstance(tokenizer, CVQTokenizer)
         tokenizer.save_pretrained(folder)
+
+
+def _distinct(images: UInt8[Tensor, "n 3 H W"]) -> list[int]:
+    """The first of each picture: in a small set validation images come again, and repeated tokens use no more codes."""
+    first: dict[bytes, int] = {}
+    for i, image in enumerate(images):
+        first.setdefault(image.numpy().tobytes(), i)
+    return list(first.values())
