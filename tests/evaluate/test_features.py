@@ -4,9 +4,14 @@ import pytest
 import torch
 
 from channelvq.errors import InputError
-from channelvq.evaluate.features import kernel_distance, perceptual_distances
+from channelvq.evaluate import distances
+from channelvq.evaluate.features import FeatureDistance, embeddings, pair_distances
 from channelvq.experiments.held_out import held_out
 from channelvq.nn.perceptual import PerceptualNetwork
+
+
+def apart_by(network: PerceptualNetwork, a: torch.Tensor, b: torch.Tensor) -> float:
+    return distances.kernel_distance(embeddings(network, a), embeddings(network, b))
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +32,8 @@ def noisy(images: torch.Tensor, size: float) -> torch.Tensor:
 def test_distance_of_an_image_to_itself_is_zero_and_grows_with_noise(
     network: PerceptualNetwork, scenes: torch.Tensor
 ) -> None:
-    assert perceptual_distances(network, scenes, scenes).abs().amax() == 0
-    little, much = (perceptual_distances(network, noisy(scenes, size), scenes).mean() for size in (5, 40))
+    assert pair_distances(FeatureDistance(network), scenes, scenes).abs().amax() == 0
+    little, much = (pair_distances(FeatureDistance(network), noisy(scenes, size), scenes).mean() for size in (5, 40))
     assert 0 < little < much
 
 
@@ -45,14 +50,14 @@ def test_kernel_distance_is_the_unbiased_estimate(network: PerceptualNetwork, sc
     off = 1 - torch.eye(n)
     within = sum(float((kernel(z, z) * off).sum()) / (n * (n - 1)) for z in (x, y))
     expected = within - 2 * float(kernel(x, y).mean())
-    assert kernel_distance(network, other, scenes) == pytest.approx(expected, rel=1e-6)
+    assert apart_by(network, other, scenes) == pytest.approx(expected, rel=1e-6)
 
 
 def test_halves_of_one_set_are_closer_than_a_noisy_one(network: PerceptualNetwork, scenes: torch.Tensor) -> None:
-    apart = kernel_distance(network, noisy(scenes[:24], 40), scenes[24:])
-    assert kernel_distance(network, scenes[:24], scenes[24:]) < apart
+    apart = apart_by(network, noisy(scenes[:24], 40), scenes[24:])
+    assert apart_by(network, scenes[:24], scenes[24:]) < apart
 
 
 def test_only_uint8_images_are_compared(network: PerceptualNetwork, scenes: torch.Tensor) -> None:
     with pytest.raises(InputError):
-        perceptual_distances(network, scenes.float(), scenes)
+        pair_distances(FeatureDistance(network), scenes.float(), scenes)

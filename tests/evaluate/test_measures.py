@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from channelvq.errors import InputError
-from channelvq.evaluate.features import INCEPTION_FILE, LPIPS_FILES, perceptual_distances, perceptual_space
+from channelvq.evaluate.features import INCEPTION_FILE, LPIPS_FILES, FeatureDistance, pair_distances, perceptual_space
 from channelvq.evaluate.measures import Measures, choose_measures
 from channelvq.evaluate.reconstruction import evaluate_reconstruction
 from channelvq.experiments.held_out import held_out
@@ -55,8 +55,8 @@ def test_features_of_the_same_images_in_other_batches(network: PerceptualNetwork
     for rows in (1, 7):
         assert torch.equal(torch.cat([space.features(part) for part in images.split(rows)]), space.features(images))
         pairs = zip(images.split(rows), other.split(rows), strict=True)
-        parts = [perceptual_distances(network, a, b) for a, b in pairs]
-        assert torch.equal(torch.cat(parts), perceptual_distances(network, images, other))
+        parts = [pair_distances(FeatureDistance(network), a, b) for a, b in pairs]
+        assert torch.equal(torch.cat(parts), pair_distances(FeatureDistance(network), images, other))
 
 
 def test_frechet_distance_is_refused_for_few_images_and_the_protocol_says_so(network: PerceptualNetwork) -> None:

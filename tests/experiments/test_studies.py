@@ -20,7 +20,7 @@ TINY = (
 def study(monkeypatch: pytest.MonkeyPatch) -> str:
     """A study of two tiny runs on eight random images."""
     runs = {f"seed {seed}": ("small/smoke", (*TINY, f"train.seed={seed}")) for seed in (0, 1)}
-    monkeypatch.setitem(STUDIES, "tiny", Study("?", runs, kinds=("emoji",), images=8, per_image=("psnr",)))
+    monkeypatch.setitem(STUDIES, "tiny", Study("?", 0.1, runs, kinds=("emoji",), images=8, per_image=("psnr",)))
     images = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     monkeypatch.setattr(studies, "held_out", lambda kind, n: images[:n])
     return "tiny"
@@ -37,6 +37,20 @@ def test_missing_trains_only_what_the_result_lacks(study: str, tmp_path: Path) -
     trained = [folder.name for folder in (tmp_path / "other").iterdir()]
     assert trained == [whole["records"][1]["run"]]
     assert [row["metrics"] for row in again["records"]] == [row["metrics"] for row in whole["records"]]
+
+
+def test_a_record_that_stays_says_what_revision_measured_it(study: str, tmp_path: Path) -> None:
+    path, store = tmp_path / "tiny.json", tmp_path / "store"
+    whole = studies.run(study, path, store)
+    write_json(path, {"protocol": whole["protocol"] | {"git": "then"}, "records": whole["records"][:1]})
+    for _ in range(2):
+        result = studies.run(study, path, store, missing=True)
+        assert [row.get("protocol", result["protocol"])["git"] for row in result["records"]] == [
+            "then", whole["protocol"]["git"]
+        ]  # fmt: skip
+    before = path.read_bytes()
+    studies.run(study, path, store, missing=True)
+    assert path.read_bytes() == before
 
 
 def test_missing_begins_without_a_result_and_writes_after_each_run(

@@ -27,14 +27,16 @@ RerunOption = Annotated[bool, typer.Option("--rerun", help="Train what is not in
 MissingOption = Annotated[
     bool, typer.Option("--missing", help="Train and measure what the result lacks; it is written after each run.")
 ]
-# Beside the studies of recipes: the module by the command's name, the result file, and what it answers.
+# Beside the studies of recipes: the module by the command's name, the result file, about how many hours all of it takes
+# on two cores, and what it answers.
 OTHERS = {
-    "generator": ("generator-small", "Next-channel prediction: nested dropout or not, three sizes, exposure bias."),
-    "orderings": ("orderings-small", "Nested dropout beside channels sorted after training: every prefix, and the "
+    "generator": ("generator-small", 2.5, "Next-channel prediction: nested dropout or not, three sizes, exposure "
+                  "bias."),
+    "orderings": ("orderings-small", 1.5, "Nested dropout beside channels sorted after training: every prefix, and the "
                   "generator's nats."),
-    "domains": ("domains", "The bundled tokenizer on other kinds of pictures, untouched and finetuned; where it fails, "
-                "and what helps."),
-    "geneval-sampling": ("geneval-sampling", "Guidance and temperature of the bundled generator, by GenEval on "
+    "domains": ("domains", 0.3, "The bundled tokenizer on other kinds of pictures, untouched and finetuned; where it "
+                "fails, and what helps."),
+    "geneval-sampling": ("geneval-sampling", 0.3, "Guidance and temperature of the bundled generator, by GenEval on "
                          "validation prompts."),
 }  # fmt: skip
 # The recipe of the run, and what is put into the package.
@@ -99,10 +101,16 @@ def _module(name: str) -> tuple[Run, Load, Show]:
     return module.run, module.load, module.table
 
 
+def _with_budget(question: str, hours: float) -> str:
+    return f"{question} About {hours:g} h on 2 cores from an empty store."
+
+
 for _name, _about in STUDIES.items():
-    _add_study(_name, _about.question)
-for _name, (_file, _question) in OTHERS.items():
-    _add(_name, _question, Path(f"results/{_file}.json"), partial(_module, _name.replace("-", "_")))
+    _add_study(_name, _with_budget(_about.question, _about.hours))
+for _name, (_file, _hours, _question) in OTHERS.items():
+    _add(
+        _name, _with_budget(_question, _hours), Path(f"results/{_file}.json"), partial(_module, _name.replace("-", "_"))
+    )
 
 
 def _add_bundle(name: str, recipe: str, what: str) -> None:

@@ -105,19 +105,6 @@ def embeddings(network: PerceptualNetwork, images: UInt8[Tensor, "n 3 h w"]) -> 
     return in_chunks(network, normalize(images)) * scale
 
 
-@torch.no_grad()
-def perceptual_distances(
-    network: PerceptualNetwork, x_hat: UInt8[Tensor, "n 3 h w"], x: UInt8[Tensor, "n 3 h w"]
-) -> Float[Tensor, " n"]:
-    """Distance of each pair (`FeatureDistance`), from uint8 images; raises InputError for others."""
-    return pair_distances(FeatureDistance(network), x_hat, x)
-
-
-def kernel_distance(network: PerceptualNetwork, x_hat: UInt8[Tensor, "n 3 h w"], x: UInt8[Tensor, "n 3 h w"]) -> float:
-    """`distances.kernel_distance` of two sets of uint8 images by the embeddings of our network."""
-    return distances.kernel_distance(embeddings(network, x_hat), embeddings(network, x))
-
-
 def lpips_at_hand() -> dict[str, nn.Module]:
     """By metric ("lpips_alex", "lpips_vgg") the official LPIPS, where the package and its weights are here."""
     found = {}

@@ -151,7 +151,7 @@ def parameters(car: CAR) -> dict[str, int]:
 
 def load(path: Path) -> dict[str, Any]:
     """A stored result; raises InputError when there is none."""
-    return read_result(path, "nats", "make it with --rerun (about 4 hours on 2 cores)")
+    return read_result(path, "nats", "make it with --rerun")
 
 
 def seed_means(result: Mapping[str, Any], tokenizer: str) -> dict[str, list[float]]:

@@ -105,7 +105,7 @@ def _prefixes(tokenizer: CVQTokenizer, maps: Tensor, images: Tensor, order: Tens
 
 def load(path: Path) -> dict[str, Any]:
     """A stored result; raises InputError when there is none."""
-    return read_result(path, "psnr_mean", "make it with --rerun (about an hour on 2 cores)")
+    return read_result(path, "psnr_mean", "make it with --rerun")
 
 
 def draw(result: Mapping[str, Any], path: Path) -> None:

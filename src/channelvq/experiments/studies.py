@@ -49,7 +49,8 @@ def run(study: str, path: Path, store: Path = DEFAULT_STORE, missing: bool = Fal
             found[name] = _measured(study, name, recipe, images, measures, store)
             if missing:
                 _write(study, path, how, found)
-    _write(study, path, how, found)
+    if not missing:
+        _write(study, path, how, found)
     result = load(path)
     if study in PLOTS:
         PLOTS[study](result, path.with_suffix(".png"))
@@ -68,7 +69,10 @@ def _kept(study: str, path: Path, how: dict[str, Any]) -> dict[str, dict[str, An
     if changed:
         raise InputError(f"{path} was measured in another way ({'; '.join(changed)}); measure all again with --rerun")
     keys = {name: run_key(recipe) for name, recipe in recipes(study).items()}
-    return {row["name"]: row for row in stored["records"] if keys.get(row["name"]) == row["run"]}
+    # A record that stays was measured by the revision that it says, or else the result.
+    measured = {"git": stored["protocol"]["git"]}
+    kept = [row for row in stored["records"] if keys.get(row["name"]) == row["run"]]
+    return {row["name"]: row | {"protocol": measured | row.get("protocol", {})} for row in kept}
 
 
 def _write(study: str, path: Path, how: dict[str, Any], found: dict[str, dict[str, Any]]) -> None:
@@ -155,7 +159,7 @@ PLOTS = {"scaling": draw_scaling, "nested": draw_prefixes, "nested-scenes": draw
 
 def load(path: Path) -> dict[str, Any]:
     """A stored result; raises InputError when there is none."""
-    return read_result(path, "psnr", "make it with --rerun (3 to 20 minutes a run on 2 cores)")
+    return read_result(path, "psnr", "make it with --rerun, or run by run with --missing")
 
 
 def table(result: dict[str, Any]) -> Table:

@@ -17,7 +17,8 @@ Run = tuple[str, tuple[str, ...]]  # a recipe's name and what is changed in it
 
 @dataclass(frozen=True)
 class Study:
-    """question: what it answers. kinds: of held-out images (`held_out`), `images` of each.
+    """question: what it answers. hours: that all of it takes on 2 cores, about. kinds: of held-out images (`held_out`),
+    `images` of each.
 
     every_prefix: measure prefixes too, not the full length alone. features: also distances by our network. per_image:
     metrics whose value for each image is kept. shown: how many images of each kind are drawn as every run restores
@@ -25,6 +26,7 @@ class Study:
     """
 
     question: str
+    hours: float
     runs: dict[str, Run]
     kinds: tuple[str, ...] = ("emoji", "photos")
     images: int = 768  # 2 * 768 * 64 = 98,304 tokens, 24 for each of 4,096 codes
@@ -99,6 +101,7 @@ def _seeds(name: str, method: str, *more: str) -> dict[str, Run]:
 STUDIES: dict[str, Study] = {
     "axis": Study(
         "Channel-wise against patch-wise: same network, data, start, steps and tokens.",
+        2,
         {
             f"{axis}, seed {seed}": (f"small/axis-{axis}", (*_LONG, f"train.seed={seed}"))
             for seed in range(3)
@@ -107,6 +110,7 @@ STUDIES: dict[str, Study] = {
     ),
     "codebook": Study(
         "What keeps the plain codebook alive: one setting changed at a time.",
+        0.3,
         {
             name: (f"small/axis-{'patch' if name.startswith('patch') else 'channel'}", (*_SHORT, *overrides))
             for name, overrides in {
@@ -127,6 +131,7 @@ STUDIES: dict[str, Study] = {
     ),
     "ibq": Study(
         "Which form of index backpropagation holds at a code dimension of 256.",
+        0.3,
         {
             "plain": ("small/axis-channel", _WIDE),
             "uniform start: plain": ("small/axis-channel", (*_WIDE, "model.quantizer.start=uniform")),
@@ -141,6 +146,7 @@ STUDIES: dict[str, Study] = {
     ),
     "scaling": Study(
         "From 1,024 to 65,536 codes, channel-wise and patch-wise: use and quality.",
+        1.5,
         {
             " ".join(filter(None, (axis, kind, f"{codes:,}"))): (
                 f"small/axis-{axis}",
@@ -157,6 +163,7 @@ STUDIES: dict[str, Study] = {
     ),
     "losses": Study(
         "Pixel loss alone against the full recipe: perceptual and adversarial loss, and the weight of short prefixes.",
+        1,
         {
             "pixel": ("small/bundled", ("train.steps=2000",)),
             "full": ("small/full", ()),
@@ -167,6 +174,7 @@ STUDIES: dict[str, Study] = {
     ),
     "family": Study(
         "Would another quantizer make a better bundled tokenizer? small/bundled for 2,000 steps.",
+        0.5,
         {
             kind: (
                 "small/bundled",
@@ -177,10 +185,12 @@ STUDIES: dict[str, Study] = {
     ),
     "table1-tuning": Study(
         "The learning rate of each method of table 1, chosen on validation images.",
+        1,
         {f"{method}, rate {rate}": _table(method, rate) for rate in RATES for method in METHODS},
     ),
     "table1": Study(
         "The methods of the paper's table 1 at small scale, three seeds, and two budgets of tokens.",
+        2.5,
         {
             **{name: run for method in METHODS for name, run in _seeds(method, method).items()},
             **{name: run for m, o in _LARGER.items() for name, run in _seeds(f"{m}, 256 tokens", m, *o).items()},
@@ -190,11 +200,13 @@ STUDIES: dict[str, Study] = {
     ),
     "nested": Study(
         "Shares and policies of nested channel dropout on emoji and photographs: every prefix.",
+        0.5,
         {name: ("small/axis-channel", (*_NESTED, *settings)) for name, settings in _POLICIES.items()},
         every_prefix=True,
     ),
     "nested-scenes": Study(
         "Shares and policies of nested channel dropout on drawn scenes: every prefix.",
+        0.5,
         {name: ("small/scenes-tokenizer", (*_NESTED, *settings)) for name, settings in _POLICIES.items()},
         kinds=("scenes",),
         images=1536,
