@@ -95,6 +95,8 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, extra: tuple[st
     assert fit(resumed) == figures
     assert_equal(everything(tmp_path / "broken"), everything(tmp_path / "whole"))
     assert len(everything(tmp_path / "whole")) >= 4
+    written = [path for path in (tmp_path / "whole").rglob("*") if path.is_file()]
+    assert {path.stat().st_mode for path in written} == {(tmp_path / "whole/metrics.jsonl").stat().st_mode}
     final = [load_file(tmp_path / name / "final" / "model.safetensors") for name in ("whole", "broken")]
     assert_equal(final[0], final[1])
     fields = ("step", "pixel", "codebook", "psnr")

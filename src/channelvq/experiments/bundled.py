@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from channelvq.config import to_dict
@@ -24,6 +23,7 @@ from channelvq.evaluate.reconstruction import evaluate_reconstruction
 from channelvq.evaluate.report import git_revision, make_record, write_json
 from channelvq.experiments.held_out import KINDS, held_out, held_out_protocol
 from channelvq.experiments.store import run_key
+from channelvq.nn.state import read_weights, write_weights
 from channelvq.tokenizer import CVQTokenizer
 from channelvq.train.checkpoint import checkpoints
 from channelvq.train.engine import training_seconds
@@ -76,9 +76,9 @@ def copy_half(source: Path, folder: Path) -> None:
 
 def halve(path: Path, keep: Collection[str] = ()) -> None:
     """Store the floating-point weights of a file in half precision, but for the ones to keep."""
-    state = load_file(path)
+    state = read_weights(path)
     half = {name: t.half() if t.is_floating_point() and name not in keep else t for name, t in state.items()}
-    save_file(half, path, metadata={"format": "pt"})
+    write_weights(path, half)
 
 
 def measure(

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from channelvq.config import differences, from_dict, read_recipe, to_dict
 from channelvq.errors import InputError
 from channelvq.train.config import TrainConfig
+from channelvq.whole import make_ordinary
 
 
 def checkpoints(run_dir: Path) -> list[Path]:
@@ -87,6 +88,7 @@ def save_checkpoint(accelerator: Accelerator, run_dir: Path, step: int, config: 
     if accelerator.is_main_process:
         state = {"step": step, "seconds": seconds, **_arithmetic(accelerator, config), **_machine(accelerator)}
         (partial / "progress.json").write_text(json.dumps(state))
+        make_ordinary(partial)
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
         for old in checkpoints(run_dir)[: -config.keep_checkpoints]:
