@@ -217,6 +217,16 @@ def test_a_metrics_line_cut_by_a_crash_is_dropped(tmp_path: Path) -> None:
     assert [line["step"] for line in read_metrics(tmp_path) if line["kind"] == "train"] == [1, 2, 3]
 
 
+def test_a_run_whose_config_was_cut_short_says_how_to_go_on(tmp_path: Path) -> None:
+    config = recipe(tmp_path, "train.steps=1", "train.checkpoint_every=1")
+    fit(config)
+    (tmp_path / "config.yaml").write_text("")
+    with pytest.raises(InputError, match=r"config\.yaml is damaged .*remove it to go on"):
+        fit(resumed(config, steps=2))
+    (tmp_path / "config.yaml").unlink()
+    fit(resumed(config, steps=2))
+
+
 def test_what_cannot_work_is_refused_before_training(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="start_step 5 must be below"):
         recipe(tmp_path, "objective.start_step=5", "train.steps=5")

@@ -129,7 +129,8 @@ def experiment_tables(
     results: ResultsOption = Path("results"),
 ) -> None:
     """Write the tables of pages anew from the result files."""
+    from channelvq.evaluate.report import write_text
     from channelvq.experiments.tables import render
 
     for page in pages:
-        page.write_text(render(page, results))
+        write_text(page, render(page, results))

@@ -54,7 +54,11 @@ def check_run_folder(run_dir: Path, resolved: Any, resume: bool) -> None:
 
 def _begun_with(run_dir: Path, resolved: Any) -> dict[str, Any]:
     """The settings of a run, with the defaults of those that did not exist when it began."""
-    stored = read_recipe(run_dir / "config.yaml")
+    path = run_dir / "config.yaml"
+    try:
+        stored = read_recipe(path)
+    except InputError as error:
+        raise InputError(f"{path} is damaged ({error}); remove it to go on with the settings that are given") from None
     try:
         return to_dict(from_dict(type(resolved), stored))
     except InputError:  # of another kind, or with settings that are gone: all of it is told
