@@ -115,6 +115,8 @@ def _add_bundle(name: str, recipe: str, what: str) -> None:
         package: PackageOption = Path("src/channelvq/bundled"),
         results: ResultsOption = Path("results"),
     ) -> None:
+        for folder in (package, results):
+            target(folder=folder)
         module = import_module(f"channelvq.experiments.{name.replace('bundle', 'bundled').replace('-', '_')}")
         module.bundle(run_dir, package, results, f"cvq train {recipe}")
 
