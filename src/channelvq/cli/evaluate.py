@@ -9,7 +9,15 @@ from typing import Annotated, Any, Literal
 import typer
 
 from channelvq.cli.inputs import measured
-from channelvq.cli.options import DataArgument, JsonOption, MarkdownOption, MaxImagesOption, TokenizerArgument, target
+from channelvq.cli.options import (
+    DataArgument,
+    JsonOption,
+    MarkdownOption,
+    MaxImagesOption,
+    TokenizerArgument,
+    target,
+    targets,
+)
 from channelvq.errors import InputError
 
 evaluate_app = typer.Typer(no_args_is_help=True, help="Measure a model on held-out data.")
@@ -49,8 +57,7 @@ def evaluate_reconstruction(
     from channelvq.evaluate.reconstruction import evaluate_reconstruction as run
     from channelvq.evaluate.report import machine, make_record, write_json, write_text
 
-    for file in (json_file, markdown, plot):
-        target(file=file)
+    targets(json_file, markdown, plot)
     tok, images, how = measured(tokenizer, data, max_images)
     measures = choose_measures(tok.image_size, features)
     how |= measures.protocol(len(images))
@@ -131,9 +138,14 @@ def evaluate_geneval(
     from channelvq.evaluate.report import write_json
     from channelvq.nn.detector import Detector
 
-    target(file=json_file, folder=output)
-    if output:
-        target(file=settings_path(output))
+    target(folder=output)
+    settings = settings_path(output) if output else None
+    if settings and prompts and settings.resolve() == prompts.resolve():
+        raise InputError(
+            f"--output {output}: {settings.name} beside it would take the place of --prompts; give another"
+        )
+    target(file=settings)
+    targets(json_file, kept=(settings, prompts))
     sampling = Sampling(guidance_scale, temperature, top_k, top_p, seed)
     file = read_prompts(prompts, samples) if prompts else None
     if file and not output:
