@@ -128,7 +128,10 @@ class PCABaseline:
             raise InputError(
                 f"{path}: expected a file of PCABaseline.save ({_FORMAT}), got {metadata or 'no metadata'}"
             )
-        return cls(height=int(metadata["height"]), width=int(metadata["width"]), **tensors)
+        try:
+            return cls(height=int(metadata["height"]), width=int(metadata["width"]), **tensors)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{path}: the PCA baseline is damaged ({error}); fit and save it again") from None
 
     def _image(self, x: Float64[Tensor, "n d"]) -> Float[Tensor, "n 3 h w"]:
         return (x + self.mean).clamp(-1.0, 1.0).unflatten(1, (3, self.height, self.width))

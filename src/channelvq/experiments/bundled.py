@@ -19,7 +19,7 @@ from channelvq.data.photo_list import PHOTOS
 from channelvq.data.stream import Mixture, fixed_images
 from channelvq.errors import InputError
 from channelvq.evaluate.baselines import PROTOCOL, PCABaseline, baseline_curves
-from channelvq.evaluate.plots import blank_figure, quality_against_bytes
+from channelvq.evaluate.plots import check_plot, quality_against_bytes
 from channelvq.evaluate.reconstruction import evaluate_reconstruction
 from channelvq.evaluate.report import git_revision, make_record, write_json, write_text
 from channelvq.experiments.held_out import KINDS, held_out, held_out_protocol
@@ -45,7 +45,7 @@ def bundle(run_dir: Path, package: Path, results: Path, command: str) -> dict[st
     """
     recipe, facts = finished_run(run_dir, load_tokenizer_recipe, command)
     works_of(recipe.data)
-    blank_figure()  # where there is no matplotlib, it is told before the work
+    check_plot()
     with replaced_whole(package / "tokenizer") as folder:
         copy_half(run_dir / "final", folder)
         tokenizer = CVQTokenizer.from_pretrained(folder)
