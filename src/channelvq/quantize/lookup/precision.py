@@ -13,13 +13,15 @@ from typing import Any
 
 import torch
 
+_BACKENDS: Any = torch.backends  # what it has is made at run time
+
 
 @contextmanager
 def full_float32() -> Iterator[None]:
     """Float32 products in float32 inside, by either way; afterwards both are as before, also after an exception."""
     backends: tuple[Any, ...] = ()
-    if hasattr(torch.backends, "fp32_precision"):
-        backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    if hasattr(_BACKENDS, "fp32_precision"):
+        backends = (_BACKENDS.cuda.matmul, _BACKENDS.mkldnn.matmul)
     own = [_own_precision(backend) for backend in backends]
     try:
         for backend in backends:
@@ -34,13 +36,13 @@ def full_float32() -> Iterator[None]:
 
 def _own_precision(backend: Any) -> str:
     """What a backend was set to, "none" where it takes over what stands above it: its attribute does not tell which."""
-    seen, above = backend.fp32_precision, torch.backends.fp32_precision
-    torch.backends.fp32_precision = "tf32" if seen == "ieee" else "ieee"
+    seen, above = backend.fp32_precision, _BACKENDS.fp32_precision
+    _BACKENDS.fp32_precision = "tf32" if seen == "ieee" else "ieee"
     own = "none"
     if backend.fp32_precision == seen:  # it does not follow that, but perhaps torch.backends.cudnn.fp32_precision
         backend.fp32_precision = "none"
         own = "none" if backend.fp32_precision == seen else seen
-    torch.backends.fp32_precision = above
+    _BACKENDS.fp32_precision = above
     return own
 
 
