@@ -144,6 +144,10 @@ def test_a_run_is_not_overwritten_and_a_finished_one_is_not_repeated(tmp_path: P
     before = (tmp_path / "metrics.jsonl").read_text()
     fit(replace(config, train=replace(config.train, resume=True)))
     assert (tmp_path / "metrics.jsonl").read_text() == before
+    written = (tmp_path / "config.yaml").read_text()
+    with pytest.raises(InputError, match=r"has already done 2 steps, train\.steps is 1: give 2 or more"):
+        fit(resumed(config, steps=1))
+    assert (tmp_path / "config.yaml").read_text() == written
 
 
 def test_checkpoints_rotate_and_partial_ones_are_ignored(tmp_path: Path) -> None:

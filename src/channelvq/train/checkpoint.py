@@ -40,8 +40,18 @@ def check_run_folder(run_dir: Path, resolved: Any, resume: bool) -> None:
             f"{run_dir} already holds checkpoints up to {found[-1].name}: "
             "go on with train.resume=true, or choose another train.output_dir"
         )
-    if not found or not (run_dir / "config.yaml").is_file():
+    if not found:
         return
+    if (run_dir / "config.yaml").is_file():
+        _refuse_changes(run_dir, resolved)
+    if (done := read_state(found[-1])["step"]) > resolved.train.steps:
+        raise InputError(
+            f"{run_dir} has already done {done} steps, train.steps is {resolved.train.steps}: "
+            f"give {done} or more, or choose another train.output_dir"
+        )
+
+
+def _refuse_changes(run_dir: Path, resolved: Any) -> None:
     changed = differences(_begun_with(run_dir, resolved), to_dict(resolved))
     free = tuple(f"train.{name}:" for name in FREE)
     other = [line for line in changed if not line.startswith(free) and not line.split(":")[0].endswith(FREE_ENDINGS)]
