@@ -1,6 +1,7 @@
 """`cvq evaluate`, `cvq compare`, and what the commands say on the side."""
 
 import json
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,8 @@ from PIL import Image
 
 import channelvq.train.run
 from channelvq import CVQTokenizer
+from channelvq.errors import InputError
+from channelvq.evaluate import plots, reconstruction
 from channelvq.nn.conv import ConvConfig
 from channelvq.quantize.codebook import PlainConfig
 from channelvq.tokenizer import CVQConfig
@@ -64,6 +67,61 @@ def test_evaluation_writes_json_markdown_and_a_plot(cvq: Cvq, here: Path) -> Non
     assert "refused" in protocol["frechet"]
     assert (here / "f.png").read_bytes()[:4] == b"\x89PNG"
     assert len([line for line in (here / "f.md").read_text().splitlines() if line.startswith("| ")]) == 2 + 4
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (("--plot", "f.xyz"), ["'f.xyz'", "no image format for '.xyz'", "use .png"]),
+        (("--plot", "f"), ["'f'", "use .png"]),
+        (("--plot", "f.png", "--pca", "none.safetensors"), ["none.safetensors", "cannot be read as a PCA baseline"]),
+        (("--plot", "f.png", "--pca", "a/model.safetensors"), ["expected a file of PCABaseline.save"]),
+        (("--plot", "f.png", "--pca", "bundled"), ["--pca bundled", "of 64 x 64, expected 16 x 16"]),
+        (("--markdown", "keep.json"), ["'keep.json'", "another place"]),
+        (("--plot", "x.png", "--markdown", "x.png"), ["'x.png'", "another place"]),
+    ],
+)
+def test_what_cannot_be_drawn_or_written_is_refused_before_the_evaluation(
+    cvq: Cvq, here: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], parts: list[str]
+) -> None:
+    def run(*_: object, **__: object) -> None:
+        raise AssertionError("the evaluation ran")
+
+    monkeypatch.setattr(reconstruction, "evaluate_reconstruction", run)
+    before = sorted(here.iterdir())
+    code, _, stderr = cvq("evaluate", "reconstruction", "a", "pictures", "--json", "keep.json", *words)
+    assert (code, stderr.count("error: ")) == (2, 1)
+    assert all(part in stderr for part in parts), stderr
+    assert sorted(here.iterdir()) == before
+
+
+def test_a_plot_needs_matplotlib_before_the_evaluation(cvq: Cvq, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    for words in (
+        ("evaluate", "reconstruction", "a", "pictures", "--plot", "f.png"),
+        ("doctor", "a", "none", "-o", "f"),
+    ):
+        code, _, stderr = cvq(*words)
+        assert (code, "plots need matplotlib" in stderr) == (2, True), stderr
+
+
+def test_figures_are_kept_when_the_plot_fails(cvq: Cvq, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise InputError("a font is missing")
+
+    monkeypatch.setattr(plots, "quality_against_bytes", fail)
+    code, _, stderr = cvq("evaluate", "reconstruction", "a", "pictures", "--json", "f.json", "--markdown", "f.md",
+                               "--plot", "f.png")  # fmt: skip
+    assert (code, "a font is missing" in stderr) == (2, True)
+    assert json.loads((here / "f.json").read_text())["records"][0]["metrics"]["prefixes"]
+    assert (here / "f.md").is_file()
+
+
+def test_a_comparison_does_not_take_the_place_of_what_it_compares(cvq: Cvq, here: Path) -> None:
+    (here / "r.json").write_text("{}")
+    code, _, stderr = cvq("compare", "r.json", "--json", "r.json")
+    assert (code, "another place" in stderr) == (2, True)
+    assert (here / "r.json").read_text() == "{}"
 
 
 def test_json_is_the_same_for_every_batch_size(cvq: Cvq, here: Path) -> None:

@@ -1,5 +1,7 @@
 """Strict configuration: every mistake is named, and a saved config is the same config."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,17 @@ def test_saved_config_is_the_same(tmp_path: Path) -> None:
     assert again == recipe
     assert digest(again) == digest(recipe)
     assert from_dict(TokenizerRecipe, to_dict(recipe)) == recipe
+
+
+def test_a_full_disk_leaves_the_config_that_was_there(
+    tmp_path: Path, full_disk: Callable[[], AbstractContextManager[None]]
+) -> None:
+    recipe = load_recipe("small/smoke", ["train.output_dir=läufe/é"])
+    save(recipe, tmp_path / "r.yaml")
+    with full_disk(), pytest.raises(OSError, match="too large"):
+        save(recipe, tmp_path / "r.yaml")
+    assert load_recipe(tmp_path / "r.yaml") == recipe
+    assert [path.name for path in tmp_path.iterdir()] == ["r.yaml"]
 
 
 def test_unknown_recipe_names_the_known_ones(tmp_path: Path) -> None:

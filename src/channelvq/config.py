@@ -18,6 +18,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from yaml import YAMLError
 
 from channelvq.errors import InputError
+from channelvq.whole import write_whole
 
 T = TypeVar("T")
 STRICT = ConfigDict(extra="forbid")
@@ -135,12 +136,12 @@ def _recipe_text(name: str) -> str:
     if _is_path(name):
         if not Path(name).is_file():
             raise InputError(f"recipe {name!r}: there is no such file")
-        return Path(name).read_text()
+        return Path(name).read_text(encoding="utf-8")
     entry = resources.files("channelvq") / "recipes" / f"{name}.yaml"
     if not entry.is_file():
         known = ", ".join(recipe_names())
         raise InputError(f"recipe {name!r}: no such recipe; known: {known}; or give the path of a .yaml file")
-    return entry.read_text()
+    return entry.read_text(encoding="utf-8")
 
 
 def _merge(*layers: Any) -> dict[str, Any]:
@@ -178,5 +179,6 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> l
 
 
 def save(config: Any, path: str | Path) -> None:
-    """Write the resolved config as YAML."""
-    Path(path).write_text(OmegaConf.to_yaml(OmegaConf.create(to_dict(config))))
+    """Write the resolved config as YAML, whole or not at all: a run without its config could not go on."""
+    text = OmegaConf.to_yaml(OmegaConf.create(to_dict(config)))
+    write_whole(Path(path), lambda stream: stream.write(text.encode()))

@@ -8,7 +8,6 @@ image (B, 3, H, W) in [-1, 1]
 -> decoder            image (B, 3, H, W)
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import field
 from importlib import resources
@@ -22,7 +21,6 @@ from jaxtyping import Bool, Float, Int64
 from PIL import Image
 from pydantic import PositiveInt
 from pydantic.dataclasses import dataclass
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from channelvq.config import STRICT, from_dict, to_dict
@@ -31,7 +29,7 @@ from channelvq.images import ImageInput, images_to_batch, to_pil
 from channelvq.nn.conv import ConvConfig
 from channelvq.nn.modes import evaluating, in_chunks
 from channelvq.nn.networks import NetworkConfig, build_decoder, build_encoder
-from channelvq.nn.state import misfits, read_settings, read_weights
+from channelvq.nn.state import misfits, read_settings, read_weights, write_settings, write_weights
 from channelvq.quantize.axis import Axis, from_vectors, to_vectors
 from channelvq.quantize.channel_vq import ChannelVQ, QuantizerConfig
 from channelvq.quantize.codebook import PlainConfig
@@ -200,9 +198,8 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", li
     # Files
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        state = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
-        save_file(state, save_directory / "model.safetensors", metadata={"format": "pt"})
-        (save_directory / "config.json").write_text(json.dumps(to_dict(self.config), indent=2) + "\n")
+        write_weights(save_directory / "model.safetensors", self.state_dict())
+        write_settings(save_directory / "config.json", to_dict(self.config))
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> "CVQTokenizer":

@@ -6,6 +6,7 @@ import torch
 from channelvq.errors import InputError
 from channelvq.evaluate.baselines import PCABaseline
 from channelvq.evaluate.metrics import psnr
+from channelvq.nn.state import write_weights
 
 SIZE, COMPONENTS = 16, 12
 
@@ -89,6 +90,10 @@ def test_a_file_of_something_else_is_refused(tmp_path) -> None:
     (tmp_path / "text").write_text("no tensors here")
     with pytest.raises(InputError, match="cannot be read"):
         PCABaseline.load(tmp_path / "text")
+    for metadata in ({"height": "8", "width": "8"}, {}):  # no tensors; no size either
+        write_weights(tmp_path / "other", {}, {"format": "channelvq-pca-1", **metadata})
+        with pytest.raises(InputError, match=r"other: the PCA baseline is damaged"):
+            PCABaseline.load(tmp_path / "other")
 
 
 def test_fewer_images_than_components_give_fewer_components() -> None:

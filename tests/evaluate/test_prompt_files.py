@@ -127,6 +127,26 @@ def test_images_of_other_settings_are_not_taken(geneval: Cvq, here: Path) -> Non
     assert content(here / "out") == before
 
 
+def test_no_file_takes_the_place_of_the_settings_beside_the_folder(geneval: Cvq, here: Path) -> None:
+    (here / "p.jsonl").write_bytes(LINES[0])
+    (here / "m.json").write_text(json.dumps({"a": {"category": "food", "prompt": "bananas"}}))
+    before = content(here)
+    given = ("--prompts", "p.jsonl", "--samples", 1, "-o")
+    assert_refused(geneval(*given, "out", "--json", "out.json"), "'out.json'", "another place")
+    assert_refused(geneval(*given, "out/", "--json", here / "x/../out.json"), "out.json", "another place")
+    assert_refused(geneval(*given, "out", "--json", "p.jsonl"), "p.jsonl", "another place")
+    assert_refused(geneval("--prompts", "m.json", "-o", "m"), "--output m", "m.json", "--prompts")
+    assert content(here) == before
+    for other in ("[]", '{"overall": 1}', "{"):  # of somebody else, whatever is in the folder
+        (here / "out.json").write_text(other)
+        assert_refused(geneval(*given, "out"), "out.json", "give another --output")
+        assert (here / "out.json").read_text() == other
+    assert not (here / "out").exists()
+    (here / "out.json").unlink()
+    for _ in range(2):  # the second goes on from the first
+        assert geneval(*given, "out", "--json", "r.json")[0] == 0
+
+
 @pytest.mark.parametrize(
     ("lines", "parts"),
     [

@@ -83,18 +83,6 @@ def test_answer_does_not_depend_on_tiles_batch_threads_or_layout(monkeypatch: py
     assert torch.equal(nearest_codeword(z, e), expected)
 
 
-def test_reduced_matmul_precision_changes_nothing_and_is_put_back() -> None:
-    z, e = random(300, 64, seed=6), random(800, 64, seed=7)
-    expected = nearest_codeword(z, e)
-    before = torch.get_float32_matmul_precision()
-    try:
-        torch.set_float32_matmul_precision("medium")
-        assert torch.equal(nearest_codeword(z, e), expected)
-        assert torch.get_float32_matmul_precision() == "medium"
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
 def test_bfloat16_vectors_reach_every_code() -> None:
     e = random(600, 32, seed=8).bfloat16().float()
     assert torch.equal(nearest_codeword(e.bfloat16(), e), torch.arange(600))

@@ -99,6 +99,8 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, extra: tuple[st
     assert fit(resumed) == figures
     assert_equal(everything(tmp_path / "broken"), everything(tmp_path / "whole"))
     assert len(everything(tmp_path / "whole")) >= 4
+    written = [path for path in (tmp_path / "whole").rglob("*") if path.is_file()]
+    assert {path.stat().st_mode for path in written} == {(tmp_path / "whole/metrics.jsonl").stat().st_mode}
     final = [load_file(tmp_path / name / "final" / "model.safetensors") for name in ("whole", "broken")]
     assert_equal(final[0], final[1])
     fields = ("step", "pixel", "codebook", "psnr")
@@ -146,6 +148,10 @@ def test_a_run_is_not_overwritten_and_a_finished_one_is_not_repeated(tmp_path: P
     before = (tmp_path / "metrics.jsonl").read_text()
     fit(replace(config, train=replace(config.train, resume=True)))
     assert (tmp_path / "metrics.jsonl").read_text() == before
+    written = (tmp_path / "config.yaml").read_text()
+    with pytest.raises(InputError, match=r"has already done 2 steps, train\.steps is 1: give 2 or more"):
+        fit(resumed(config, steps=1))
+    assert (tmp_path / "config.yaml").read_text() == written
 
 
 def test_checkpoints_rotate_and_partial_ones_are_ignored(tmp_path: Path) -> None:
@@ -243,6 +249,16 @@ def test_a_metrics_line_cut_by_a_crash_is_dropped(tmp_path: Path) -> None:
         file.write('12\n{"kind": "train", "st')
     fit(resumed(config, steps=3))
     assert [line["step"] for line in read_metrics(tmp_path) if line["kind"] == "train"] == [1, 2, 3]
+
+
+def test_a_run_whose_config_was_cut_short_says_how_to_go_on(tmp_path: Path) -> None:
+    config = recipe(tmp_path, "train.steps=1", "train.checkpoint_every=1")
+    fit(config)
+    (tmp_path / "config.yaml").write_text("")
+    with pytest.raises(InputError, match=r"config\.yaml is damaged .*remove it to go on"):
+        fit(resumed(config, steps=2))
+    (tmp_path / "config.yaml").unlink()
+    fit(resumed(config, steps=2))
 
 
 def test_what_cannot_work_is_refused_before_training(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from channelvq.errors import InputError
-from channelvq.train import launch
+from channelvq.train import launch, run
 from channelvq.train.engine import Engine, read_metrics
 from channelvq.train.run import load_tokenizer_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe, TokenizerTask
@@ -78,5 +78,9 @@ def test_a_tracker_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "trackio" else found(name, *a))
     with pytest.raises(InputError, match=r"train\.trackers: trackio is not installed; pip install trackio"):
         fit(recipe(tmp_path, "train.steps=1", "train.trackers=[trackio]"))
+    # Before the task as well, which may draw and tokenize for minutes.
+    monkeypatch.setattr(run, "TokenizerTask", lambda recipe: pytest.fail("the task was made"))
+    with pytest.raises(InputError, match=r"trackio is not installed"):
+        run.train(recipe(tmp_path, "train.steps=1", "train.trackers=[trackio]"))
     with pytest.raises(InputError, match=r"train\.trackers\.0: Input should be 'tensorboard', 'trackio' or 'wandb'"):
         recipe(tmp_path, "train.trackers=[tensorbord]")

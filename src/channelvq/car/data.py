@@ -17,18 +17,18 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Int32
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor
 
 from channelvq.config import to_dict
 from channelvq.data.packages import cache_root
 from channelvq.data.source import Sample
 from channelvq.data.stream import Mixture
-from channelvq.data.whole import write_whole
 from channelvq.errors import InputError
 from channelvq.images import normalize
-from channelvq.nn.state import weights_sha256
+from channelvq.nn.state import weights_sha256, write_weights
 from channelvq.tokenizer import CVQTokenizer
+from channelvq.whole import write_whole
 
 SHARD_IMAGES = 1024
 FIRST_SAMPLES = 8
@@ -103,7 +103,7 @@ def _write(ids_path: Path, ids: Tensor, samples: Sequence[Sample]) -> None:
     lines = "".join(json.dumps({"text": sample.text, "key": sample.key}) + "\n" for sample in samples)
     # The ids last: where they are, the shard is whole. Two processes write the same.
     write_whole(ids_path.with_suffix(".jsonl"), lambda stream: stream.write(lines.encode()))
-    write_whole(ids_path, lambda stream: stream.write(save({"ids": ids})))
+    write_weights(ids_path, {"ids": ids})
 
 
 def _read(path: Path) -> tuple[Tensor, list[str], list[str]]:

@@ -22,7 +22,8 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from channelvq.config import from_dict
 from channelvq.errors import InputError
 from channelvq.nn.modes import evaluating
-from channelvq.nn.state import read_settings
+from channelvq.nn.state import read_settings, write_settings
+from channelvq.whole import filled_whole
 
 if TYPE_CHECKING:
     from channelvq.car.model import CAR
@@ -77,11 +78,20 @@ def export_car(model: "CAR", folder: str | Path, dtype: torch.dtype = torch.floa
     folder = Path(folder)
     stock, layout = stock_model(model)
     cast(nn.Module, stock).to(dtype)
-    stock.save_pretrained(folder)
-    _text_tokenizer(model, layout).save_pretrained(folder)
-    model.tokenizer.save_pretrained(folder / IMAGE_TOKENIZER)
-    (folder / LAYOUT_FILE).write_text(json.dumps(asdict(layout), indent=2) + "\n")
+    before = _weight_files(folder)
+    with filled_whole(folder) as new:
+        stock.save_pretrained(new)
+        _text_tokenizer(model, layout).save_pretrained(new)
+        model.tokenizer.save_pretrained(new / IMAGE_TOKENIZER)
+        write_settings(new / LAYOUT_FILE, asdict(layout))
+        left = before - _weight_files(new)
+    for name in left:  # of an earlier export in fewer or more parts: transformers could load them instead
+        (folder / name).unlink()
     return layout
+
+
+def _weight_files(folder: Path) -> set[str]:
+    return {path.name for path in folder.glob("model*.safetensors*")}
 
 
 def stock_model(model: "CAR") -> tuple[PreTrainedModel, ExportLayout]:

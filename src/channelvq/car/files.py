@@ -1,6 +1,5 @@
 """A generator's folder: config.json, model.safetensors, tokenizer.json (text) and tokenizer/ (images)."""
 
-import json
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors.torch import save_file
 
 from channelvq.car.config import CARConfig
 from channelvq.car.text import TextTokenizer
 from channelvq.config import from_dict, to_dict
 from channelvq.errors import InputError
-from channelvq.nn.state import misfits, read_settings, read_weights
+from channelvq.nn.state import misfits, read_settings, read_weights, write_settings, write_weights
 from channelvq.tokenizer import CVQTokenizer, check_source
 
 if TYPE_CHECKING:
@@ -26,11 +24,11 @@ _IMAGE_TOKENIZER = "tokenizer."  # the prefix of its weights in CAR's state; the
 
 def save_car(model: "CAR", folder: Path) -> None:
     """Write all files of a generator."""
-    state = {n: t.contiguous() for n, t in model.state_dict().items() if not n.startswith(_IMAGE_TOKENIZER)}
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(to_dict(model.config), indent=2) + "\n")
+    state = {n: t for n, t in model.state_dict().items() if not n.startswith(_IMAGE_TOKENIZER)}
+    write_weights(folder / "model.safetensors", state)
     model.text.save(folder)
     model.tokenizer.save_pretrained(folder / "tokenizer")
+    write_settings(folder / "config.json", to_dict(model.config))  # the last: where it is, the folder is complete
 
 
 def load_car(kind: "type[CAR]", source: str, options: dict[str, Any]) -> "CAR":

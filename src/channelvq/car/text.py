@@ -22,6 +22,7 @@ from tokenizers.trainers import BpeTrainer
 from torch import Tensor
 
 from channelvq.errors import InputError
+from channelvq.whole import write_whole
 
 NUM_BYTES = 256
 FILE_NAME = "tokenizer.json"
@@ -102,7 +103,8 @@ class TextTokenizer:
 
     def save(self, folder: Path) -> None:
         """Write tokenizer.json."""
-        self.tokenizer.save(str(folder / FILE_NAME))
+        text = self.tokenizer.to_str(pretty=True)
+        write_whole(folder / FILE_NAME, lambda stream: stream.write(text.encode()))
 
     @classmethod
     def load(cls, folder: Path) -> "TextTokenizer":

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from channelvq.cli.options import JsonOption, MarkdownOption, target
+from channelvq.cli.options import JsonOption, MarkdownOption, targets
 
 
 def compare(
@@ -24,8 +24,7 @@ def compare(
     from channelvq.evaluate.compare import compare as run
     from channelvq.evaluate.report import write_json, write_text
 
-    for file in (json_file, markdown):
-        target(file=file)
+    targets(json_file, markdown, kept=results)
     found = run(results, allow=allow or (), data=data)
     rich.print(found.table())
     for note in found.notes():

@@ -9,7 +9,15 @@ from typing import Annotated, Any, Literal
 import typer
 
 from channelvq.cli.inputs import measured
-from channelvq.cli.options import DataArgument, JsonOption, MarkdownOption, MaxImagesOption, TokenizerArgument, target
+from channelvq.cli.options import (
+    DataArgument,
+    JsonOption,
+    MarkdownOption,
+    MaxImagesOption,
+    TokenizerArgument,
+    target,
+    targets,
+)
 from channelvq.errors import InputError
 
 evaluate_app = typer.Typer(no_args_is_help=True, help="Measure a model on held-out data.")
@@ -46,14 +54,17 @@ def evaluate_reconstruction(
     import rich
 
     from channelvq.evaluate.measures import choose_measures
+    from channelvq.evaluate.plots import check_plot
     from channelvq.evaluate.reconstruction import evaluate_reconstruction as run
     from channelvq.evaluate.report import machine, make_record, write_json, write_text
 
-    for file in (json_file, markdown, plot):
-        target(file=file)
+    targets(json_file, markdown, plot)
+    if plot:
+        check_plot(plot)
     tok, images, how = measured(tokenizer, data, max_images)
     measures = choose_measures(tok.image_size, features)
     how |= measures.protocol(len(images))
+    baseline = _load_pca(pca, tok.image_size) if plot else None
     began = time.perf_counter()
     report = run(tok, images, batch_size=batch_size, measures=measures)
     seconds = time.perf_counter() - began
@@ -65,12 +76,15 @@ def evaluate_reconstruction(
         record["target_psnr"] = _target(report, target_psnr)
     if per_image:
         record["per_image"] = report.per_image()
-    if plot:
-        record["baselines"] = _plot(plot, report, images, pca)
     if markdown:
         write_text(markdown, report.markdown())
+    result = {"protocol": how, "records": [record]}
     if json_file:
-        write_json(json_file, {"protocol": how, "records": [record]})
+        write_json(json_file, result)
+    if plot:  # what is measured already is kept, whatever happens here
+        record["baselines"] = _plot(plot, report, images, *(baseline or (None, None)))
+        if json_file:
+            write_json(json_file, result)
 
 
 def _target(report: Any, psnr: float) -> dict[str, Any]:
@@ -84,17 +98,29 @@ def _target(report: Any, psnr: float) -> dict[str, Any]:
     return {"psnr": psnr, "tokens": found.num_tokens, "bytes": found.num_bytes}
 
 
-def _plot(path: Path, report: Any, images: Any, pca: str | None) -> dict[str, Any]:
-    """Draw the report beside the baselines; returns these as data."""
-    from channelvq.evaluate.baselines import PROTOCOL, PCABaseline, baseline_curves
-    from channelvq.evaluate.plots import quality_against_bytes
+def _load_pca(given: str | None, size: int) -> tuple[str, Any] | None:
+    """The name and the baseline to draw, of images of `size` pixels; None where there is none."""
+    from channelvq.evaluate.baselines import PCABaseline
 
-    source = pca or ("bundled" if images.shape[-1] == 64 else None)
+    source = given or ("bundled" if size == 64 else None)
     if source is None:
         typer.echo("no PCA on the plot: the bundled one is for 64 px, give one with --pca", err=True)
-    baseline = None if source is None else PCABaseline.load(source)
+        return None
+    found = PCABaseline.load(source)
+    if (found.height, found.width) != (size, size):
+        raise InputError(
+            f"--pca {source}: fitted on images of {found.height} x {found.width}, expected {size} x {size}"
+        )
+    return source, found
+
+
+def _plot(path: Path, report: Any, images: Any, source: str | None, pca: Any) -> dict[str, Any]:
+    """Draw the report beside the baselines; returns these as data. pca: of `_load_pca`, or None."""
+    from channelvq.evaluate.baselines import PROTOCOL, baseline_curves
+    from channelvq.evaluate.plots import quality_against_bytes
+
     shown = images[:BASELINE_IMAGES]
-    curves = baseline_curves(shown, [prefix.num_bytes for prefix in report.prefixes], baseline)
+    curves = baseline_curves(shown, [prefix.num_bytes for prefix in report.prefixes], pca)
     quality_against_bytes(report, curves, path, note=f"baselines: {len(shown)} of {len(images)} images")
     points = {name: [point.to_dict() for point in curve] for name, curve in curves.items()}
     return {"images": f"the first {len(shown)}", "pca": source, "protocol": PROTOCOL, "curves": points}
@@ -131,9 +157,14 @@ def evaluate_geneval(
     from channelvq.evaluate.report import write_json
     from channelvq.nn.detector import Detector
 
-    target(file=json_file, folder=output)
-    if output:
-        target(file=settings_path(output))
+    target(folder=output)
+    settings = settings_path(output) if output else None
+    if settings and prompts and settings.resolve() == prompts.resolve():
+        raise InputError(
+            f"--output {output}: {settings.name} beside it would take the place of --prompts; give another"
+        )
+    target(file=settings)
+    targets(json_file, kept=(settings, prompts))
     sampling = Sampling(guidance_scale, temperature, top_k, top_p, seed)
     file = read_prompts(prompts, samples) if prompts else None
     if file and not output:

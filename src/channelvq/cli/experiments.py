@@ -123,6 +123,8 @@ def _add_bundle(name: str, recipe: str, what: str) -> None:
         package: PackageOption = Path("src/channelvq/bundled"),
         results: ResultsOption = Path("results"),
     ) -> None:
+        for folder in (package, results):
+            target(folder=folder)
         module = import_module(f"channelvq.experiments.{name.replace('bundle', 'bundled').replace('-', '_')}")
         module.bundle(run_dir, package, results, f"cvq train {recipe}")
 
@@ -137,7 +139,8 @@ def experiment_tables(
     results: ResultsOption = Path("results"),
 ) -> None:
     """Write the tables of pages anew from the result files."""
+    from channelvq.evaluate.report import write_text
     from channelvq.experiments.tables import render
 
     for page in pages:
-        page.write_text(render(page, results))
+        write_text(page, render(page, results))

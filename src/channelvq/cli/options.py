@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from channelvq.errors import InputError
+
 TokenizerOption = Annotated[
     str, typer.Option("--tokenizer", "-t", help="'bundled', a folder written by save_pretrained, or a hub repository.")
 ]
@@ -33,3 +35,16 @@ def target(*, file: Path | None = None, folder: Path | None = None) -> None:
         check_target(file)
     if folder is not None:
         check_target(folder, folder=True)
+
+
+def targets(*files: Path | None, kept: Iterable[Path | None] = ()) -> None:
+    """As `target`, for several files; also where one would take the place of another, or of a file to be kept."""
+    taken = {path.resolve() for path in kept if path is not None}
+    for file in filter(None, files):
+        target(file=file)
+        if file.resolve() in taken:
+            raise InputError(
+                f"cannot write {str(file)!r}: the same command reads or writes that file for something else; "
+                "choose another place"
+            )
+        taken.add(file.resolve())

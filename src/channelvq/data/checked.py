@@ -17,9 +17,9 @@ from pathlib import Path
 
 from channelvq.data.listing import Stamp, stamp
 from channelvq.data.packages import cache_root
-from channelvq.data.whole import write_whole
 from channelvq.errors import InputError
 from channelvq.images import FirstFrameWarning, Skipped, load_image
+from channelvq.whole import write_whole
 
 WORKERS = min(8, os.cpu_count() or 1)  # Pillow decodes outside Python's lock
 BLOCK = 4096  # files handed to the workers at a time, so that a million of them need no million of futures

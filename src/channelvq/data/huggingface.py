@@ -25,9 +25,9 @@ from channelvq.data.options import (
 from channelvq.data.packages import cache_root
 from channelvq.data.source import Sample
 from channelvq.data.split import assign_split
-from channelvq.data.whole import write_whole
 from channelvq.errors import InputError
 from channelvq.images import FirstFrameWarning, Skipped, load_image
+from channelvq.whole import write_whole
 
 AT_ONCE = 256  # images in memory while they are checked
 

@@ -31,9 +31,9 @@ from webdataset.tariterators import group_by_keys
 from channelvq.data.checked import WORKERS
 from channelvq.data.packages import cache_root
 from channelvq.data.split import split_number
-from channelvq.data.whole import write_whole
 from channelvq.errors import InputError
 from channelvq.images import IMAGE_SUFFIXES, FirstFrameWarning, Skipped, load_image
+from channelvq.whole import write_whole
 
 BLOCK = 512  # bytes: what a tar archive is made of
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstandard

@@ -26,9 +26,9 @@ from channelvq.data.checked import WORKERS
 from channelvq.data.listing import Entry, folder_entries, manifest_entries
 from channelvq.data.options import SplitOrAll
 from channelvq.data.split import Split, assign_split
-from channelvq.data.whole import write_whole
 from channelvq.errors import InputError
 from channelvq.images import IMAGE_SUFFIXES, FirstFrameWarning, Skipped, load_image
+from channelvq.whole import write_whole
 
 AT_ONCE = 128  # image files in memory
 

@@ -70,7 +70,7 @@ def draw_files(car: CAR, pictures: Sequence[Picture], sampling: Sampling, folder
     """Draw the pictures that `folder` lacks; gives how many those were.
 
     Beside the folder, in FOLDER.json, stands what they were drawn with: another generator or other settings for a
-    folder that has pictures is an InputError.
+    folder that has pictures is an InputError, and so is a file of that name that holds something else.
     """
     _check_settings(car, pictures, sampling, folder)
     numbers = [i for i, picture in enumerate(pictures) for _ in range(picture.copies)]
@@ -105,17 +105,28 @@ def _check_settings(car: CAR, pictures: Sequence[Picture], sampling: Sampling, f
     texts = [[picture.path.as_posix(), picture.text, picture.copies] for picture in pictures]
     made: dict[str, Any] = {"generator_sha256": weights_sha256(car), **asdict(sampling), "pictures": texts}
     path = settings_path(folder)
-    if not path.is_file() or not any((folder / picture.path).is_file() for picture in pictures):
+    before = _read_settings(path) if path.is_file() else None
+    if before is None or not any((folder / picture.path).is_file() for picture in pictures):
         write_json(path, made)
         return
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: the file is damaged ({error}); give another --output") from None
     if other := sorted(key for key in made if before.get(key) != made[key]):
         raise InputError(
             f"{folder}: it holds images that were drawn with other {', '.join(other)}; give another --output"
         )
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    """What `_check_settings` wrote; raises InputError for anything else, which is not ours to overwrite."""
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: the file is damaged ({error}); remove it or give another --output") from None
+    if not isinstance(settings, dict) or not {"generator_sha256", "pictures"} <= settings.keys():
+        raise InputError(
+            f"{path}: expected what the images in {path.stem}/ were drawn with, but the file holds something else; "
+            "move it or give another --output"
+        )
+    return settings
 
 
 def settings_path(folder: Path) -> Path:

@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 from jaxtyping import Float, Float32, Float64, Int64, UInt8
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from channelvq.errors import InputError
 from channelvq.evaluate.metrics import check_images
 from channelvq.images import normalize, to_uint8
+from channelvq.nn.state import write_weights
 
 PROTOCOL = (
     "principal components of training images in [-1, 1]; uniform quantizers over ranges fitted on the training images; "
@@ -104,9 +104,10 @@ class PCABaseline:
         return self.decode(self.encode(images, num_bytes), num_bytes)
 
     def save(self, path: str | Path) -> None:
-        """Write everything to one safetensors file."""
+        """Write everything to one safetensors file; raises OSError or SafetensorError where it cannot be written."""
         tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
-        save_file(tensors, path, metadata={"format": _FORMAT, "height": str(self.height), "width": str(self.width)})
+        metadata = {"format": _FORMAT, "height": str(self.height), "width": str(self.width)}
+        write_weights(Path(path), tensors, metadata)
 
     @classmethod
     def load(cls, path: str | Path) -> "PCABaseline":
@@ -127,7 +128,10 @@ class PCABaseline:
             raise InputError(
                 f"{path}: expected a file of PCABaseline.save ({_FORMAT}), got {metadata or 'no metadata'}"
             )
-        return cls(height=int(metadata["height"]), width=int(metadata["width"]), **tensors)
+        try:
+            return cls(height=int(metadata["height"]), width=int(metadata["width"]), **tensors)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{path}: the PCA baseline is damaged ({error}); fit and save it again") from None
 
     def _image(self, x: Float64[Tensor, "n d"]) -> Float[Tensor, "n 3 h w"]:
         return (x + self.mean).clamp(-1.0, 1.0).unflatten(1, (3, self.height, self.width))

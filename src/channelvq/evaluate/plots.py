@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from channelvq.errors import InputError
 from channelvq.evaluate.baselines import BaselinePoint
 from channelvq.evaluate.reconstruction import ReconstructionReport
+from channelvq.whole import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,7 +21,7 @@ def quality_against_bytes(
     """Draw PSNR against bytes an image: each prefix of the tokens with its interval, and a line for each baseline.
 
     baselines: as `baseline_curves` returns them. path: its suffix picks the format (png, svg, pdf). note: stands below.
-    Raises InputError where matplotlib is missing.
+    Raises InputError where matplotlib is missing or has no such format.
     """
     figure = blank_figure()
     axes = figure.add_subplot()
@@ -41,8 +42,7 @@ def quality_against_bytes(
     axes.set_ylabel("PSNR (dB)")
     axes.grid(alpha=0.3)
     axes.legend()
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)
 
 
 def curves_over_codes(panels: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]], path: str | Path) -> None:
@@ -68,8 +68,7 @@ def line_panels(
     # Below the panels: inside, it would hide lines.
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)
 
 
 def channel_curves(curves: Mapping[str, tuple[int, Sequence[float]]], label: str, path: str | Path) -> None:
@@ -83,8 +82,26 @@ def channel_curves(curves: Mapping[str, tuple[int, Sequence[float]]], label: str
     axes.grid(alpha=0.3)
     # Below: the curves leave no free corner.
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)
+
+
+def check_plot(path: str | Path = "plot.png") -> None:
+    """InputError where matplotlib is missing or has no format for a path: before work is spent on what is drawn."""
+    _format_of(path, blank_figure())
+
+
+def save_figure(figure: "Figure", path: str | Path) -> None:
+    """Write a figure in the format of the path's suffix, whole or not at all; missing folders are made."""
+    kind = _format_of(path, figure)
+    write_whole(Path(path), lambda stream: figure.savefig(stream, format=kind, dpi=150))
+
+
+def _format_of(path: str | Path, figure: "Figure") -> str:
+    suffix = Path(path).suffix
+    kind = suffix.lower().removeprefix(".")
+    if kind not in figure.canvas.get_supported_filetypes():
+        raise InputError(f"cannot draw {str(path)!r}: no image format for {suffix!r}; use .png, .svg or .pdf")
+    return kind
 
 
 def blank_figure(width: float = 6, height: float = 4) -> "Figure":

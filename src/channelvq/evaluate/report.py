@@ -15,11 +15,11 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
-from channelvq.data.whole import write_whole
 from channelvq.errors import InputError
 from channelvq.evaluate.metrics import check_images
 from channelvq.nn.state import tensor_sha256, weights_sha256
 from channelvq.tokenizer import CVQConfig
+from channelvq.whole import write_whole
 
 # An array of more than 16 numbers, a line for each; no string of JSON has a line break, so none is taken for one.
 _LONG_NUMBERS = re.compile(r"(?<=\[)\s+(?:-?\d[-+.e\d]*|null)(?:,\s+(?:-?\d[-+.e\d]*|null)){16,}\s+(?=\])")

@@ -10,45 +10,54 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from channelvq.config import to_dict
-from channelvq.data.build import DataConfig, EmojiConfig, PhotoConfig, SceneConfig, build_mixture
+from channelvq.data.build import DataConfig, EmojiConfig, PhotoConfig, SceneConfig, WaveConfig, build_mixture
 from channelvq.data.catalogue import PACKAGES, Work
 from channelvq.data.photo_list import PHOTOS
 from channelvq.data.stream import Mixture, fixed_images
+from channelvq.errors import InputError
 from channelvq.evaluate.baselines import PROTOCOL, PCABaseline, baseline_curves
-from channelvq.evaluate.plots import quality_against_bytes
+from channelvq.evaluate.plots import check_plot, quality_against_bytes
 from channelvq.evaluate.reconstruction import evaluate_reconstruction
-from channelvq.evaluate.report import git_revision, make_record, write_json
+from channelvq.evaluate.report import git_revision, make_record, write_json, write_text
 from channelvq.experiments.held_out import KINDS, held_out, held_out_protocol
 from channelvq.experiments.store import run_key
+from channelvq.nn.state import read_weights, write_weights
 from channelvq.tokenizer import CVQTokenizer
-from channelvq.train.checkpoint import checkpoints
+from channelvq.train.checkpoint import checkpoints, read_state
 from channelvq.train.engine import training_seconds
-from channelvq.train.run import Recipe, load_tokenizer_recipe
+from channelvq.train.run import R, Recipe, load_tokenizer_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe
+from channelvq.whole import replaced_whole
 
 IMAGES = 768  # 49,152 tokens, 12 for each code
 PCA_IMAGES, PCA_COMPONENTS = 6000, 256
+FINAL = ("model.safetensors", "config.json")
 
 
 def bundle(run_dir: Path, package: Path, results: Path, command: str) -> dict[str, Any]:
     """Half-precision weights and model card into `package`/tokenizer, PCA beside it, figures into `results`.
 
-    Everything is measured on the weights as they are stored, not as they were trained.
+    Everything is measured on the weights as they are stored, not as they were trained. The package keeps what it had
+    until all of it is there. Raises InputError for a run that is not finished, or trained on what may not be bundled.
     """
-    recipe = load_tokenizer_recipe(run_dir / "config.yaml")
-    facts = run_facts(run_dir, recipe, command)
-    folder = package / "tokenizer"
-    copy_half(run_dir / "final", folder)
-    tokenizer = CVQTokenizer.from_pretrained(folder)
-    pca = PCABaseline.fit(fixed_images(_train_mixture(recipe), PCA_IMAGES), num_components=PCA_COMPONENTS)
-    pca.save(package / "pca.safetensors")
-    records = [measure(tokenizer, pca, kind, results, trained_by(recipe, facts)) for kind in KINDS]
-    result = {"run": facts, "protocol": {"baselines": PROTOCOL}, "records": records}
-    return write_with_card(results / "bundled-tokenizer.json", result, folder, partial(model_card, recipe=recipe))
+    recipe, facts = finished_run(run_dir, load_tokenizer_recipe, command)
+    works_of(recipe.data)
+    check_plot()
+    with replaced_whole(package / "tokenizer") as folder:
+        copy_half(run_dir / "final", folder)
+        tokenizer = CVQTokenizer.from_pretrained(folder)
+        fitted = PCABaseline.fit(fixed_images(_train_mixture(recipe), PCA_IMAGES), num_components=PCA_COMPONENTS)
+        fitted.save(folder / "pca.safetensors")
+        pca = PCABaseline.load(folder / "pca.safetensors")
+        records = [measure(tokenizer, pca, kind, results, trained_by(recipe, facts)) for kind in KINDS]
+        result = {"run": facts, "protocol": {"baselines": PROTOCOL}, "records": records}
+        card = partial(model_card, recipe=recipe)
+        stored = write_with_card(results / "bundled-tokenizer.json", result, folder, card)
+        (folder / "pca.safetensors").replace(package / "pca.safetensors")
+    return stored
 
 
 def _train_mixture(recipe: TokenizerRecipe) -> Mixture:
@@ -61,24 +70,22 @@ def write_with_card(
     """Write a result file, and README.md of what was measured by the figures as they are stored; returns these."""
     write_json(path, result)
     stored = json.loads(path.read_text())
-    (folder / "README.md").write_text(card(stored))
+    write_text(folder / "README.md", card(stored))
     return stored
 
 
 def copy_half(source: Path, folder: Path) -> None:
-    """Put the config and the half-precision weights of a trained model into a folder of their own, anew."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    for name in ("model.safetensors", "config.json"):
+    """Put the config and the half-precision weights of a trained model into a folder."""
+    for name in FINAL:
         shutil.copy(source / name, folder / name)
     halve(folder / "model.safetensors")
 
 
 def halve(path: Path, keep: Collection[str] = ()) -> None:
     """Store the floating-point weights of a file in half precision, but for the ones to keep."""
-    state = load_file(path)
+    state = read_weights(path)
     half = {name: t.half() if t.is_floating_point() and name not in keep else t for name, t in state.items()}
-    save_file(half, path, metadata={"format": "pt"})
+    write_weights(path, half)
 
 
 def measure(
@@ -100,14 +107,34 @@ def measure(
 
 
 def trained_by(recipe: Recipe, facts: dict[str, Any]) -> dict[str, Any]:
-    """What a record says of its training; facts: of `run_facts`."""
+    """What a record says of its training; facts: of `finished_run`."""
     settings = {"seed": recipe.train.seed, "steps": recipe.train.steps, "run": run_key(recipe)}
     return settings | {"seconds": facts["training_seconds"], "git": facts["git"]}
 
 
-def run_facts(run_dir: Path, recipe: Recipe, command: str) -> dict[str, Any]:
-    """How a bundled run was made; asked before the package is written to, which changes the checkout."""
-    threads = json.loads((checkpoints(run_dir)[-1] / "progress.json").read_text())["threads"]
+def finished_run(run_dir: Path, load: Callable[[Path], R], command: str) -> tuple[R, dict[str, Any]]:
+    """The recipe of a run, and how it was made; asked before the package is written to, which changes the checkout.
+
+    load: reads its recipe. Raises InputError, which says how to go on, for a run that is not there or not finished.
+    """
+    config = run_dir / "config.yaml"
+    if not config.is_file():
+        raise InputError(f"{run_dir}: there is no run, it has no config.yaml; train one with `{command}`")
+    recipe = load(config)
+    found = checkpoints(run_dir)
+    lacking = [name for name in FINAL if not (run_dir / "final" / name).is_file()]
+    if not found and not lacking:
+        raise InputError(f"{run_dir}: there is no checkpoint, which tells how it was trained; put the newest one back")
+    done = read_state(found[-1])["step"] if found else 0
+    if lacking or done < recipe.train.steps:
+        what = f"{done} of {recipe.train.steps} steps are done" + (f", final/ has no {lacking[0]}" if lacking else "")
+        raise InputError(
+            f"{run_dir}: the run is not finished ({what}); go on with `cvq train {config} train.resume=true`"
+        )
+    return recipe, _run_facts(run_dir, recipe, command, read_state(found[-1])["threads"])
+
+
+def _run_facts(run_dir: Path, recipe: Recipe, command: str, threads: int) -> dict[str, Any]:
     return {
         "command": command,
         "steps": recipe.train.steps,
@@ -139,9 +166,14 @@ def model_card(result: dict[str, Any], recipe: TokenizerRecipe) -> str:
 
 
 def works_of(data: DataConfig) -> list[Work]:
-    """What a recipe trains on, with licences; of the photographs only those of the train split."""
+    """What a recipe trains on, with licences; of the photographs only those of the train split.
+
+    Raises InputError for a source whose licences are not known.
+    """
     names, works = set[str](), list[Work]()
-    for source in data.sources.values():
+    for name, source in data.sources.items():
+        if source.weight == 0:  # nothing of it was read
+            continue
         match source:
             case EmojiConfig():
                 names |= {"fluent-emoji" if source.style == "fluent" else source.style, "emojibase-data"}
@@ -149,6 +181,13 @@ def works_of(data: DataConfig) -> list[Work]:
                 names |= {"fluent-emoji", "emojibase-data"}
             case PhotoConfig():
                 works += [Work(p.name, p.licence, p.attribution) for p in PHOTOS if p.split == "train"]
+            case SceneConfig() | WaveConfig():
+                pass  # drawn by our code alone
+            case _:
+                raise InputError(
+                    f"data.sources.{name}: the licences of a source of kind {source.kind!r} are not known here, so "
+                    "what was trained on it cannot be bundled; use emoji, photos, scenes and waves"
+                )
     return [work for name in sorted(names) for work in PACKAGES[name].works] + works
 
 

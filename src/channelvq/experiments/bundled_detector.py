@@ -10,12 +10,13 @@ from channelvq.evaluate.geneval import in_order
 from channelvq.evaluate.geneval_prompts import prompt_set
 from channelvq.evaluate.geneval_report import judge
 from channelvq.evaluate.report import git_revision, library_versions, markdown_table
-from channelvq.experiments.bundled import copy_half, credits_of, run_facts, write_with_card
+from channelvq.experiments.bundled import copy_half, credits_of, finished_run, write_with_card
 from channelvq.nn.detector import Detector
 from channelvq.nn.state import weights_sha256
 from channelvq.pictures import restored
 from channelvq.tokenizer import CVQTokenizer
 from channelvq.train.run import load_detector_recipe
+from channelvq.whole import replaced_whole
 
 SAMPLES = 4  # scenes of each prompt
 SOURCES = ("emojibase-data", "fluent-emoji")
@@ -29,14 +30,14 @@ KINDS = {
 def bundle(run_dir: Path, package: Path, results: Path, command: str) -> dict[str, Any]:
     """Half-precision weights and model card into `package`/detector, scores on test scenes into `results`.
 
-    Measured on the weights as they are stored. Raises InputError where the run or the emoji package is not there.
+    Measured on the weights as they are stored; the package keeps what it had until all of it is there. Raises
+    InputError where the run is not finished or the emoji package is not there.
     """
-    recipe = load_detector_recipe(run_dir / "config.yaml")
-    facts = run_facts(run_dir, recipe, command)
-    folder = package / "detector"
-    copy_half(run_dir / "final", folder)
-    result = {"run": facts, **measure(Detector.load(folder))}
-    return write_with_card(results / "detector.json", result, folder, model_card)
+    _, facts = finished_run(run_dir, load_detector_recipe, command)
+    with replaced_whole(package / "detector") as folder:
+        copy_half(run_dir / "final", folder)
+        result = {"run": facts, **measure(Detector.load(folder))}
+        return write_with_card(results / "detector.json", result, folder, model_card)
 
 
 def measure(detector: Detector, samples: int = SAMPLES) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """The generator that ships in the package: from a finished run to weights, model card and results."""
 
-import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,10 +8,11 @@ from channelvq.car.model import CAR
 from channelvq.evaluate.next_channel import evaluate_next_channel
 from channelvq.evaluate.reconstruction import evaluate_reconstruction
 from channelvq.evaluate.report import make_record
-from channelvq.experiments.bundled import credits_of, halve, run_facts, trained_by, works_of, write_with_card
+from channelvq.experiments.bundled import credits_of, finished_run, halve, trained_by, works_of, write_with_card
 from channelvq.experiments.generator import parameters, scene_protocol, token_sets
 from channelvq.train.car_task import CARRecipe
 from channelvq.train.run import load_car_recipe
+from channelvq.whole import replaced_whole
 
 # What follows from the image tokenizer: kept as it is there, so that the two are known to belong together.
 _OF_THE_TOKENIZER = ("codebook", "codeword_mean", "codeword_scale")
@@ -21,23 +21,28 @@ _OF_THE_TOKENIZER = ("codebook", "codeword_mean", "codeword_scale")
 def bundle(run_dir: Path, package: Path, results: Path, command: str) -> dict[str, Any]:
     """Half-precision weights and model card into `package`/car, figures into `results`.
 
-    Everything is measured on the weights as they are stored, not as they were trained.
+    Everything is measured on the weights as they are stored, not as they were trained. The package keeps what it had
+    until all of it is there. Raises InputError for a run that is not finished, or trained on what may not be bundled.
     """
-    recipe = load_car_recipe(run_dir / "config.yaml")
-    facts = run_facts(run_dir, recipe, command)
-    folder = package / "car"
-    store_half(run_dir / "final", folder)
-    car = CAR.from_pretrained(folder)
+    recipe, facts = finished_run(run_dir, load_car_recipe, command)
+    works_of(recipe.data)
+    with replaced_whole(package / "car") as folder:
+        store_half(run_dir / "final", folder)
+        result = measure(CAR.from_pretrained(folder), recipe, facts)
+        card = partial(model_card, recipe=recipe)
+        return write_with_card(results / "bundled-generator.json", result, folder, card)
+
+
+def measure(car: CAR, recipe: CARRecipe, facts: dict[str, Any]) -> dict[str, Any]:
+    """{"run", "protocol", "records"} of a generator on held-out scenes; facts: of `finished_run`."""
     sets = token_sets(recipe, car.tokenizer)
     metrics = evaluate_next_channel(car, sets.test, sets.train_ids).to_dict()
     training = trained_by(recipe, facts)
-    # The revision of before: this package's files were rewritten above.
     how = scene_protocol(sets.images, car.tokenizer) | {"git": training["git"]}
     entry = make_record(car.tokenizer.config, data="scenes", split="held-out", metrics=metrics, **training)
     entry |= {"parameters": parameters(car),
               "reconstruction": evaluate_reconstruction(car.tokenizer, sets.images).to_dict()}  # fmt: skip
-    result = {"run": facts, "protocol": how, "records": [entry]}
-    return write_with_card(results / "bundled-generator.json", result, folder, partial(model_card, recipe=recipe))
+    return {"run": facts, "protocol": how, "records": [entry]}
 
 
 def store_half(source: Path, folder: Path) -> None:
@@ -50,7 +55,6 @@ def store_half(source: Path, folder: Path) -> None:
     skipped = ("tokenizer.", *_OF_THE_TOKENIZER)
     state = {name: t for name, t in trained.state_dict().items() if not name.startswith(skipped)}
     rebuilt.load_state_dict(state, strict=False)
-    shutil.rmtree(folder, ignore_errors=True)
     rebuilt.save_pretrained(folder)
     halve(folder / "model.safetensors", keep=_OF_THE_TOKENIZER)
     halve(folder / "tokenizer" / "model.safetensors")

@@ -5,9 +5,10 @@ from typing import Any
 
 from channelvq.data.catalogue import PACKAGES
 from channelvq.evaluate.cross_style import GALLERY, STYLES, cross_style_accuracy, pixels_16, style_pictures
-from channelvq.experiments.bundled import copy_half, credits_of, run_facts, write_with_card
+from channelvq.experiments.bundled import copy_half, credits_of, finished_run, write_with_card
 from channelvq.nn.perceptual import PerceptualNetwork
 from channelvq.train.run import load_perceptual_recipe
+from channelvq.whole import replaced_whole
 
 SOURCES = ("emojibase-data", "fluent-emoji", "noto", "twemoji")
 
@@ -15,14 +16,14 @@ SOURCES = ("emojibase-data", "fluent-emoji", "noto", "twemoji")
 def bundle(run_dir: Path, package: Path, results: Path, command: str) -> dict[str, Any]:
     """Half-precision weights and model card into `package`/perceptual, the cross-style test into `results`.
 
-    Measured on the weights as they are stored. Raises InputError where the run or the emoji packages are not there.
+    Measured on the weights as they are stored; the package keeps what it had until all of it is there. Raises
+    InputError where the run is not finished or the emoji packages are not there.
     """
-    recipe = load_perceptual_recipe(run_dir / "config.yaml")
-    facts = run_facts(run_dir, recipe, command)
-    folder = package / "perceptual"
-    copy_half(run_dir / "final", folder)
-    result = {"run": facts, **cross_style(PerceptualNetwork.load(folder), recipe.image_size)}
-    return write_with_card(results / "perceptual.json", result, folder, model_card)
+    recipe, facts = finished_run(run_dir, load_perceptual_recipe, command)
+    with replaced_whole(package / "perceptual") as folder:
+        copy_half(run_dir / "final", folder)
+        result = {"run": facts, **cross_style(PerceptualNetwork.load(folder), recipe.image_size)}
+        return write_with_card(results / "perceptual.json", result, folder, model_card)
 
 
 def cross_style(network: PerceptualNetwork, size: int) -> dict[str, Any]:

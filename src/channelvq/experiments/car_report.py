@@ -21,7 +21,7 @@ from channelvq.data.stream import fixed_images
 from channelvq.evaluate.features import embeddings, perceptual_space
 from channelvq.evaluate.next_channel import evaluate_next_channel
 from channelvq.evaluate.page import document, figure, rows
-from channelvq.evaluate.plots import channel_curves
+from channelvq.evaluate.plots import channel_curves, check_plot
 from channelvq.evaluate.reconstruction import with_interval
 from channelvq.evaluate.report import make_record, write_json, write_text
 from channelvq.evaluate.samples import SampleReport, sample_report
@@ -55,6 +55,7 @@ def run(
 
     recipe: draws the held-out images and says what the generator was trained on.
     """
+    check_plot()
     sets = token_sets(recipe, car.tokenizer)
     say("predicting held-out images")
     prediction = evaluate_next_channel(car, sets.test, sets.train_ids).to_dict()

@@ -17,6 +17,7 @@ from channelvq.data.domains import DomainSource
 from channelvq.data.stream import Mixture, fixed_images
 from channelvq.evaluate.measures import Measures, choose_measures
 from channelvq.evaluate.metrics import mean_with_interval
+from channelvq.evaluate.plots import check_plot
 from channelvq.evaluate.reconstruction import evaluate_reconstruction, with_interval
 from channelvq.evaluate.report import make_record, read_result, write_json
 from channelvq.experiments import domain_failures
@@ -53,6 +54,7 @@ def recipes() -> dict[str, TokenizerRecipe]:
 
 def run(path: Path, store: Path = DEFAULT_STORE) -> dict[str, Any]:
     """Finetune (or take from the store), measure, draw, write and return the result."""
+    check_plot()
     bundled = CVQTokenizer.from_pretrained("bundled")
     measures = choose_measures(bundled.image_size, "bundled")
     pairs = {name: (recipe, *trained(recipe, store)) for name, recipe in recipes().items()}

@@ -21,7 +21,7 @@ from channelvq.data.build import build_mixture
 from channelvq.data.split import Split
 from channelvq.data.stream import Mixture, fixed_images
 from channelvq.evaluate.next_channel import evaluate_next_channel
-from channelvq.evaluate.plots import channel_curves
+from channelvq.evaluate.plots import channel_curves, check_plot
 from channelvq.evaluate.reconstruction import evaluate_reconstruction, with_interval
 from channelvq.evaluate.report import protocol, read_result, write_json
 from channelvq.experiments.shown import terminal_table
@@ -88,6 +88,7 @@ def keys() -> dict[str, str]:
 
 def run(path: Path, store: Path = DEFAULT_STORE) -> dict[str, Any]:
     """Train the runs (or take them from the store), measure on held-out scenes, write and return the result."""
+    check_plot()
     _, first = recipes(next(iter(VARIANTS.values())))
     records, sets, shown = [], {}, {}
     for name, overrides in TOKENIZERS.items():

@@ -18,7 +18,7 @@ from channelvq.data.stream import fixed_images
 from channelvq.evaluate import channel_order
 from channelvq.evaluate.metrics import mean_with_interval
 from channelvq.evaluate.next_channel import evaluate_next_channel
-from channelvq.evaluate.plots import channel_curves
+from channelvq.evaluate.plots import channel_curves, check_plot
 from channelvq.evaluate.reconstruction import with_interval
 from channelvq.evaluate.report import read_result, write_json
 from channelvq.experiments import generator
@@ -63,6 +63,7 @@ def orders(
 
 def run(path: Path, store: Path = DEFAULT_STORE) -> dict[str, Any]:
     """Train what is not in the store, measure on held-out scenes, write and return the result."""
+    check_plot()
     records = []
     for nested in (True, False):
         first = "nested" if nested else "as trained"

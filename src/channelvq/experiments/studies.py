@@ -11,7 +11,7 @@ from torch import Tensor
 from channelvq.config import differences
 from channelvq.errors import InputError
 from channelvq.evaluate.measures import Measures, choose_measures
-from channelvq.evaluate.plots import curves_over_codes, line_panels
+from channelvq.evaluate.plots import check_plot, curves_over_codes, line_panels
 from channelvq.evaluate.reconstruction import evaluate_reconstruction
 from channelvq.evaluate.report import protocol, read_result, write_json
 from channelvq.experiments import table1
@@ -38,6 +38,8 @@ def run(study: str, path: Path, store: Path = DEFAULT_STORE, missing: bool = Fal
     at once. Raises InputError where those were measured in another way.
     """
     about = STUDIES[study]
+    if study in PLOTS:
+        check_plot()
     images = torch.cat([held_out(kind, about.images) for kind in about.kinds])
     measures = choose_measures(images.shape[-1], "bundled" if about.features else "none")
     data = "; ".join(f"{about.images} {kind}: {DESCRIPTIONS[kind]}" for kind in about.kinds)

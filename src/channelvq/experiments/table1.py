@@ -9,7 +9,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from channelvq.evaluate.metrics import mean_with_interval
-from channelvq.evaluate.plots import blank_figure
+from channelvq.evaluate.plots import blank_figure, save_figure
 
 # What the paper claims: the first method is better than the second.
 CLAIMS = (
@@ -92,5 +92,4 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
         axes.invert_yaxis()
         axes.set_xlabel(label)
         axes.grid(alpha=0.3)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)

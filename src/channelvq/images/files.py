@@ -1,9 +1,7 @@
 """Image files in folders: found in a stable order, read with a report, written whole or not at all."""
 
 import os
-import threading
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from PIL import Image
 from channelvq.errors import InputError
 from channelvq.images.geometry import resize_crop
 from channelvq.images.load import WHITE, Color, load_image
+from channelvq.whole import replace_whole
 
 # HEIC is listed although Pillow needs a plugin for it: such a photo is then reported as unreadable, not passed over.
 IMAGE_SUFFIXES = frozenset(
@@ -133,13 +132,7 @@ def save_image(image: Image.Image, path: str | Path) -> None:
     path = path.resolve()  # a link stays
     if path.exists() and not path.is_file() and not path.is_dir():
         raise InputError(f"cannot save {str(path)!r}: it is a device or a pipe, expected a file; choose another place")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        image.save(temporary, format_name)
-        os.replace(temporary, path)
+        replace_whole(path, lambda place: image.save(place, format_name))
     except (OSError, ValueError) as error:
         raise InputError(f"cannot save {str(path)!r}: {error}") from error
-    finally:
-        with suppress(OSError, ValueError):  # where it could not be written, it is not there
-            temporary.unlink()

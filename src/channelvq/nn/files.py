@@ -1,16 +1,14 @@
 """A small network as a folder: config.json and model.safetensors, or one that ships in the package."""
 
-import json
 from importlib import resources
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from safetensors.torch import save_file
 from torch import nn
 
 from channelvq.config import from_dict, to_dict
 from channelvq.errors import InputError
-from channelvq.nn.state import misfits, read_settings, read_weights
+from channelvq.nn.state import misfits, read_settings, read_weights, write_settings, write_weights
 
 
 class _Configured(Protocol):
@@ -23,10 +21,8 @@ N = TypeVar("N", bound=nn.Module)
 def save_network(network: _Configured, folder: Path) -> None:
     """Write config.json and model.safetensors."""
     assert isinstance(network, nn.Module)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(to_dict(network.config), indent=2) + "\n")
-    state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    write_weights(folder / "model.safetensors", network.state_dict())
+    write_settings(folder / "config.json", to_dict(network.config))
 
 
 def load_network(kind: type[N], config: type, source: str | Path, name: str, what: str) -> N:

@@ -1,4 +1,4 @@
-"""State dicts: what identifies them, and whether they fit a model."""
+"""State dicts: their files, what identifies them, and whether they fit a model."""
 
 import hashlib
 import json
@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from channelvq.errors import InputError
+from channelvq.whole import replace_whole, write_whole
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -28,6 +29,23 @@ def read_settings(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{path}: the file is damaged ({error}); write or download it again") from None
+
+
+def write_weights(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a state dict as a safetensors file, whole or not at all, as readable as any other file.
+
+    metadata: kept in the file; by default {"format": "pt"}, without which transformers refuses it. Raises OSError or
+    SafetensorError where it cannot be written.
+    """
+    tensors = {name: tensor.contiguous() for name, tensor in state.items()}
+    kept = {"format": "pt"} if metadata is None else dict(metadata)
+    replace_whole(path, lambda place: save_file(tensors, place, metadata=kept))  # to a file: bytes would be a copy
+
+
+def write_settings(path: Path, settings: Any) -> None:
+    """Write plain data as JSON for people to read, whole or not at all; raises OSError where it cannot be written."""
+    text = json.dumps(settings, indent=2) + "\n"
+    write_whole(path, lambda stream: stream.write(text.encode()))
 
 
 def tensor_sha256(tensor: Tensor) -> str:

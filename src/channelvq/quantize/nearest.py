@@ -15,8 +15,7 @@ Nearly every row of ordinary data is decided by the first. Bit-equal rows and co
 passes. So the index depends on the numbers alone: not on tile, batch, threads, layout, autocast or device.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 
@@ -28,6 +27,7 @@ from channelvq.errors import InputError
 from channelvq.quantize.lookup import bfloat16, rounded
 from channelvq.quantize.lookup.equal import first_equal, merge
 from channelvq.quantize.lookup.integers import solve_exactly
+from channelvq.quantize.lookup.precision import full_float32
 from channelvq.quantize.lookup.tiles import HELD, Open, Stage, read
 
 ROW_TILE = 2048
@@ -66,7 +66,7 @@ def look_up(
     largest = max(largest_magnitude(vectors, "vectors"), largest_magnitude(codebook, "codebook"))
     stages = stages_for(vectors.shape[1], largest)
     found = torch.empty(len(vectors), dtype=torch.int64, device=vectors.device)
-    with torch.autocast(vectors.device.type, enabled=False), _full_float32():
+    with torch.autocast(vectors.device.type, enabled=False), full_float32():
         for part in _row_tiles(vectors):
             rows = vectors[part].float()
             passes: list[Pass] = [partial(rounded.narrow, stage=stage) for stage in stages]
@@ -98,17 +98,6 @@ def largest_magnitude(table: Tensor, name: str) -> float:
     if not largest < float("inf"):
         raise InputError(f"nearest_codeword: {name} hold NaN or infinity; distances to them have no order")
     return largest
-
-
-@contextmanager
-def _full_float32() -> Iterator[None]:
-    """Float32 products as such: "high" and "medium" let them run in TF32 or bfloat16, outside the bound used here."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def _row_tiles(vectors: Tensor) -> list[slice]:

@@ -18,6 +18,7 @@ from channelvq.data.whole import write_whole
 from channelvq.errors import InputError
 from channelvq.nn.state import read_settings
 from channelvq.train.config import TrainConfig
+from channelvq.whole import make_ordinary
 
 
 def checkpoints(run_dir: Path) -> list[Path]:
@@ -41,8 +42,18 @@ def check_run_folder(run_dir: Path, resolved: Any, resume: bool) -> None:
             f"{run_dir} already holds checkpoints up to {found[-1].name}: "
             "go on with train.resume=true, or choose another train.output_dir"
         )
-    if not found or not (run_dir / "config.yaml").is_file():
+    if not found:
         return
+    if (run_dir / "config.yaml").is_file():
+        _refuse_changes(run_dir, resolved)
+    if (done := read_state(found[-1])["step"]) > resolved.train.steps:
+        raise InputError(
+            f"{run_dir} has already done {done} steps, train.steps is {resolved.train.steps}: "
+            f"give {done} or more, or choose another train.output_dir"
+        )
+
+
+def _refuse_changes(run_dir: Path, resolved: Any) -> None:
     changed = differences(_begun_with(run_dir, resolved), to_dict(resolved))
     free = tuple(f"train.{name}:" for name in FREE)
     other = [line for line in changed if not line.startswith(free) and not line.split(":")[0].endswith(FREE_ENDINGS)]
@@ -71,7 +82,11 @@ def check_inputs(run_dir: Path, inputs: dict[str, str]) -> None:
 
 def _begun_with(run_dir: Path, resolved: Any) -> dict[str, Any]:
     """The settings of a run, with the defaults of those that did not exist when it began."""
-    stored = read_recipe(run_dir / "config.yaml")
+    path = run_dir / "config.yaml"
+    try:
+        stored = read_recipe(path)
+    except InputError as error:
+        raise InputError(f"{path} is damaged ({error}); remove it to go on with the settings that are given") from None
     try:
         return to_dict(from_dict(type(resolved), stored))
     except InputError:  # of another kind, or with settings that are gone: all of it is told
@@ -105,6 +120,7 @@ def save_checkpoint(accelerator: Accelerator, run_dir: Path, step: int, config: 
     if accelerator.is_main_process:
         state = {"step": step, "seconds": seconds, **_arithmetic(accelerator, config), **_machine(accelerator)}
         (partial / "progress.json").write_text(json.dumps(state))
+        make_ordinary(partial)
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
         for old in checkpoints(run_dir)[: -config.keep_checkpoints]:

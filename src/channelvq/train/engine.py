@@ -170,8 +170,6 @@ class Engine:
             return 0
         step = load_checkpoint(self.accelerator, found[-1], self.config)
         self.seconds = float(read_state(found[-1]).get("seconds", 0.0))
-        if step > self.config.steps:
-            raise InputError(f"{self.run_dir} has already done {step} steps, train.steps is {self.config.steps}")
         return step
 
     def _anywhere(self, signal: str | None) -> str | None:

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from channelvq.whole import write_whole
+
 Sink = Callable[[dict[str, float], int], None]
 
 
@@ -42,7 +44,8 @@ class Progress:
                     kept.append(line)
             except (ValueError, KeyError, TypeError):  # the line that was being written when the run was killed
                 continue
-        self.path.write_text("".join(line + "\n" for line in kept))
+        text = "".join(line + "\n" for line in kept)
+        write_whole(self.path, lambda stream: stream.write(text.encode()))
 
     def __enter__(self) -> "Progress":
         self.bar.start()
