@@ -16,6 +16,7 @@ from channelvq.errors import InputError
 from channelvq.evaluate.metrics import Interval, mean_with_interval
 from channelvq.evaluate.reconstruction import HEADINGS, stacked, with_interval
 from channelvq.evaluate.report import markdown_table
+from channelvq.terminal import plain
 
 COMPARED = ("tokenizer_sha256", "git")  # what may differ: it is what is compared
 NOT_SHOWN = ("baselines",)  # says nothing of the figures in the table
@@ -98,7 +99,7 @@ class Comparison:
         for place, heading in enumerate(headings):
             table.add_column(heading, justify="right" if place else "left", overflow="fold")
         for row in rows:
-            table.add_row(*map(stacked, row))
+            table.add_row(*(plain(stacked(cell)) for cell in row))
         return table
 
     def markdown(self) -> str:

@@ -21,10 +21,10 @@ from channelvq.evaluate.reconstruction import evaluate_reconstruction, with_inte
 from channelvq.evaluate.report import make_record, read_result, write_json
 from channelvq.experiments import domain_failures
 from channelvq.experiments.held_out import held_out, held_out_protocol
-from channelvq.experiments.shown import terminal_table
 from channelvq.experiments.store import DEFAULT_STORE, trained
 from channelvq.images import grid, normalize, save_image, to_pil
 from channelvq.pictures import restored
+from channelvq.terminal import terminal_table
 from channelvq.tokenizer import CVQTokenizer
 from channelvq.train.run import load_tokenizer_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe

@@ -24,9 +24,9 @@ from channelvq.evaluate.next_channel import evaluate_next_channel
 from channelvq.evaluate.plots import channel_curves
 from channelvq.evaluate.reconstruction import evaluate_reconstruction, with_interval
 from channelvq.evaluate.report import protocol, read_result, write_json
-from channelvq.experiments.shown import terminal_table
 from channelvq.experiments.store import DEFAULT_STORE, generator_key, record, run_key, trained, trained_generator
 from channelvq.images import grid, save_image
+from channelvq.terminal import terminal_table
 from channelvq.tokenizer import CVQTokenizer
 from channelvq.train.car_task import CARRecipe, token_set
 from channelvq.train.run import load_car_recipe, load_tokenizer_recipe

@@ -22,9 +22,9 @@ from channelvq.evaluate.plots import channel_curves
 from channelvq.evaluate.reconstruction import with_interval
 from channelvq.evaluate.report import read_result, write_json
 from channelvq.experiments import generator
-from channelvq.experiments.shown import terminal_table
 from channelvq.experiments.store import DEFAULT_STORE, ordered_generator_key, record, trained, trained_on_order
 from channelvq.pictures import prefix_lengths
+from channelvq.terminal import terminal_table
 from channelvq.tokenizer import CVQTokenizer
 from channelvq.train.car_task import CARRecipe
 from channelvq.train.tokenizer_task import TokenizerRecipe

@@ -16,11 +16,11 @@ from channelvq.evaluate.reconstruction import evaluate_reconstruction
 from channelvq.evaluate.report import protocol, read_result, write_json
 from channelvq.experiments import table1
 from channelvq.experiments.held_out import DESCRIPTIONS, held_out
-from channelvq.experiments.shown import terminal_table
 from channelvq.experiments.store import DEFAULT_STORE, record, run_key, trained
 from channelvq.experiments.study_list import STUDIES
 from channelvq.images import grid, normalize, save_image, to_pil
 from channelvq.pictures import restored
+from channelvq.terminal import terminal_table
 from channelvq.train.engine import read_metrics
 from channelvq.train.run import load_tokenizer_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe

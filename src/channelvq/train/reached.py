@@ -6,6 +6,7 @@ from typing import Any
 from rich.table import Table
 
 from channelvq.errors import InputError
+from channelvq.terminal import table_title
 from channelvq.train.checkpoint import checkpoints, read_state
 from channelvq.train.plan import Machine, plan
 from channelvq.train.run import load_recipe
@@ -47,7 +48,7 @@ def reached(run_dir: Path, peak: float) -> dict[str, Any]:
 
 def table(found: dict[str, Any]) -> Table:
     """For a terminal."""
-    shown = Table("what", "how much", title=f"{found['ranks']} x {found['device']}")
+    shown = Table("what", "how much", title=table_title(f"{found['ranks']} x {found['device']}"))
     shown.add_row("steps", f"{found['step']:,} of {found['steps']:,}")
     shown.add_row("images a second", f"{found['images_per_second']:,.1f}")
     shown.add_row("time of the steps", f"{found['seconds'] / 3600:,.2f} h")
