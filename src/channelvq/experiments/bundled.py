@@ -25,7 +25,7 @@ from channelvq.evaluate.report import git_revision, make_record, write_json
 from channelvq.experiments.held_out import KINDS, held_out, held_out_protocol
 from channelvq.experiments.store import run_key
 from channelvq.tokenizer import CVQTokenizer
-from channelvq.train.checkpoint import checkpoints
+from channelvq.train.checkpoint import checkpoints, read_state
 from channelvq.train.engine import training_seconds
 from channelvq.train.run import Recipe, load_tokenizer_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe
@@ -107,7 +107,7 @@ def trained_by(recipe: Recipe, facts: dict[str, Any]) -> dict[str, Any]:
 
 def run_facts(run_dir: Path, recipe: Recipe, command: str) -> dict[str, Any]:
     """How a bundled run was made; asked before the package is written to, which changes the checkout."""
-    threads = json.loads((checkpoints(run_dir)[-1] / "progress.json").read_text())["threads"]
+    threads = read_state(checkpoints(run_dir)[-1]).get("threads", "an unknown number")
     return {
         "command": command,
         "steps": recipe.train.steps,

@@ -134,7 +134,10 @@ def _only(source: Any, keys: tuple[str, ...]) -> CropSource:
 
 def load(path: Path) -> dict[str, Any]:
     """A stored result; raises InputError when there is none."""
-    return read_result(path, "psnr", "make it with --rerun (5 runs of 2 to 5 minutes, and those of three studies)")
+    remedy = "make it with --rerun (5 runs of 2 to 5 minutes, and those of three studies)"
+    metrics = ("psnr", "ssim", "perceptual", "kid", "use", "use_if_uniform", "perplexity", "perplexity_ratio")
+    needs = ("records.data", "records.state", *(f"records.metrics.{name}" for name in (*metrics, "usage_tokens")))
+    return read_result(path, needs, remedy)
 
 
 HEADINGS = ("pictures", "tokenizer", "PSNR (95 %)", "gain, paired (95 %)", "SSIM (95 %)", "perceptual (95 %)", "KID",

@@ -20,6 +20,7 @@ from channelvq.car.model import CAR
 from channelvq.data.build import build_mixture
 from channelvq.data.split import Split
 from channelvq.data.stream import Mixture, fixed_images
+from channelvq.errors import InputError
 from channelvq.evaluate.next_channel import evaluate_next_channel
 from channelvq.evaluate.plots import channel_curves
 from channelvq.evaluate.reconstruction import evaluate_reconstruction, with_interval
@@ -151,7 +152,11 @@ def parameters(car: CAR) -> dict[str, int]:
 
 def load(path: Path) -> dict[str, Any]:
     """A stored result; raises InputError when there is none."""
-    return read_result(path, "nats", "make it with --rerun (about 4 hours on 2 cores)")
+    remedy = "make it with --rerun (about 4 hours on 2 cores)"
+    result = read_result(path, ("protocol.n", "records.name", "records.metrics"), remedy)
+    if not any("nats" in record["metrics"] for record in result["records"]):
+        raise InputError(f"{path}: a result of another kind: no record has the metric nats; {remedy}")
+    return result
 
 
 def seed_means(result: Mapping[str, Any], tokenizer: str) -> dict[str, list[float]]:

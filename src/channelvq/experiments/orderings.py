@@ -105,7 +105,9 @@ def _prefixes(tokenizer: CVQTokenizer, maps: Tensor, images: Tensor, order: Tens
 
 def load(path: Path) -> dict[str, Any]:
     """A stored result; raises InputError when there is none."""
-    return read_result(path, "psnr_mean", "make it with --rerun (about an hour on 2 cores)")
+    metrics = ("nats", "nats_shuffled", "psnr_zero", "psnr_mean")
+    needs = ("protocol.n", "records.name", *(f"records.metrics.{name}" for name in metrics))
+    return read_result(path, needs, "make it with --rerun (about an hour on 2 cores)")
 
 
 def draw(result: Mapping[str, Any], path: Path) -> None:

@@ -153,9 +153,16 @@ def draw_prefixes(result: dict[str, Any], path: Path) -> None:
 PLOTS = {"scaling": draw_scaling, "nested": draw_prefixes, "nested-scenes": draw_prefixes, "table1": table1.draw}
 
 
+MEASURED = ("psnr", "ssim", "use", "use_if_uniform", "perplexity", "perplexity_ratio")
+NEEDS = (
+    "protocol.n", "records.name", "records.run", "records.steps", "records.seconds",
+    *(f"records.metrics.{name}" for name in MEASURED),
+)  # fmt: skip
+
+
 def load(path: Path) -> dict[str, Any]:
     """A stored result; raises InputError when there is none."""
-    return read_result(path, "psnr", "make it with --rerun (3 to 20 minutes a run on 2 cores)")
+    return read_result(path, NEEDS, "make it with --rerun (3 to 20 minutes a run on 2 cores)")
 
 
 def table(result: dict[str, Any]) -> Table:
