@@ -279,7 +279,7 @@ class Rerun:
     result: dict[str, Any]
     path: Path | None = None
 
-    def __call__(self, *arguments: Any, missing: bool = False) -> dict[str, Any]:
+    def __call__(self, *arguments: Any, **settings: Any) -> dict[str, Any]:
         self.path = arguments[-1]
         return self.result
 

@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -71,9 +72,9 @@ def test_bytes_of_another_codebook_are_refused():
         decode_ids(data, 1000)
 
 
-@pytest.mark.parametrize("ids", [torch.zeros(2, 3, dtype=torch.int64), torch.zeros(3), torch.tensor(3)])
+@pytest.mark.parametrize("ids", [torch.zeros(2, 3, dtype=torch.int64), torch.zeros(3), torch.tensor(3), [1, 2]])
 def test_wrong_tensors_are_refused(ids):
-    with pytest.raises(InputError, match="expected the integers"):
+    with pytest.raises(InputError, match=r"expected (the integers|whole numbers|a tensor of whole numbers)"):
         encode_ids(ids, 16)
 
 
@@ -90,5 +91,16 @@ def test_wrong_codebook_sizes_are_refused(size):
 
 def test_negative_counts_are_refused():
     for call in (lambda: num_bytes(-1, 16), lambda: decode_ids(b"abc", 16, -1)):
-        with pytest.raises(InputError, match="num_tokens=-1"):
+        with pytest.raises(InputError, match="num_tokens: expected a whole number of at least 0, got -1"):
             call()
+
+
+def test_counts_and_sizes_of_numpy_are_taken_and_text_is_no_bytes():
+    data = encode_ids(torch.tensor([3, 9]), np.int64(16))
+    assert decode_ids(data, np.int64(16), np.int64(2)).tolist() == [3, 9]
+    assert num_bytes(np.int32(2), np.uint8(16)) == 1
+    for size in (16.0, "16", True):
+        with pytest.raises(InputError, match="codebook_size="):
+            bits_per_token(size)
+    with pytest.raises(InputError, match="expected bytes, as encode_ids gives them, got str"):
+        decode_ids("abc", 16, 2)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import channelvq
 from channelvq.config import apply_overrides, digest, from_dict, read_recipe, recipe_names, save, to_dict
 from channelvq.errors import InputError
 from channelvq.train.run import load_recipe
@@ -45,6 +46,59 @@ def test_overrides_reach_nested_keys_and_keep_the_rest() -> None:
 def test_bad_overrides_are_input_errors(override: str) -> None:
     with pytest.raises(InputError):
         load_recipe("small/smoke", [override])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train=[1]", r"train: expected settings as key: value, got \[1\]"),
+        ("model=[1]", "model: expected settings"),
+        ("data.sources=[1]", r"data\.sources: expected settings"),
+        ("model.quantizer=[]", r"model\.quantizer: expected settings"),
+        ("train.betas={a: 1}", r"train\.betas: "),
+        ("model.network.multipliers={a: 1}", r"model\.network\.multipliers: expected a list, got \{'a': 1\}"),
+        ("train=5", "train: Input should be"),
+    ],
+)
+def test_a_list_over_settings_is_named(tmp_path: Path, override: str, message: str) -> None:
+    (tmp_path / "below.yaml").write_text("base: small/smoke\nmodel: {network: {multipliers: [1, 2]}}\n")
+    with pytest.raises(InputError, match=message):
+        load_recipe(tmp_path / "below.yaml", [override])
+    key, _, value = override.partition("=")
+    for part in reversed(key.split(".")):
+        value = f"{{{part}: {value}}}"
+    (tmp_path / "a.yaml").write_text(f"base: below.yaml\n{value[1:-1]}\n")
+    with pytest.raises(InputError, match=message):
+        load_recipe(tmp_path / "a.yaml")
+
+
+def test_deep_nesting_and_dangling_references_are_named(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("a: " + "[" * 100_000)
+    (tmp_path / "b.yaml").write_text("base: small/smoke\ntrain: {output_dir: \\${gone}}\n")
+    for name in ("a.yaml", "b.yaml"):
+        with pytest.raises(InputError, match=name):
+            load_recipe(tmp_path / name)
+
+
+@pytest.mark.parametrize("value", [".inf", "-.inf", ".nan", "1e999"])
+@pytest.mark.parametrize(
+    "key", ["train.learning_rate", "train.weight_decay", "train.clip_norm", "data.sources.scenes.weight",
+            "model.quantizer.beta", "train.steps"]
+)  # fmt: skip
+def test_numbers_are_finite(key: str, value: str) -> None:
+    below = {"data": {"sources": {"scenes": {"kind": "scenes"}}}}
+    with pytest.raises(InputError, match=f"{key.replace('.', '[.]')}: Input should be "):
+        from_dict(TokenizerRecipe, apply_overrides(below, [f"{key}={value}"]))
+
+
+def test_every_config_is_strict() -> None:
+    """So that the rules for unknown keys and for infinity hold everywhere."""
+    source = Path(channelvq.__file__).parent
+    for path in source.rglob("*.py"):
+        text = path.read_text()
+        if "from pydantic.dataclasses import dataclass" in text:
+            decorators = [line for line in text.splitlines() if line.startswith("@dataclass")]
+            assert all("config=STRICT" in line for line in decorators), path
 
 
 def test_saved_config_is_the_same(tmp_path: Path) -> None:

@@ -172,6 +172,7 @@ def test_extreme_sizes(size):
     image = picture(*size)
     assert pixels(load_image(encoded(image, "PNG"))) == pixels(image)
     assert images_to_batch(image, size=8).shape == (1, 3, 8, 8)
+    assert images_to_batch(image, size=np.int64(8)).shape == (1, 3, 8, 8)
 
 
 def test_image_size_reads_the_header(tmp_path):
@@ -375,6 +376,6 @@ def test_batch_errors():
         images_to_batch([])
     with pytest.raises(InputError, match=r"image 0 of the list: tensor of shape \(2, 3, 4, 4\)"):
         images_to_batch([torch.zeros(2, 3, 4, 4)])
-    for size in (0, (4, -1), (1, 2, 3), 2.5):
+    for size in (0, (4, -1), (1, 2, 3), 2.5, True, (), "8"):
         with pytest.raises(InputError, match="size="):
             images_to_batch(picture(), size=size)  # pyright: ignore[reportArgumentType]

@@ -1,7 +1,10 @@
 """CVQTokenizer: ids, prefixes, batch independence, files."""
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -195,6 +198,78 @@ def test_wrong_tensors_are_refused(tokenizer: CVQTokenizer) -> None:
         tokenizer.detokenize(torch.zeros(1, 1, dtype=torch.long), "jpeg")  # type: ignore[call-overload]
     with pytest.raises(ValueError, match="multiple of the network's downsampling"):
         CVQConfig(image_size=18, network=ConvConfig(stem=4, multipliers=(1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (torch.zeros(1, 3, 16, 16, dtype=torch.uint8), r"encode: .* float in \[-1, 1\], got .* torch.uint8"),
+        (torch.zeros(0, 3, 16, 16), r"B >= 1, .* got \(0, 3, 16, 16\)"),
+        (torch.zeros(3, 16, 16), r"\(B, 3, 16, 16\)"),
+        (np.zeros((1, 3, 16, 16), np.float32), "got ndarray"),
+        (255 * torch.rand(1, 3, 16, 16), r"values from .* to 25\d.*, expected \[-1, 1\]; .*normalize"),
+        (torch.full((1, 3, 16, 16), float("nan")), "values from nan"),
+        (torch.zeros(1, 3, 16, 16, device="meta"), "the tensor is on meta, the tokenizer on cpu"),
+    ],
+)
+def test_what_encode_cannot_take_is_named(tokenizer: CVQTokenizer, x: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        tokenizer.encode(x)
+
+
+@pytest.mark.parametrize("x", [torch.zeros(1, 3, 16, 16, dtype=torch.uint8), torch.zeros(1, 3, 8, 8), None])
+def test_what_forward_cannot_take_is_named(tokenizer: CVQTokenizer, x: Any) -> None:
+    for quantize in (True, False):
+        with pytest.raises(InputError, match="forward: expected images"):
+            tokenizer(x, quantize=quantize)
+
+
+def test_encode_and_decode_convert_other_precisions(tokenizer: CVQTokenizer) -> None:
+    x = images(2).half()
+    with torch.no_grad():
+        expected = tokenizer.encode(x.float())
+        for other in (x, x.double()):
+            assert torch.equal(tokenizer.encode(other).indices, expected.indices)
+        assert torch.equal(tokenizer.decode(expected.z_q.double()), tokenizer.decode(expected.z_q))
+        tokenizer.bfloat16()
+        assert tokenizer.decode(tokenizer.encode(x).z_q).dtype == torch.bfloat16
+
+
+def test_what_a_decoder_gives_is_taken_back(tokenizer: CVQTokenizer) -> None:
+    with torch.no_grad():
+        tokenizer.encode(1.3 * images(2))
+
+
+@pytest.mark.parametrize(
+    ("keep", "got"),
+    [
+        (lambda k: torch.ones(2, k), "torch.float32"),
+        (lambda k: torch.ones(2, k - 1, dtype=torch.bool), r"torch.bool, got \(2, \d+\), torch.bool"),
+        (lambda k: torch.ones(k, dtype=torch.bool), r"got \(\d+,\)"),
+        (lambda k: [True] * k, "got list"),
+        (lambda k: torch.ones(2, k, dtype=torch.bool, device="meta"), "it is on meta, the tokens are on cpu"),
+    ],
+)
+def test_a_keep_that_does_not_fit_is_named(tokenizer: CVQTokenizer, keep: Callable[[int], Any], got: str) -> None:
+    wrong = keep(tokenizer.num_tokens)
+    for call in (tokenizer.encode, tokenizer, partial(tokenizer, quantize=False)):
+        with pytest.raises(InputError, match=f"keep: .*{got}"):
+            call(images(2), wrong)
+
+
+@pytest.mark.parametrize(
+    "z_q",
+    [torch.zeros(1, 12, 5, 5), torch.zeros(12, 4, 4), torch.zeros(0, 12, 4, 4), torch.zeros(1, 12, 4, 4).long(), 3],
+)
+def test_what_decode_cannot_take_is_named(tokenizer: CVQTokenizer, z_q: Any) -> None:
+    with pytest.raises(InputError, match=r"decode: expected feature maps \(B, 12, 4, 4\)"):
+        tokenizer.decode(z_q)
+
+
+@pytest.mark.parametrize("ids", [torch.zeros(1, 70).long(), torch.zeros(1, 2), torch.tensor([[40]]), None])
+def test_ids_to_latents_refuses_what_detokenize_refuses(tokenizer: CVQTokenizer, ids: Any) -> None:
+    with pytest.raises(InputError, match=r"^ids: "):
+        tokenizer.ids_to_latents(ids)
 
 
 @pytest.mark.parametrize("block", [ResBlock(16, 16), ResBlock(16, 32), AttentionBlock(16)])

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from channelvq.checks import check_integers, check_whole, whole
 from channelvq.errors import InputError
 
 
@@ -17,8 +18,9 @@ def encode_ids(ids: Int64[Tensor, " c"], codebook_size: int) -> bytes:
     Raises InputError for a tensor that is not one row of integers and for an id out of range.
     """
     bits = bits_per_token(codebook_size)
-    if ids.ndim != 1 or ids.is_floating_point() or ids.is_complex():
-        raise InputError(f"ids of shape {tuple(ids.shape)}, {ids.dtype}: expected the integers (C,) of one image")
+    check_integers("ids", ids)
+    if ids.ndim != 1:
+        raise InputError(f"ids of shape {tuple(ids.shape)}: expected the integers (C,) of one image")
     values = ids.detach().cpu().numpy().astype(np.int64)
     _check_range(values, codebook_size)
     fields = (values[:, None] >> np.arange(bits - 1, -1, -1)) & 1
@@ -33,15 +35,17 @@ def decode_ids(data: bytes, codebook_size: int, num_tokens: int | None = None) -
     Raises InputError when it is missing there, and for a decoded id that the codebook does not have.
     """
     bits = bits_per_token(codebook_size)
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise InputError(f"decode_ids: expected bytes, as encode_ids gives them, got {type(data).__name__}")
     if num_tokens is None and bits < 8:
         raise InputError(
             f"bytes of {bits}-bit tokens (codebook_size={codebook_size}) do not tell where the last token ends; "
             "give num_tokens, the number of tokens encoded"
         )
-    if num_tokens is not None and num_tokens < 0:
-        raise InputError(f"num_tokens={num_tokens}: expected 0 or more")
-    whole = 8 * len(data) // bits
-    count = whole if num_tokens is None else min(whole, num_tokens)
+    if num_tokens is not None:
+        num_tokens = check_whole("num_tokens", num_tokens, 0)
+    contained = 8 * len(data) // bits
+    count = contained if num_tokens is None else min(contained, num_tokens)
     fields = np.unpackbits(np.frombuffer(data, dtype=np.uint8), count=count * bits).reshape(count, bits)
     values = fields.astype(np.int64) @ (1 << np.arange(bits - 1, -1, -1, dtype=np.int64))
     _check_range(values, codebook_size)
@@ -50,16 +54,15 @@ def decode_ids(data: bytes, codebook_size: int, num_tokens: int | None = None) -
 
 def num_bytes(num_tokens: int, codebook_size: int) -> int:
     """Length of `encode_ids` of that many tokens."""
-    if num_tokens < 0:
-        raise InputError(f"num_tokens={num_tokens}: expected 0 or more")
-    return -(-num_tokens * bits_per_token(codebook_size) // 8)
+    return -(-check_whole("num_tokens", num_tokens, 0) * bits_per_token(codebook_size) // 8)
 
 
 def bits_per_token(codebook_size: int) -> int:
     """ceil(log2(codebook_size)), in integers."""
-    if not 2 <= codebook_size <= 2**62:
-        raise InputError(f"codebook_size={codebook_size}: expected from 2 to 2**62 codes")
-    return (codebook_size - 1).bit_length()
+    number = whole(codebook_size)
+    if number is None or not 2 <= number <= 2**62:
+        raise InputError(f"codebook_size={codebook_size!r}: expected from 2 to 2**62 codes")
+    return (number - 1).bit_length()
 
 
 def _check_range(values: np.ndarray, codebook_size: int) -> None:

@@ -21,7 +21,8 @@ from channelvq.errors import InputError
 from channelvq.whole import write_whole
 
 T = TypeVar("T")
-STRICT = ConfigDict(extra="forbid")
+# Of every config of the library. No setting has a meaning at infinity: what is without a limit is None or 0.
+STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 def from_dict(cls: type[T], data: dict[str, Any], *, where: str = "config") -> T:
@@ -108,7 +109,7 @@ def _read_recipe(name_or_path: str | Path, above: tuple[str, ...]) -> dict[str, 
         raise InputError(f"recipe {name!r} is its own base: {' -> '.join((*above, name))}")
     try:
         data = OmegaConf.to_container(OmegaConf.create(_recipe_text(name)), resolve=True)
-    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
+    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"recipe {name!r} is not valid YAML: {error}") from None
     if not isinstance(data, dict):
         raise InputError(f"recipe {name!r}: expected a mapping of settings, got {type(data).__name__}")
@@ -125,7 +126,7 @@ def _read_recipe(name_or_path: str | Path, above: tuple[str, ...]) -> dict[str, 
         raise InputError(f"recipe {name!r}: base is the name or the path of a recipe, got {base!r}")
     if _is_path(base):
         base = str(Path(name).parent / base)
-    return _merge(_read_recipe(base, (*above, name)), settings)
+    return _merge(_read_recipe(base, (*above, name)), settings, f"recipe {name!r}")
 
 
 def _is_path(name: str) -> bool:
@@ -144,9 +145,26 @@ def _recipe_text(name: str) -> str:
     return entry.read_text(encoding="utf-8")
 
 
-def _merge(*layers: Any) -> dict[str, Any]:
-    merged = OmegaConf.to_container(OmegaConf.merge(*layers), resolve=True)
+def _merge(below: dict[str, Any], above: dict[str, Any], where: str) -> dict[str, Any]:
+    """The settings of `above` over those of `below`; raises InputError, beginning with `where`, if they do not fit."""
+    if clash := _clash(below, above, ""):
+        raise InputError(f"{where}: {clash}")
+    try:
+        merged = OmegaConf.to_container(OmegaConf.merge(below, above), resolve=True)
+    except (OmegaConfBaseException, TypeError, ValueError) as error:
+        raise InputError(f"{where}: {error}") from None
     return {str(key): value for key, value in merged.items()} if isinstance(merged, dict) else {}
+
+
+def _clash(below: Any, above: Any, key: str) -> str | None:
+    """Where settings stand over a list or a list over settings, which OmegaConf refuses without the key."""
+    if isinstance(below, dict) and isinstance(above, dict):
+        inside = (_clash(below[name], above[name], f"{key}.{name}") for name in below.keys() & above.keys())
+        return next((found for found in inside if found), None)
+    names = {dict: "settings as key: value", list: "a list"}
+    if type(below) in names and type(above) in names and type(below) is not type(above):
+        return f"{key.lstrip('.')}: expected {names[type(below)]}, got {above!r:.80}"
+    return None
 
 
 def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -160,10 +178,12 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
             raise InputError(
                 f"overrides {before!r} and {override!r}: one setting twice; put a value with braces in quotes"
             )
+    where = f"overrides {list(overrides)}"
     try:
-        return _merge(data, OmegaConf.from_dotlist(list(overrides)))
-    except (OmegaConfBaseException, YAMLError) as error:
-        raise InputError(f"overrides {list(overrides)}: {error}") from None
+        above = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))
+    except (OmegaConfBaseException, YAMLError, TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"{where}: {error}") from None
+    return _merge(data, above if isinstance(above, dict) else {}, where)
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

@@ -22,6 +22,7 @@ from channelvq.evaluate.baselines import PCABaseline, jpeg, webp
 from channelvq.evaluate.metrics import psnr, ssim
 from channelvq.images import grid, load_image, normalize, resize_crop, save_image, strip, to_pil, to_tensor, to_uint8
 from channelvq.pictures import prefix_lengths
+from channelvq.terminal import plain
 from channelvq.tokenizer import CVQTokenizer
 
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee")
@@ -57,9 +58,9 @@ def run(output: Path) -> list[Row]:
     baseline_rows, baselines = _baseline_rows(images)
     _write_pictures(output, names, images, decoded, baselines)
     _print_table(rows + baseline_rows, len(images))
-    rich.print(f"{len(images)} strips and {output / 'contact-sheet.png'} written")
+    rich.print(plain(f"{len(images)} strips and {output / 'contact-sheet.png'} written"))
     seconds = draw_prompts(output)
-    rich.print(f"{len(PROMPTS)} prompts drawn in {seconds:.0f} s: {output / 'generated.png'}")
+    rich.print(plain(f"{len(PROMPTS)} prompts drawn in {seconds:.0f} s: {output / 'generated.png'}"))
     return rows + baseline_rows
 
 

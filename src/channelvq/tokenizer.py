@@ -23,17 +23,23 @@ from pydantic import PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from channelvq.checks import check_integers
 from channelvq.config import STRICT, from_dict, to_dict
 from channelvq.errors import InputError
 from channelvq.images import ImageInput, images_to_batch, to_pil
+from channelvq.images.tensors import check_range
 from channelvq.nn.conv import ConvConfig
 from channelvq.nn.modes import evaluating, in_chunks
 from channelvq.nn.networks import NetworkConfig, build_decoder, build_encoder
 from channelvq.nn.state import misfits, read_settings, read_weights, write_settings, write_weights
 from channelvq.quantize.axis import Axis, from_vectors, to_vectors
+from channelvq.quantize.base import check_keep
 from channelvq.quantize.channel_vq import ChannelVQ, QuantizerConfig
 from channelvq.quantize.codebook import PlainConfig
 from channelvq.quantize.quantized import Quantized
+
+# `encode` takes what a decoder gave, which may overshoot by some tenths; numbers further out are of another convention.
+FAR_OUTSIDE = 0.5
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -99,31 +105,60 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", li
         """Where the weights are."""
         return next(self.parameters()).device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return next(self.parameters()).dtype
+
     # Tensors
 
     def encode(self, x: Float[Tensor, "B 3 H W"], keep: Bool[Tensor, "B K"] | None = None) -> Quantized:
-        """Images in [-1, 1] -> `Quantized` with z_q (B, C, h, w) and indices (B, K); keep: see `ChannelVQ.forward`."""
-        size = self.image_size
-        if x.ndim != 4 or x.shape[1:] != (3, size, size):
-            raise InputError(f"encode: expected images (B, 3, {size}, {size}) in [-1, 1], got shape {tuple(x.shape)}")
-        return self.quantizer(self.encoder(x), keep)
+        """Images in [-1, 1] -> `Quantized` with z_q (B, C, h, w) and indices (B, K); keep: see `ChannelVQ.forward`.
+
+        Floats of another precision than the model's are converted. Raises InputError for another shape or type, no
+        image, or values far outside [-1, 1]; `tokenize` takes images of every other form.
+        """
+        self._check_images(x, "encode")
+        self._check_device(x, "encode")
+        check_range(x, f"encode: images of shape {tuple(x.shape)}, {x.dtype}", FAR_OUTSIDE)
+        return self.quantizer(self.encoder(x.to(self.dtype)), keep)
 
     def decode(self, z_q: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
-        """Quantized feature maps -> images, about [-1, 1], not clamped."""
-        return self.decoder(z_q)
+        """Quantized feature maps -> images, about [-1, 1], not clamped; raises InputError for another shape or type."""
+        self._check_maps(z_q)
+        self._check_device(z_q, "decode")
+        return self.decoder(z_q.to(self.dtype))
+
+    def _check_images(self, x: Any, name: str) -> None:
+        size = self.image_size
+        _check_floats(x, (3, size, size), f"{name}: expected images (B, 3, {size}, {size}), B >= 1, float in [-1, 1]")
+
+    def _check_maps(self, z_q: Any) -> None:
+        c, side = self.config.latent_channels, self.config.latent_size
+        _check_floats(z_q, (c, side, side), f"decode: expected feature maps (B, {c}, {side}, {side}), B >= 1, float")
+
+    def _check_device(self, x: Tensor, name: str) -> None:
+        if x.device != self.device:
+            raise InputError(f"{name}: the tensor is on {x.device}, the tokenizer on {self.device}; move it there")
 
     def forward(
         self, x: Float[Tensor, "B 3 H W"], keep: Bool[Tensor, "B K"] | None = None, *, quantize: bool = True
     ) -> tuple[Float[Tensor, "B 3 H W"], Quantized | None]:
-        """Reconstruction and what the quantizer returned, for training; quantize=False skips the codebook."""
+        """Reconstruction and what the quantizer returned, for training; quantize=False skips the codebook.
+
+        Without the checks and conversions of `encode` that a training step must not wait for.
+        """
+        self._check_images(x, "forward")
+        z = self.encoder(x)
         if not quantize:
-            z = self.encoder(x)
             if keep is not None:
-                vectors = to_vectors(z, self.config.axis).masked_fill(~keep[:, :, None], 0.0)
+                vectors = to_vectors(z, self.config.axis)
+                check_keep(keep, vectors)
+                vectors = vectors.masked_fill(~keep[:, :, None], 0.0)
                 z = from_vectors(vectors, self.config.axis, (z.shape[2], z.shape[3]))
-            return self.decode(z), None
-        quantized = self.encode(x, keep)
-        return self.decode(quantized.z_q), quantized
+            return self.decoder(z), None
+        quantized = self.quantizer(z, keep)
+        return self.decoder(quantized.z_q), quantized
 
     # Images and ids
 
@@ -135,14 +170,14 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", li
         centred square and resized with antialiasing. exact: ids do not depend on the other images of the call;
         False drops the padding that this costs.
         """
-        batch = images_to_batch(images, size=self.image_size).to(self.device, next(self.parameters()).dtype)
+        batch = images_to_batch(images, size=self.image_size).to(self.device, self.dtype)
         with evaluating(self):
-            return in_chunks(lambda x: self.encode(x).indices, batch, exact=exact)
+            return in_chunks(lambda x: self.quantizer(self.encoder(x)).indices, batch, exact=exact)
 
     @torch.no_grad()
     def latents(self, images: ImageInput | Sequence[ImageInput], *, exact: bool = True) -> Float[Tensor, "B C h w"]:
         """Images, all that `tokenize` takes -> the encoder's feature maps before the quantizer."""
-        batch = images_to_batch(images, size=self.image_size).to(self.device, next(self.parameters()).dtype)
+        batch = images_to_batch(images, size=self.image_size).to(self.device, self.dtype)
         with evaluating(self):
             return in_chunks(self.encoder, batch, exact=exact)
 
@@ -163,12 +198,18 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", li
             raise InputError(f"detokenize: output is 'pil' or 'tensor', got {output!r}")
         ids = self.check_ids(ids)
         with evaluating(self):
-            images = in_chunks(lambda i: self.decode(self.ids_to_latents(i)), ids, exact=exact).clamp(-1.0, 1.0)
+            images = in_chunks(lambda i: self.decoder(self._latents_of(i)), ids, exact=exact).clamp(-1.0, 1.0)
         return to_pil(images) if output == "pil" else images
 
     def ids_to_latents(self, ids: Int64[Tensor, "B k"]) -> Float[Tensor, "B C h w"]:
-        """Codewords of the ids laid out as feature maps, zeros for the tokens that are missing."""
-        codes = self.quantizer.indices_to_codes(ids).to(next(self.parameters()).dtype)
+        """Codewords of the ids laid out as feature maps, zeros for the tokens that are missing.
+
+        Takes and refuses what `detokenize` does.
+        """
+        return self._latents_of(self.check_ids(ids))
+
+    def _latents_of(self, ids: Int64[Tensor, "B k"]) -> Float[Tensor, "B C h w"]:
+        codes = self.quantizer.indices_to_codes(ids).to(self.dtype)
         missing = codes.new_zeros(len(ids), self.num_tokens - ids.shape[1], self.config.codebook_dim)
         side = self.config.latent_size
         return from_vectors(torch.cat([codes, missing], dim=1), self.config.axis, (side, side))
@@ -179,8 +220,7 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", li
             ids = torch.as_tensor(ids, device=self.device)
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"ids: expected a tensor or rows of equal length of whole numbers ({error})") from None
-        if ids.dtype.is_floating_point or ids.dtype in (torch.bool, torch.complex64, torch.complex128):
-            raise InputError(f"ids: expected whole numbers, got {ids.dtype}")
+        check_integers("ids", ids)
         ids = ids[None] if ids.ndim == 1 else ids
         if ids.ndim != 2 or len(ids) == 0 or not 1 <= ids.shape[1] <= self.num_tokens:
             raise InputError(
@@ -223,6 +263,13 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", li
             raise InputError(f"{files['model.safetensors']} does not fit its config.json: {wrong[:5]}")
         model.load_state_dict(state)
         return model.eval()
+
+
+def _check_floats(x: Any, shape: tuple[int, ...], expected: str) -> None:
+    if not isinstance(x, Tensor):
+        raise InputError(f"{expected}, got {type(x).__name__}")
+    if x.shape[1:] != shape or x.ndim != 1 + len(shape) or len(x) == 0 or not x.is_floating_point():
+        raise InputError(f"{expected}, got {tuple(x.shape)}, {x.dtype}")
 
 
 def check_source(kind: str, source: str) -> None:

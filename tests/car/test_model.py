@@ -8,7 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
+from transformers import AutoConfig, AutoModel
 
+from channelvq.car import backbone as backbone_module
 from channelvq.car.config import CARConfig
 from channelvq.car.model import CAR
 from channelvq.car.text import TextTokenizer, train_bpe
@@ -18,6 +20,8 @@ from channelvq.tokenizer import CVQTokenizer
 PROMPTS = ["a green dog", "three small black cats", ""]
 LLAMA = {"model_type": "llama", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
          "intermediate_size": 64}  # fmt: skip
+BERT = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "intermediate_size": 64}  # fmt: skip
 GPT2 = {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 2}
 
 
@@ -138,7 +142,7 @@ def test_the_image_table_follows_the_weights(new_car: Callable[..., CAR]) -> Non
     torch.testing.assert_close(model.image_table(), table + 1.0)
 
 
-@pytest.mark.parametrize("backbone", [LLAMA, GPT2])
+@pytest.mark.parametrize("backbone", [LLAMA, GPT2, BERT | {"is_decoder": True}])
 @pytest.mark.parametrize("head", ["linear", "codebook"])
 def test_any_decoder_is_a_backbone(new_car: Callable[..., CAR], backbone: dict[str, object], head: str) -> None:
     model = new_car(backbone=backbone, head=head, channel_embedding=True).double()
@@ -151,6 +155,25 @@ def test_any_decoder_is_a_backbone(new_car: Callable[..., CAR], backbone: dict[s
     [
         ({"hiden_size": 32}, r"a qwen3 has no setting\(s\) hiden_size"),
         ({"model_type": "nonsense"}, "no model_type 'nonsense'"),
+        ({"model_type": [1]}, r"model_type is a name such as qwen3 or llama, got \[1\]"),
+        ({"model_type": None}, "model_type is a name"),
+        ({"num_attention_heads": 3}, r"settings of a qwen3 cannot be used: .*head_dim"),
+        ({"num_key_value_heads": 3}, "settings of a qwen3 cannot be used"),
+        ({"hidden_size": "abc"}, r"settings of a qwen3 cannot be used: .*hidden_size"),
+        ({"hidden_size": 0}, "hidden_size 0|ZeroDivisionError"),
+        ({"hidden_size": -8}, "hidden_size -8"),
+        ({"num_hidden_layers": 0}, "at least 1, got num_hidden_layers 0"),
+        ({"num_attention_heads": 0}, "num_attention_heads 0|ZeroDivisionError"),
+        ({"hidden_act": "nonsense"}, "settings of a qwen3 cannot be used: KeyError"),
+        ({"vocab_size": "many"}, "settings of a qwen3 cannot be used"),
+        ({"layer_types": ["odd"]}, "settings of a qwen3 cannot be used"),
+        ({"rms_norm_eps": float("nan")}, "gives numbers that are not finite"),
+        (BERT, "with is_decoder=False the tokens of a bert see later ones; set is_decoder=True"),
+        ({"model_type": "roberta"}, "set is_decoder=True"),
+        ({"model_type": "xlnet"}, "with attn_type='bi' the tokens of a xlnet see later ones"),
+        ({"model_type": "xlm"}, "with causal=False"),
+        ({"model_type": "bart"}, "a bart is no decoder-only language model"),
+        ({"model_type": "vit"}, "a vit is no decoder-only language model"),
         ({"vocab_size": 100}, r"it embeds 100 text tokens, the text tokenizer has \d+"),
         ({"max_position_embeddings": 31}, "takes 31 positions, 24 text and 8 image tokens need 32"),
         ("/nowhere/at/all", "no folder or hub repository that can be read"),
@@ -161,6 +184,33 @@ def test_a_backbone_that_cannot_be_used_is_named(
 ) -> None:
     with pytest.raises(InputError, match=message):
         new_car(backbone=backbone)
+
+
+@pytest.mark.parametrize("backbone", [LLAMA, GPT2, BERT | {"is_decoder": True}])
+def test_earlier_logits_do_not_change_with_later_tokens(
+    new_car: Callable[..., CAR], backbone: dict[str, object]
+) -> None:
+    model = new_car(backbone=backbone).double()
+    text, ids = model.text.encode(PROMPTS, 24), some_ids(3)
+    changed = torch.cat([ids[:, :4], (ids[:, 4:] + 1) % 32], dim=1)
+    with torch.no_grad():
+        before, after = (model(text.ids, text.mask, each).logits for each in (ids, changed))
+    torch.testing.assert_close(before[:, :5], after[:, :5], rtol=0, atol=1e-9)  # logits of a token are before it
+    assert (before[:, 5:] - after[:, 5:]).abs().max() > 1e-3
+
+
+def test_what_is_not_causal_by_its_type_is_found_by_trying(
+    new_car: Callable[..., CAR], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backbone_module, "_check_causal", lambda config: None)
+    with pytest.raises(InputError, match="a bert with these settings lets tokens see later ones"):
+        new_car(backbone=BERT)
+
+
+def test_an_encoder_by_name_is_refused(new_car: Callable[..., CAR], tmp_path: Path) -> None:
+    AutoModel.from_config(AutoConfig.for_model(**BERT)).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="the tokens of a bert see later ones"):
+        new_car(backbone=str(tmp_path))
 
 
 def test_a_backbone_by_name_brings_its_weights(new_car: Callable[..., CAR], tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Sampling: an image depends on its prompt and its seed, and on nothing else."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -187,6 +188,13 @@ def test_the_global_generator_is_left_alone(car: CAR) -> None:
         ({"num_tokens": 0}, r"num_tokens: expected a whole number in 1..8, got 0"),
         ({"num_tokens": 2.0}, "num_tokens: expected a whole number"),
         ({"temperature": -1.0}, "temperature: expected 0"),
+        ({"prompts": None}, "prompts: expected a text or a list .* got None"),
+        ({"prompts": 5}, "prompts: expected a text or a list .* got 5"),
+        ({"prompts": b"a dog"}, "prompt 0: expected text, got int"),
+        ({"seed": 1.0}, "seed: expected a whole number of at least 0, got 1.0"),
+        ({"seed": True}, "seed: expected a whole number"),
+        ({"seed": np.bool_(True)}, "seed: expected a whole number"),
+        ({"top_k": 1.5}, "top_k: expected a whole number"),
         ({"seed": -1}, "seed: expected a whole number of at least 0, got -1"),
         ({"seed": 2**64}, "seed: expected"),
         ({"prefix_ids": torch.tensor([[1, 32]])}, r"32 at image 0, token 1 is outside 0..31"),
@@ -201,6 +209,30 @@ def test_what_cannot_be_drawn_is_named(car: CAR, settings: dict[str, object], me
         car.generate(**{"prompts": ["a"]} | settings)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=message):  # at once, not when the first image is asked for
         car.stream(**{"prompts": ["a"]} | settings)  # type: ignore[arg-type]
+
+
+def test_numbers_of_numpy_and_torch_are_numbers(car: CAR) -> None:
+    expected = car.generate("a green dog", seed=3, num_tokens=4, top_k=5, temperature=0.5).ids
+    for kind in (np.int64, np.uint8, torch.tensor):
+        out = car.generate(
+            "a green dog",
+            seed=kind(3),
+            num_tokens=kind(4),
+            top_k=kind(5),
+            temperature=np.float32(0.5),  # type: ignore[arg-type]
+        )
+        assert same(out.ids, expected)
+        assert out.seeds == (3,)
+        assert [step.ids.shape[1] for step in car.stream("a", every=kind(4))] == [4, 8]  # type: ignore[arg-type]
+
+
+def test_a_prefix_of_no_tokens_counts_as_none(car: CAR) -> None:
+    whole = car.generate(PROMPTS[:2]).ids
+    for prefix in (whole[:, :0], [[], []]):
+        assert same(car.generate(PROMPTS[:2], prefix_ids=prefix).ids, whole)  # type: ignore[arg-type]
+    assert same(car.generate(PROMPTS[0], prefix_ids=[]).ids, whole[:1])  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="ids: expected"):
+        car.generate(PROMPTS[:2], prefix_ids=whole[:1, :0])
 
 
 def test_what_cannot_be_scored_or_streamed_is_named(car: CAR) -> None:

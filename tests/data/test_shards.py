@@ -248,6 +248,9 @@ def test_shards_that_are_not_there(tmp_path: Path) -> None:
         (f"{tmp_path}/folder.tar", "1 of 1 files are missing"),
         ("http://host/s-{0..3}.tar", "expected files.*copy the shards"),
         ("pipe:cat x.tar", "expected files"),
+        ("nope-{000..", r"shards 'nope-{000\.\.': .*expected paths such as"),
+        ("a.tar::nope-{0,1", "shards .*expected paths such as"),
+        ("~nobody-at-all/s.tar", "shards .*home"),
         ("${NOWHERE}/s.tar", "WDS_NOWHERE|wds_NOWHERE|missing environment variable"),
     ):
         with pytest.raises(InputError, match=part):

@@ -92,6 +92,9 @@ def test_a_source_smaller_than_the_batch_repeats_and_an_empty_one_is_refused() -
         Mixture({"a": Numbers(0, 0)}, {"a": 1.0}, 0)
     with pytest.raises(InputError, match="weight"):
         mixture(a=0.0, b=0.0)
+    for weight in (float("inf"), float("nan"), -1.0):
+        with pytest.raises(InputError, match="'b': its weight is"):
+            mixture(b=weight)
     with pytest.raises(InputError, match="every weight is 0"):
         build_mixture(DataConfig(sources={"x": FolderConfig(root="nowhere", weight=0)}), 64, "train", 0)
 

@@ -115,6 +115,16 @@ def test_records_of_one_file_have_names_and_protocols_of_their_own(write: Callab
 WRONG = (
     "", "3", "[]", "{}", "[" * 100_000, "\xff", '{"protocol": {}, "records": []}',
     '{"protocol": {}, "records": [{"metrics": 3}]}', '{"protocol": 3, "records": [3]}',
+    '{"protocol": {}, "records": [{"metrics": {"psnr": 1, "psnr_interval": 5}}]}',
+    '{"protocol": {}, "records": [{"metrics": {"psnr": 1, "psnr_interval": [1]}}]}',
+    '{"protocol": {}, "records": [{"metrics": {"psnr": 1, "psnr_interval": ["a", "b"]}}]}',
+    '{"protocol": {}, "records": [{"metrics": {"ssim": 1, "ssim_interval": {"low": 0}}}]}',
+    '{"protocol": {}, "records": [{"metrics": {"kid": 1%s}}]}' % ("0" * 400),
+    '{"protocol": {}, "records": [{"metrics": {}, "protocol": 5}]}',
+    '{"protocol": {}, "records": [{"metrics": {}, "per_image": {"psnr": 5}}]}',
+    '{"protocol": {}, "records": [{"metrics": {}, "per_image": {"psnr": {"all": [1.0]}}}]}',
+    '{"protocol": {}, "records": [{"metrics": {}, "per_image": {"psnr": {"4": ["a"]}}}]}',
+    '{"protocol": {}, "records": [{"metrics": {}, "per_image": {"psnr": {"4": 5}}}]}',
 )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """The tables of README and docs are those of the result files."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -25,3 +26,22 @@ def test_an_unknown_table_is_named(tmp_path: Path) -> None:
     (tmp_path / "page.md").write_text("a\n<!-- table: nothing -->\n<!-- end -->\n")
     with pytest.raises(InputError, match="'nothing' is unknown"):
         render(tmp_path / "page.md", ROOT / "results")
+
+
+ODD = {"metrics": {"psnr": "x", "psnr_interval": 5, "nats": "x"}, "data": 1}
+WRONG = (
+    "", '{"protocol"', "[]", '{"protocol": {}}', '{"protocol": 3, "records": 3}', '{"protocol": {}, "records": []}',
+    json.dumps({"protocol": {"n": 1}, "records": [ODD]}),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_result_of_another_kind_is_named(name: str, tmp_path: Path) -> None:
+    (tmp_path / "page.md").write_text(f"<!-- table: {name} -->\n<!-- end -->\n")
+    file = tmp_path / TABLES[name][0]
+    with pytest.raises(InputError, match=file.name):
+        render(tmp_path / "page.md", tmp_path)
+    for content in WRONG:
+        file.write_text(content)
+        with pytest.raises(InputError, match=file.name):
+            render(tmp_path / "page.md", tmp_path)

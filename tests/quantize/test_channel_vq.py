@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -136,10 +137,23 @@ def test_an_empty_batch_is_named(shape: tuple[int, ...]) -> None:
         ChannelVQ(8, 4)(torch.zeros(shape))
 
 
+@pytest.mark.parametrize("indices", [torch.zeros(1, 2), torch.ones(1, 2, dtype=torch.bool), [[0, 1]]])
+def test_indices_are_whole_numbers(indices: Any) -> None:
+    with pytest.raises(InputError, match="indices_to_codes: expected"):
+        quantizer().indices_to_codes(indices)
+
+
+def test_whole_numbers_of_numpy_and_small_ids_are_taken() -> None:
+    vq = ChannelVQ(np.int64(20), np.int64(16))  # type: ignore[arg-type]
+    assert torch.equal(vq.indices_to_codes(torch.tensor([[7]], dtype=torch.uint8)), vq.codes()[None, 7:8])
+
+
 def test_wrong_shapes_name_what_was_needed() -> None:
     with pytest.raises(InputError, match="has 25 numbers, the codewords have 16"):
         quantizer()(torch.zeros(1, 16, 5, 5))
     with pytest.raises(InputError, match="feature map"):
         quantizer()(torch.zeros(16, 4, 4))
+    with pytest.raises(InputError, match=r"feature map .* got list"):
+        quantizer()([1.0])
     with pytest.raises(InputError, match="'channel' or 'patch'"):
         ChannelVQ(4, 4, axis="rows")  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from fractions import Fraction
+from typing import Any
 
 import pytest
 import torch
@@ -355,3 +356,17 @@ def test_pruned_lookup_looks_at_few_codewords_where_the_spectrum_falls(monkeypat
 def test_pruned_lookup_checks_its_axes(axes: int) -> None:
     with pytest.raises(InputError, match="between 1 and D - 1 = 7"):
         PrunedCodebook(random(40, 8, seed=25), axes)
+
+
+@pytest.mark.parametrize(
+    ("vectors", "message"),
+    [
+        (torch.zeros(2, 4).numpy(), r"vectors is a ndarray; give torch.as_tensor\(vectors\)"),
+        ([[0.0] * 4], "vectors is a list"),
+        (torch.zeros(2, 4, dtype=torch.complex64), "vectors of real numbers, got torch.complex64"),
+        (torch.zeros(2, 4, device="meta"), "the vectors are on meta, the codebook on cpu"),
+    ],
+)
+def test_what_is_no_table_of_numbers_is_named(vectors: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        nearest_codeword(vectors, random(3, 4, seed=1))

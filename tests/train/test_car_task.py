@@ -89,6 +89,20 @@ def fit(config: CARRecipe, task: type[CARTask] = CARTask) -> dict[str, float] | 
     return Engine(task(config), config.train, config).fit()
 
 
+@pytest.mark.parametrize(
+    "backbone",
+    [{"num_attention_heads": 3}, {"hidden_size": "abc"}, {"hidden_size": 0}, {"model_type": [1]},
+     {"model_type": "bert"}, {"num_key_value_heads": 3}, {"max_position_embeddings": 20}, {"vocab_size": 200},
+     "/nowhere/at/all"],
+)  # fmt: skip
+def test_a_backbone_that_cannot_be_used_is_told_before_tokenizing(
+    recipe: Callable[..., CARRecipe], monkeypatch: pytest.MonkeyPatch, backbone: dict[str, object] | str
+) -> None:
+    monkeypatch.setattr(car_task, "tokenized", None)  # a call of it would be another error
+    with pytest.raises(InputError, match=r"^backbone"):
+        CARTask(recipe(1, model__backbone=backbone))
+
+
 def test_a_run_through_all_stages(recipe: Callable[..., CARRecipe], tmp_path: Path) -> None:
     config = recipe(6, objective__lm_steps=2, objective__stage1_steps=2, train__evaluate_every=2)
     figures = fit(config)

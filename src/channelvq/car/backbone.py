@@ -1,6 +1,8 @@
 """The language model inside CAR: any decoder of `transformers`, by its settings or by its name."""
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, cast
 
@@ -8,13 +10,25 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, Cache, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from channelvq.car.config import SMALL_QWEN3
 from channelvq.errors import InputError
+from channelvq.nn.modes import evaluating
 
 # Of a saved transformers config: where it came from, and what a decoder without a text head has no use for.
 _NOT_SETTINGS = {"_name_or_path", "architectures", "dtype", "transformers_version", "use_cache", "id2label", "label2id"}
 _LEGACY = {"rope_theta", "rope_scaling"}  # taken by transformers, but kept under rope_parameters
+
+# Settings by which a type of transformers lets tokens see later ones, and what they have to be.
+_CAUSAL: dict[str, tuple[object, ...]] = {
+    "is_decoder": (True,),
+    "causal": (True,),
+    "attn_type": ("uni",),
+    "use_bidirectional_attention": (None, False),
+}
+_AT_LEAST_ONE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+TRIED_UP_TO = 50_000_000  # parameters of a backbone that costs next to nothing to try
 
 # Shapes of the paper's backbones (their config.json), for planning without their files.
 _QWEN3: dict[str, Any] = {"model_type": "qwen3", "num_hidden_layers": 36, "num_attention_heads": 32,
@@ -31,15 +45,17 @@ def build_backbone(source: str | dict[str, Any], vocab_size: int, generator: tor
 
     source: settings of a transformers config, or a folder or hub id such as "Qwen/Qwen3-4B". vocab_size: text tokens
     that it must embed at least; settings without a vocab_size get this one. generator: decides the fresh weights.
+    Raises InputError for what is no causal language model, or that transformers cannot build or run.
     """
     if isinstance(source, str):
         model = _pretrained(source)
     else:
         config = _config(resolve_settings(source, vocab_size))
         # transformers initialises from the global generator: lent to it, and given back as it was.
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), _settings_in_use(config.model_type):
             torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator, device="cpu")))
             model = AutoModel.from_config(config)
+    _try(model)
     rows = cast(nn.Embedding, model.get_input_embeddings()).num_embeddings
     if rows < vocab_size:
         raise InputError(
@@ -51,22 +67,24 @@ def build_backbone(source: str | dict[str, Any], vocab_size: int, generator: tor
 def resolve_settings(settings: dict[str, Any], vocab_size: int) -> dict[str, Any]:
     """The settings with what follows from others filled in; raises InputError for a setting that does not exist."""
     settings = dict(settings) if "model_type" in settings else SMALL_QWEN3 | settings
+    if not isinstance(settings["model_type"], str):
+        raise InputError(f"backbone: model_type is a name such as qwen3 or llama, got {settings['model_type']!r:.80}")
     known = _known_settings(settings["model_type"])
     if unknown := sorted(settings.keys() - known):
         raise InputError(f"backbone: a {settings['model_type']} has no setting(s) {', '.join(unknown)}")
     if "vocab_size" in known:
         settings.setdefault("vocab_size", vocab_size)
-    heads = settings.get("num_attention_heads")
-    if heads and "num_key_value_heads" in known:
-        settings.setdefault("num_key_value_heads", heads)
-    if heads and "head_dim" in known and "hidden_size" in settings:
-        settings.setdefault("head_dim", settings["hidden_size"] // heads)
+    heads, width = settings.get("num_attention_heads"), settings.get("hidden_size")
+    if isinstance(heads, int) and heads > 0:  # what else it may be is refused by its name later
+        if "num_key_value_heads" in known:
+            settings.setdefault("num_key_value_heads", heads)
+        if "head_dim" in known and isinstance(width, int):
+            settings.setdefault("head_dim", width // heads)
     return settings
 
 
-def settings_of(model: PreTrainedModel) -> dict[str, Any]:
+def settings_of(config: PreTrainedConfig) -> dict[str, Any]:
     """The settings from which `build_backbone` makes the same architecture again, without the name's files."""
-    config = model.config
     known = _known_settings(config.model_type) - _NOT_SETTINGS
     return {key: value for key, value in config.to_dict().items() if key in known and value is not None}
 
@@ -101,23 +119,88 @@ def _cache_argument(kind: type[PreTrainedModel]) -> str:
     return "cache" if "cache" in inspect.signature(kind.forward).parameters else "past_key_values"
 
 
-def _config(settings: dict[str, Any]) -> PreTrainedConfig:
+@contextmanager
+def _settings_in_use(model_type: str) -> Iterator[None]:
+    """InputError for whatever transformers says of settings: it has a dozen types of errors for them."""
     try:
-        return AutoConfig.for_model(**settings)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"backbone: these settings cannot be used: {error}") from None
+        yield
+    except Exception as error:
+        if isinstance(error, InputError):
+            raise
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"backbone: these settings of a {model_type} cannot be used: {type(error).__name__}: {reason}"
+        ) from error
+
+
+def _config(settings: dict[str, Any]) -> PreTrainedConfig:
+    with _settings_in_use(settings["model_type"]):
+        config = AutoConfig.for_model(**settings)
+        decoder = config.get_text_config(decoder=True)
+        sizes = {name: value for name in _AT_LEAST_ONE if isinstance(value := getattr(decoder, name, None), int)}
+    if small := [f"{name} {value}" for name, value in sizes.items() if value < 1]:
+        raise InputError(f"backbone: expected numbers of at least 1, got {', '.join(small)}")
+    _check_causal(config)
+    return config
+
+
+def _check_causal(config: PreTrainedConfig) -> None:
+    """InputError for a type of model whose tokens see later ones, or with a setting that lets them."""
+    kind = config.model_type
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or config.is_encoder_decoder:
+        raise InputError(
+            f"backbone: a {kind} is no decoder-only language model: its tokens would see later ones; "
+            "choose a model_type such as qwen3, llama or gpt2"
+        )
+    for name, allowed in _CAUSAL.items():
+        given = getattr(config.get_text_config(decoder=True), name, allowed[0])
+        if given not in allowed:
+            raise InputError(
+                f"backbone: with {name}={given!r} the tokens of a {kind} see later ones; set {name}={allowed[0]!r}, or "
+                "choose a model_type such as qwen3, llama or gpt2"
+            )
+
+
+@torch.no_grad()
+def _try(model: PreTrainedModel) -> None:
+    """InputError where a small model does not run on embeddings to finite numbers, or a token changes earlier ones."""
+    kind, weight = model.config.model_type, next(model.parameters())
+    if weight.is_meta or sum(p.numel() for p in model.parameters()) > TRIED_UP_TO:
+        return
+    with _settings_in_use(kind), evaluating(model):
+        width = cast(nn.Embedding, model.get_input_embeddings()).embedding_dim
+        inputs = torch.randn(1, 6, width, generator=torch.Generator("cpu").manual_seed(0), device="cpu").to(weight)
+        other = torch.cat([inputs[:, :3], -inputs[:, 3:]], dim=1)
+        mask = torch.ones(1, 6, dtype=torch.bool, device=weight.device)
+        before, after = (run_backbone(model, each, mask)[:, :3] for each in (inputs, other))
+    if not before.isfinite().all():
+        raise InputError(f"backbone: a {kind} with these settings gives numbers that are not finite")
+    if (before - after).abs().max() > 1e-3 * before.abs().max():
+        raise InputError(f"backbone: a {kind} with these settings lets tokens see later ones; choose a decoder")
 
 
 def _known_settings(model_type: str) -> set[str]:
     try:
-        return set(AutoConfig.for_model(model_type).to_dict()) | _LEGACY
+        config = AutoConfig.for_model(model_type)
     except ValueError:
         raise InputError(f"backbone: transformers has no model_type {model_type!r}; for example qwen3, llama") from None
+    return set(config.to_dict()) | _LEGACY
+
+
+def named_config(name: str) -> PreTrainedConfig:
+    """The config of a language model by folder or hub id; InputError for one that cannot be a backbone."""
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise InputError(f"backbone {name!r}: no folder or hub repository that can be read ({error})") from None
+    _check_causal(config)
+    return config
 
 
 def _pretrained(name: str) -> PreTrainedModel:
+    config = named_config(name)
     try:
         # float32: these weights are trained; lower precision is the training's choice (train.precision).
-        return AutoModel.from_pretrained(name, dtype=torch.float32)
+        return AutoModel.from_pretrained(name, config=config, dtype=torch.float32)
     except (OSError, ValueError) as error:
         raise InputError(f"backbone {name!r}: no folder or hub repository that can be read ({error})") from None

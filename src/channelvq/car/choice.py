@@ -3,11 +3,13 @@
 import math
 import warnings
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
+from channelvq.checks import whole
 from channelvq.errors import InputError
 
 
@@ -29,11 +31,11 @@ class Choice:
         """Raises InputError for a setting out of range; warns where guidance cannot do what is asked."""
         for name in ("guidance_scale", "temperature", "top_p"):
             value = getattr(self, name)
-            if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+            if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
                 raise InputError(f"{name}: expected a finite number, got {value!r}")
         if self.temperature < 0:
             raise InputError(f"temperature: expected 0 (the likeliest token) or more, got {self.temperature}")
-        if not isinstance(self.top_k, int) or isinstance(self.top_k, bool) or self.top_k < 0:
+        if (top_k := whole(self.top_k)) is None or top_k < 0:
             raise InputError(f"top_k: expected a whole number, 0 (all tokens) or more, got {self.top_k!r}")
         if not 0 < self.top_p <= 1:
             raise InputError(f"top_p: expected a number above 0 and at most 1, got {self.top_p}")

@@ -10,7 +10,7 @@ to continue from goes in token by token, as it came out, and attention runs on k
 row. Each image has its own random numbers, one a token.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,6 +27,7 @@ from channelvq.car.choice import Choice, choose, guide
 from channelvq.car.compiled import CompiledStep
 from channelvq.car.compiled import check as check_compiler
 from channelvq.car.text import TextBatch
+from channelvq.checks import check_whole
 from channelvq.errors import InputError
 from channelvq.nn.modes import CHUNK_ROWS, evaluating, row_independent_kernels
 from channelvq.tokenizer import CVQTokenizer
@@ -102,8 +103,7 @@ def stream(
     prefix_ids: Tensor | None,
 ) -> Iterator[Generation]:
     """See `CAR.stream`: checked at once, drawn as it is read."""
-    if not _is_whole(every) or every < 1:
-        raise InputError(f"every: expected a whole number of tokens of at least 1, got {every!r}")
+    every = check_whole("every", every, 1, what="a whole number of tokens")
     job = _prepare(model, prompts, choice, seed, num_tokens, prefix_ids)
     return _stream(model, job, every, exact)
 
@@ -141,6 +141,8 @@ def score(model: "CAR", prompts: str | Sequence[str], ids: Any, *, exact: bool) 
 
 def encode_prompts(model: "CAR", prompts: str | Sequence[str]) -> TextBatch:
     """Prompts in the model's text slot; a single one is a batch of one."""
+    if not isinstance(prompts, Iterable):
+        raise InputError(f"prompts: expected a text or a list of at least one, got {prompts!r:.80}")
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     if not prompts:
         raise InputError("prompts: expected a text or a list of at least one, got an empty list")
@@ -276,17 +278,16 @@ def _prepare(
     text = encode_prompts(model, prompts)
     choice.check(model.config.caption_dropout)
     most = model.num_tokens
-    num_tokens = most if num_tokens is None else num_tokens
-    if not _is_whole(num_tokens) or not 1 <= num_tokens <= most:
-        raise InputError(f"num_tokens: expected a whole number in 1..{most}, got {num_tokens!r}")
-    if not _is_whole(seed) or not 0 <= seed <= 2**63 - len(text):
-        raise InputError(f"seed: expected a whole number of at least 0, got {seed!r}")
+    num_tokens = most if num_tokens is None else check_whole("num_tokens", num_tokens, 1, most)
+    seed = check_whole("seed", seed, 0)
+    if seed > 2**63 - len(text):
+        raise InputError(f"seed: expected a whole number of at most 2**63 - {len(text)}, got {seed}")
     seeds = tuple(range(seed, seed + len(text)))
     return _Job(text, seeds, num_tokens, choice, _check_prefix(model, prefix_ids, len(text), num_tokens))
 
 
 def _check_prefix(model: "CAR", prefix_ids: Any, count: int, num_tokens: int) -> Int64[Tensor, "B p"]:
-    if prefix_ids is None:
+    if prefix_ids is None or _is_empty(prefix_ids, count):
         return torch.empty(count, 0, dtype=torch.int64, device=model.device)
     prefix = _same_count(model.tokenizer.check_ids(prefix_ids), count, "prefix_ids")
     if prefix.shape[1] > num_tokens:
@@ -302,5 +303,10 @@ def _same_count(ids: Tensor, count: int, name: str) -> Tensor:
     return ids
 
 
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _is_empty(ids: Any, count: int) -> bool:
+    """Whether they are the first 0 tokens of so many images, or of one."""
+    try:
+        shape = tuple(torch.as_tensor(ids).shape)
+    except (TypeError, ValueError, RuntimeError):
+        return False
+    return shape == (count, 0) or (count == 1 and shape == (0,))

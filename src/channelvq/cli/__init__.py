@@ -274,7 +274,7 @@ def report(
     from channelvq import CAR
     from channelvq.evaluate.report import write_json
     from channelvq.experiments.car_report import ReportSettings, figures, run
-    from channelvq.experiments.shown import terminal_table
+    from channelvq.terminal import terminal_table
     from channelvq.train.run import load_car_recipe
 
     target(file=json_file, folder=output)

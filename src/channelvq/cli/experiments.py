@@ -62,13 +62,15 @@ def _show(
     """Print a stored result, or a new one."""
     import rich
 
-    from channelvq.evaluate.report import write_json
+    from channelvq.evaluate.report import reading, write_json
 
     target(file=json_file)
     if rerun:
         target(file=path)
     result = run(path) if rerun else load(path)
-    rich.print(table(result))
+    with reading(path):
+        shown = table(result)
+    rich.print(shown)
     if json_file:
         write_json(json_file, result)
 

@@ -111,14 +111,16 @@ def shard_paths(urls: str) -> list[Path]:
     """The files that `urls` names, braces expanded; InputError for what is no file, or missing."""
     try:
         names = expand_urls(urls)
-    except AssertionError as error:  # a variable of the environment that is not set
-        raise InputError(f"shards {urls!r}: {error}") from None
+        paths = [Path(name).expanduser() for name in names]
+    # A variable of the environment that is not set, a brace without its other half, a home that is nobody's.
+    except (AssertionError, ValueError, RuntimeError) as error:
+        example = "data/train-{00000..00256}.tar"
+        raise InputError(f"shards {urls!r}: {error}; expected paths such as {example!r}") from None
     if remote := next((name for name in names if "://" in name or name.startswith("pipe:")), None):
         raise InputError(
             f"shards {remote!r}: expected files, for samples are read at random places; "
             "copy the shards to a disk or mount their store"
         )
-    paths = [Path(name).expanduser() for name in names]
     if missing := [path for path in paths if not path.is_file()]:
         more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
         listed = ", ".join(str(path) for path in missing[:SHOWN])

@@ -5,6 +5,7 @@ augmentation. A run therefore resumes at its step without any state, whatever th
 """
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
@@ -28,6 +29,9 @@ class Mixture(Dataset[Sample]):
     """Several sources in proportion to their weights; within each, every sample once before any comes again."""
 
     def __init__(self, sources: Mapping[str, Source], weights: Mapping[str, float], seed: int) -> None:
+        for name in sources:
+            if not 0 <= weights[name] < math.inf:
+                raise InputError(f"data source {name!r}: its weight is {weights[name]}, expected a number from 0")
         self.names = [name for name in sources if weights[name] > 0]
         if not self.names:
             raise InputError("data: no source has a weight above 0")

@@ -15,7 +15,8 @@ from channelvq.config import differences
 from channelvq.errors import InputError
 from channelvq.evaluate.metrics import Interval, mean_with_interval
 from channelvq.evaluate.reconstruction import HEADINGS, stacked, with_interval
-from channelvq.evaluate.report import markdown_table
+from channelvq.evaluate.report import markdown_table, reading
+from channelvq.terminal import plain
 
 COMPARED = ("tokenizer_sha256", "git")  # what may differ: it is what is compared
 NOT_SHOWN = ("baselines",)  # says nothing of the figures in the table
@@ -98,7 +99,7 @@ class Comparison:
         for place, heading in enumerate(headings):
             table.add_column(heading, justify="right" if place else "left", overflow="fold")
         for row in rows:
-            table.add_row(*map(stacked, row))
+            table.add_row(*(plain(stacked(cell)) for cell in row))
         return table
 
     def markdown(self) -> str:
@@ -144,8 +145,20 @@ def _rows(path: Path, file: str, data: str | None) -> list[Row]:
         if data is None or record.get("data") == data:
             own = record.get("protocol")
             name = f"{file} {record.get('name') or record.get('data') or number}" if len(records) > 1 else file
-            rows.append(Row(name, {**protocol, **(own or {})}, record))
+            with reading(path):
+                row = Row(name, {**protocol, **(own or {})}, record)
+                _check(row)
+            rows.append(row)
     return rows
+
+
+def _check(row: Row) -> None:
+    """Read all that a comparison reads of a row, so that what is damaged is told with its file."""
+    for name in (*METRICS, *PERCENTAGES):
+        _cell(row.metrics, name)
+    for values in _longest(row.record.get("per_image")).values():
+        if _numbers(values).ndim != 1:
+            raise InputError("per_image: expected a list of numbers by number of tokens")
 
 
 def _differ(a: Row, b: Row) -> list[str]:

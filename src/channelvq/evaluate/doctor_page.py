@@ -9,9 +9,9 @@ from typing import Any
 from jaxtyping import UInt8
 from PIL import Image
 from rich.console import Group
-from rich.markup import escape as plain
 from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 from channelvq.evaluate.doctor import PROTOCOL, DoctorReport, Observation
@@ -20,6 +20,7 @@ from channelvq.evaluate.doctor_pictures import pictures
 from channelvq.evaluate.page import document, figure, rows
 from channelvq.evaluate.report import write_json, write_text
 from channelvq.images import save_image
+from channelvq.terminal import plain, table_title
 from channelvq.tokenizer import CVQTokenizer
 
 _COLOURS = {"problem": "red", "warning": "yellow", "note": "blue"}
@@ -48,14 +49,14 @@ def figures(report: DoctorReport) -> list[tuple[str, str]]:
 def text(report: DoctorReport, name: str) -> Group:
     """For a terminal: `rich.print(text(report, "bundled"))`."""
     found = findings(report)
-    table = Table("figure", "value", title=f"{plain(name)}: {verdict(found)}")
+    table = Table("figure", "value", title=table_title(f"{name}: {verdict(found)}"))
     for row in figures(report):
         table.add_row(*map(plain, row))
     parts: list[Any] = [table]
     for each in found:
         colour = _COLOURS[each.level]
-        parts.append(f"[{colour}]{each.level}: {each.name}[/{colour}]")
-        lines = f"{plain(each.measured)}.\n{plain(each.meaning)}\n[bold]Remedy:[/bold] {plain(each.remedy)}"
+        parts.append(plain(f"{each.level}: {each.name}", colour))
+        lines = Text.assemble(f"{each.measured}.\n{each.meaning}\n", ("Remedy:", "bold"), f" {each.remedy}")
         parts.append(Padding(lines, (0, 0, 0, 2)))
     return Group(*parts)
 

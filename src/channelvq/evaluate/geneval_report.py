@@ -25,6 +25,7 @@ from channelvq.images import resize_crop, to_pil, to_tensor
 from channelvq.nn.detector import Detector
 from channelvq.nn.state import weights_sha256
 from channelvq.pictures import restored
+from channelvq.terminal import plain
 
 RESAMPLES = 2000
 KINDS = ("generator", "reconstruction", "real", "shuffled")
@@ -141,9 +142,9 @@ def table(result: dict[str, Any]) -> Table:
     made = Table(title="GenEval, judged by the detector of channelvq")
     first, *columns = zip(headings(result), *rows(result), strict=True)
     for i, heading in enumerate(first):
-        made.add_column(heading, justify="right" if i else "left")
+        made.add_column(plain(heading), justify="right" if i else "left")
     for column in columns:
-        made.add_row(*column)
+        made.add_row(*map(plain, column))
     return made
 
 

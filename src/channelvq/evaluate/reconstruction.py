@@ -238,6 +238,8 @@ def with_interval(metrics: Mapping[str, Any], name: str, digits: int | None = No
     digits: after the point; by default 2 for PSNR, 3 for others.
     """
     interval = metrics.get(f"{name}_interval")
+    if interval is not None and not (isinstance(interval, (list, tuple)) and len(interval) == 2):
+        raise InputError(f"{name}_interval: expected [low, high], got {interval!r:.80}")
     if interval is None and name != "psnr":
         return f"{metrics[name]:.3g}"
     digits = digits or (2 if name == "psnr" else 3)

@@ -6,7 +6,8 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -120,18 +121,44 @@ def write_json(path: str | Path, obj: Any) -> None:
     write_text(path, _LONG_NUMBERS.sub(lambda match: re.sub(r"\s+", " ", match[0]).strip(), text) + "\n")
 
 
-def read_result(path: Path, metric: str, remedy: str) -> dict[str, Any]:
-    """A stored result whose records have a metric; raises InputError, with the remedy, for any other file."""
+def read_result(path: Path, needs: Sequence[str], remedy: str) -> dict[str, Any]:
+    """A stored result that has what a table is made of; raises InputError, with the remedy, for any other file.
+
+    needs: dotted keys such as "protocol.n" and "records.metrics.psnr"; of a list it is every entry, at least one.
+    """
     if not path.is_file():
         raise InputError(f"{path}: there is no stored result; {remedy}")
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: expected JSON ({error}); {remedy}") from None
-    records = result.get("records") if isinstance(result, dict) and "protocol" in result else None
-    if not isinstance(records, list) or not any(metric in each.get("metrics", {}) for each in records):
-        raise InputError(f'{path}: expected "protocol" and "records" with the metric {metric!r}; {remedy}')
+    missing = (place for need in ("protocol", *needs) if (place := _missing(result, need.split("."), "")))
+    if place := next(missing, None):
+        raise InputError(f"{path}: a result of another kind: {place} is missing; {remedy}")
     return result
+
+
+def _missing(data: Any, keys: Sequence[str], place: str) -> str | None:
+    """The first place where the keys lead nowhere; None where all lead to something."""
+    if isinstance(data, list):
+        inside = (_missing(each, keys, f"{place}[{i}]") for i, each in enumerate(data))
+        return next((found for found in inside if found), None) if data else f"{place}[0]"
+    if not keys:
+        return place if data is None else None
+    inner = f"{place}.{keys[0]}" if place else keys[0]
+    return _missing(data[keys[0]], keys[1:], inner) if isinstance(data, dict) and keys[0] in data else inner
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """InputError that names the file where what is made of its content meets another shape than it expects."""
+    try:
+        yield
+    except InputError as error:
+        raise error if str(path) in str(error) else InputError(f"{path}: {error}") from None
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, StopIteration) as error:
+        what = f"{error} is missing" if isinstance(error, KeyError) else str(error) or "an entry is missing"
+        raise InputError(f"{path}: a result of another kind, or damaged: {what}") from error
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -131,10 +131,10 @@ def finished_run(run_dir: Path, load: Callable[[Path], R], command: str) -> tupl
         raise InputError(
             f"{run_dir}: the run is not finished ({what}); go on with `cvq train {config} train.resume=true`"
         )
-    return recipe, _run_facts(run_dir, recipe, command, read_state(found[-1])["threads"])
+    return recipe, _run_facts(run_dir, recipe, command, read_state(found[-1]).get("threads", "an unknown number"))
 
 
-def _run_facts(run_dir: Path, recipe: Recipe, command: str, threads: int) -> dict[str, Any]:
+def _run_facts(run_dir: Path, recipe: Recipe, command: str, threads: int | str) -> dict[str, Any]:
     return {
         "command": command,
         "steps": recipe.train.steps,

@@ -22,10 +22,10 @@ from channelvq.evaluate.reconstruction import evaluate_reconstruction, with_inte
 from channelvq.evaluate.report import make_record, read_result, write_json
 from channelvq.experiments import domain_failures
 from channelvq.experiments.held_out import held_out, held_out_protocol
-from channelvq.experiments.shown import terminal_table
 from channelvq.experiments.store import DEFAULT_STORE, trained
 from channelvq.images import grid, normalize, save_image, to_pil
 from channelvq.pictures import restored
+from channelvq.terminal import terminal_table
 from channelvq.tokenizer import CVQTokenizer
 from channelvq.train.run import load_tokenizer_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe
@@ -136,7 +136,10 @@ def _only(source: Any, keys: tuple[str, ...]) -> CropSource:
 
 def load(path: Path) -> dict[str, Any]:
     """A stored result; raises InputError when there is none."""
-    return read_result(path, "psnr", "make it with --rerun (5 runs of 2 to 5 minutes, and those of three studies)")
+    remedy = "make it with --rerun (5 runs of 2 to 5 minutes, and those of three studies)"
+    metrics = ("psnr", "ssim", "perceptual", "kid", "use", "use_if_uniform", "perplexity", "perplexity_ratio")
+    needs = ("records.data", "records.state", *(f"records.metrics.{name}" for name in (*metrics, "usage_tokens")))
+    return read_result(path, needs, remedy)
 
 
 HEADINGS = ("pictures", "tokenizer", "PSNR (95 %)", "gain, paired (95 %)", "SSIM (95 %)", "perceptual (95 %)", "KID",

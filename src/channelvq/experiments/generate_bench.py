@@ -22,10 +22,10 @@ from channelvq.car.model import CAR
 from channelvq.car.text import TextTokenizer, train_bpe
 from channelvq.errors import InputError
 from channelvq.evaluate.report import write_json
-from channelvq.experiments.shown import terminal_table
 from channelvq.experiments.timing import interleaved, machine, ratio
 from channelvq.quantize.axis import Axis
 from channelvq.quantize.codebook import PlainConfig
+from channelvq.terminal import terminal_table
 from channelvq.tokenizer import CVQTokenizer
 from channelvq.train.run import load_tokenizer_recipe
 

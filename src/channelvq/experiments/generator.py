@@ -20,13 +20,14 @@ from channelvq.car.model import CAR
 from channelvq.data.build import build_mixture
 from channelvq.data.split import Split
 from channelvq.data.stream import Mixture, fixed_images
+from channelvq.errors import InputError
 from channelvq.evaluate.next_channel import evaluate_next_channel
 from channelvq.evaluate.plots import channel_curves, check_plot
 from channelvq.evaluate.reconstruction import evaluate_reconstruction, with_interval
 from channelvq.evaluate.report import protocol, read_result, write_json
-from channelvq.experiments.shown import terminal_table
 from channelvq.experiments.store import DEFAULT_STORE, generator_key, record, run_key, trained, trained_generator
 from channelvq.images import grid, save_image
+from channelvq.terminal import terminal_table
 from channelvq.tokenizer import CVQTokenizer
 from channelvq.train.car_task import CARRecipe, token_set
 from channelvq.train.run import load_car_recipe, load_tokenizer_recipe
@@ -152,7 +153,11 @@ def parameters(car: CAR) -> dict[str, int]:
 
 def load(path: Path) -> dict[str, Any]:
     """A stored result; raises InputError when there is none."""
-    return read_result(path, "nats", "make it with --rerun")
+    remedy = "make it with --rerun"
+    result = read_result(path, ("protocol.n", "records.name", "records.metrics"), remedy)
+    if not any("nats" in record["metrics"] for record in result["records"]):
+        raise InputError(f"{path}: a result of another kind: no record has the metric nats; {remedy}")
+    return result
 
 
 def seed_means(result: Mapping[str, Any], tokenizer: str) -> dict[str, list[float]]:

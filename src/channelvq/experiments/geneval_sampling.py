@@ -43,8 +43,9 @@ def _name(sampling: Sampling) -> str:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """A stored result."""
-    return read_result(path, "overall", "cvq experiment geneval-sampling --rerun makes it")
+    """A stored result; raises InputError when there is none."""
+    needs = (*(f"records.{name}" for name in VARIED), "records.metrics.overall", "records.metrics.interval")
+    return read_result(path, needs, "cvq experiment geneval-sampling --rerun makes it")
 
 
 def headings(result: dict[str, Any]) -> list[str]:

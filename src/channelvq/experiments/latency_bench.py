@@ -17,10 +17,10 @@ from torch import Tensor
 from channelvq.car.model import CAR
 from channelvq.evaluate.report import write_json
 from channelvq.experiments.generate_bench import PREVIEW, PROMPT, fresh
-from channelvq.experiments.shown import terminal_table
 from channelvq.experiments.timing import interleaved, machine
 from channelvq.quantize.axis import to_vectors
 from channelvq.quantize.nearest import nearest_codeword
+from channelvq.terminal import terminal_table
 
 TOKENS = 64
 AXES = ("channel", "patch")

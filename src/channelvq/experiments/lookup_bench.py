@@ -21,10 +21,10 @@ from torch import Tensor
 
 from channelvq.errors import InputError
 from channelvq.evaluate.report import write_json
-from channelvq.experiments.shown import terminal_table
 from channelvq.experiments.timing import interleaved, machine, ratio, seconds
 from channelvq.quantize.lookup.pruned import PrunedCodebook
 from channelvq.quantize.nearest import nearest_codeword
+from channelvq.terminal import terminal_table
 
 Lookup = Callable[[Tensor], Tensor]
 TILINGS = ((1024, 512), (1024, 2048), (512, 512), (4096, 1024))

@@ -22,9 +22,9 @@ from channelvq.evaluate.plots import channel_curves, check_plot
 from channelvq.evaluate.reconstruction import with_interval
 from channelvq.evaluate.report import read_result, write_json
 from channelvq.experiments import generator
-from channelvq.experiments.shown import terminal_table
 from channelvq.experiments.store import DEFAULT_STORE, ordered_generator_key, record, trained, trained_on_order
 from channelvq.pictures import prefix_lengths
+from channelvq.terminal import terminal_table
 from channelvq.tokenizer import CVQTokenizer
 from channelvq.train.car_task import CARRecipe
 from channelvq.train.tokenizer_task import TokenizerRecipe
@@ -106,7 +106,9 @@ def _prefixes(tokenizer: CVQTokenizer, maps: Tensor, images: Tensor, order: Tens
 
 def load(path: Path) -> dict[str, Any]:
     """A stored result; raises InputError when there is none."""
-    return read_result(path, "psnr_mean", "make it with --rerun")
+    metrics = ("nats", "nats_shuffled", "psnr_zero", "psnr_mean")
+    needs = ("protocol.n", "records.name", *(f"records.metrics.{name}" for name in metrics))
+    return read_result(path, needs, "make it with --rerun")
 
 
 def draw(result: Mapping[str, Any], path: Path) -> None:

@@ -16,11 +16,11 @@ from channelvq.evaluate.reconstruction import evaluate_reconstruction
 from channelvq.evaluate.report import protocol, read_result, write_json
 from channelvq.experiments import table1
 from channelvq.experiments.held_out import DESCRIPTIONS, held_out
-from channelvq.experiments.shown import terminal_table
 from channelvq.experiments.store import DEFAULT_STORE, record, run_key, trained
 from channelvq.experiments.study_list import STUDIES
 from channelvq.images import grid, normalize, save_image, to_pil
 from channelvq.pictures import restored
+from channelvq.terminal import terminal_table
 from channelvq.train.engine import read_metrics
 from channelvq.train.run import load_tokenizer_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe
@@ -72,7 +72,7 @@ def _kept(study: str, path: Path, how: dict[str, Any]) -> dict[str, dict[str, An
         raise InputError(f"{path} was measured in another way ({'; '.join(changed)}); measure all again with --rerun")
     keys = {name: run_key(recipe) for name, recipe in recipes(study).items()}
     # A record that stays was measured by the revision that it says, or else the result.
-    measured = {"git": stored["protocol"]["git"]}
+    measured = {"git": stored["protocol"].get("git")}
     kept = [row for row in stored["records"] if keys.get(row["name"]) == row["run"]]
     return {row["name"]: row | {"protocol": measured | row.get("protocol", {})} for row in kept}
 
@@ -159,9 +159,16 @@ def draw_prefixes(result: dict[str, Any], path: Path) -> None:
 PLOTS = {"scaling": draw_scaling, "nested": draw_prefixes, "nested-scenes": draw_prefixes, "table1": table1.draw}
 
 
+MEASURED = ("psnr", "ssim", "use", "use_if_uniform", "perplexity", "perplexity_ratio")
+NEEDS = (
+    "protocol.n", "records.name", "records.run", "records.steps", "records.seconds",
+    *(f"records.metrics.{name}" for name in MEASURED),
+)  # fmt: skip
+
+
 def load(path: Path) -> dict[str, Any]:
     """A stored result; raises InputError when there is none."""
-    return read_result(path, "psnr", "make it with --rerun, or run by run with --missing")
+    return read_result(path, NEEDS, "make it with --rerun, or run by run with --missing")
 
 
 def table(result: dict[str, Any]) -> Table:

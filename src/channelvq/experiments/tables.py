@@ -3,7 +3,6 @@
 A page holds `<!-- table: axis -->` and `<!-- end -->`; what is between them is replaced.
 """
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ from channelvq.errors import InputError
 from channelvq.evaluate import geneval_report
 from channelvq.evaluate.geneval import in_order
 from channelvq.evaluate.reconstruction import HEADINGS, with_interval
-from channelvq.evaluate.report import markdown_table
+from channelvq.evaluate.report import markdown_table, read_result, reading
 from channelvq.experiments import (
     bundled_detector,
     domain_failures,
@@ -40,9 +39,18 @@ def render(page: Path, results: Path) -> str:
         if name not in TABLES:
             raise InputError(f"{page}: table {name!r} is unknown, the tables are {', '.join(TABLES)}")
         file, make = TABLES[name]
-        return f"<!-- table: {name} -->\n{make(json.loads((results / file).read_text()))}\n<!-- end -->"
+        result = read_result(results / file, (), f"{page} shows it as table {name!r}")
+        with reading(results / file):
+            made = make(result)
+        if made.count("\n| ") < 2:  # headings and the line below them
+            raise InputError(f"{results / file}: holds no row of table {name!r}, which {page} shows")
+        return f"<!-- table: {name} -->\n{made}\n<!-- end -->"
 
-    return SECTION.sub(table, page.read_text())
+    try:
+        text = page.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{page}: expected a Markdown page in UTF-8 ({error})") from None
+    return SECTION.sub(table, text)
 
 
 def study(result: dict[str, Any]) -> str:

@@ -23,10 +23,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from channelvq.data.stream import position_generator
 from channelvq.evaluate.report import write_json
-from channelvq.experiments.shown import terminal_table
 from channelvq.experiments.timing import machine, ratio, seconds
 from channelvq.losses.adversarial import adaptive_weight, hinge_discriminator, hinge_generator, prefix_weights, ramp
 from channelvq.nested import draw_keep, keep_mask
+from channelvq.terminal import terminal_table
 from channelvq.tokenizer import CVQTokenizer
 from channelvq.train.engine import Engine, schedule
 from channelvq.train.run import load_tokenizer_recipe

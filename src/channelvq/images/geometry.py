@@ -7,6 +7,7 @@ from jaxtyping import Shaped
 from PIL import Image
 from torch import Tensor
 
+from channelvq.checks import whole
 from channelvq.errors import InputError
 
 
@@ -54,9 +55,10 @@ def _resize(image: Image.Image, box: tuple[int, int, int, int], size: tuple[int,
 def check_size(size: int | tuple[int, int]) -> tuple[int, int]:
     """`size` as (height, width); InputError unless both are whole numbers from 1."""
     pair = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
-    if len(pair) != 2 or not all(isinstance(n, int) and n >= 1 for n in pair):
+    sides = [whole(side) or 0 for side in pair]
+    if len(sides) != 2 or min(sides) < 1:
         raise InputError(f"size={size!r}: expected a number of pixels or (height, width), each at least 1")
-    return pair
+    return sides[0], sides[1]
 
 
 def pad_to_multiple(x: Shaped[Tensor, "b c h w"], multiple: int) -> tuple[Shaped[Tensor, "b c H W"], Padding]:

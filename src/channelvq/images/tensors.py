@@ -55,10 +55,15 @@ def check_unit(x: Shaped[Tensor, "..."]) -> Float32[Tensor, "b 3 h w"]:
         return normalize(x)
     if not x.dtype.is_floating_point:
         raise InputError(f"{name}: expected float in [-1, 1] or uint8")
-    low, high = (float(v) for v in x.detach().aminmax())
-    if not (low >= -1 - RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):  # written so that NaN fails as well
-        raise InputError(
-            f"{name}: values from {low:g} to {high:g}, expected [-1, 1]; "
-            "give uint8, or scale u in [0, 255] as u / 127.5 - 1"
-        )
+    check_range(x, name, RANGE_TOLERANCE)
     return x.to(torch.float32).clamp(-1, 1)
+
+
+def check_range(x: Float[Tensor, "..."], name: str, tolerance: float) -> None:
+    """InputError for values outside [-1, 1] by more than `tolerance`, or not finite. Waits for the device once."""
+    low, high = torch.stack(x.detach().aminmax()).tolist()
+    if not (low >= -1 - tolerance and high <= 1 + tolerance):  # written so that NaN fails as well
+        raise InputError(
+            f"{name}: values from {low:g} to {high:g}, expected [-1, 1]; give uint8 to channelvq.images.normalize, or "
+            "scale u in [0, 255] as u / 127.5 - 1"
+        )

@@ -103,10 +103,24 @@ class Quantizer(nn.Module, ABC):
         z = z.float()
         if z.ndim != 3 or z.shape[2] != self.dim:
             raise InputError(f"quantizer: expected (B, K, {self.dim}), got {tuple(z.shape)}")
+        check_keep(keep, z)
         if self.training and not self.started:
             self.start_from(z.flatten(0, 1), torch.Generator().manual_seed(0))
         with torch.autocast(z.device.type, enabled=False):
             return self._quantize(z, keep)
+
+
+def check_keep(keep: Tensor | None, vectors: Float[Tensor, "B K D"]) -> None:
+    """InputError unless `keep` is None or says of each token whether it stays."""
+    if keep is None:
+        return
+    expected = f"keep: expected True or False for each token, (B, K) = {tuple(vectors.shape[:2])}, torch.bool"
+    if not isinstance(keep, Tensor):
+        raise InputError(f"{expected}, got {type(keep).__name__}")
+    if keep.dtype != torch.bool or keep.shape != vectors.shape[:2]:
+        raise InputError(f"{expected}, got {tuple(keep.shape)}, {keep.dtype}")
+    if keep.device != vectors.device:
+        raise InputError(f"keep: it is on {keep.device}, the tokens are on {vectors.device}; move it there")
 
 
 def kept_rows(

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int64
 from pydantic import Discriminator, Tag
 from torch import Tensor, nn
 
+from channelvq.checks import check_integers, check_whole
 from channelvq.config import from_dict, kind_or
 from channelvq.errors import InputError
 from channelvq.quantize.axis import Axis, from_vectors, to_vectors
@@ -81,11 +82,7 @@ class ChannelVQ(nn.Module):
             )
         if axis not in ("channel", "patch"):
             raise InputError(f"ChannelVQ: axis is 'channel' or 'patch', got {axis!r}")
-        if not isinstance(codebook_dim, int) or isinstance(codebook_dim, bool) or codebook_dim < 1:
-            raise InputError(
-                "ChannelVQ: codebook_dim, the numbers in a codeword, must be a whole number of at least 1, got "
-                f"{codebook_dim!r}"
-            )
+        codebook_dim = check_whole("ChannelVQ: codebook_dim, the numbers in a codeword", codebook_dim, 1)
         kinds: Any = QuantizerConfig  # a union is a type to pydantic, though not to the type checker
         given = {"codebook_size": codebook_size, **settings}
         chosen: QuantizerConfig = from_dict(kinds, given, where="ChannelVQ") if config is None else config
@@ -107,8 +104,9 @@ class ChannelVQ(nn.Module):
 
         keep: tokens that stay, (B, K); the others are set to zero in z_q and do not count in the loss.
         """
-        if z.ndim != 4 or 0 in z.shape:
-            raise InputError(f"ChannelVQ: expected a feature map (B, C, h, w), none of them 0, got {tuple(z.shape)}")
+        if not isinstance(z, Tensor) or z.ndim != 4 or 0 in z.shape:
+            given = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
+            raise InputError(f"ChannelVQ: expected a feature map (B, C, h, w), none of them 0, got {given}")
         vectors = to_vectors(z, self.axis)
         if vectors.shape[2] != self.codebook_dim:
             raise InputError(
@@ -121,10 +119,11 @@ class ChannelVQ(nn.Module):
 
     def indices_to_codes(self, indices: Int64[Tensor, "B k"]) -> Float[Tensor, "B k D"]:
         """Codewords of a token sequence or of any prefix of it; raises InputError for an id that is none."""
+        check_integers("indices_to_codes", indices)
         wrong = indices[(indices < 0) | (indices >= self.quantizer.codebook_size)]
         if len(wrong):
             raise InputError(f"id {int(wrong[0])} is out of range: ids are 0 to {self.quantizer.codebook_size - 1}")
-        return self.quantizer.indices_to_codes(indices)
+        return self.quantizer.indices_to_codes(indices.long())
 
     def start_from(self, z: Float[Tensor, "B C h w"], generator: torch.Generator) -> None:
         """Start the codebook from feature maps (k-means)."""

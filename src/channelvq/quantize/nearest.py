@@ -77,7 +77,17 @@ def look_up(
 
 
 def check_shapes(vectors: Tensor, codebook: Tensor) -> None:
-    """InputError unless both are tables of the same width and there is a codeword."""
+    """InputError unless both are tables of the same width on one device and there is a codeword."""
+    for name, table in (("vectors", vectors), ("codebook", codebook)):
+        if not isinstance(table, Tensor):
+            raise InputError(f"nearest_codeword: {name} is a {type(table).__name__}; give torch.as_tensor({name})")
+        if table.dtype.is_complex or table.dtype == torch.bool:
+            raise InputError(f"nearest_codeword: expected {name} of real numbers, got {table.dtype}")
+    if vectors.device != codebook.device:
+        raise InputError(
+            f"nearest_codeword: the vectors are on {vectors.device}, the codebook on {codebook.device}; "
+            "move them to one device"
+        )
     if vectors.ndim != 2 or codebook.ndim != 2 or vectors.shape[1] != codebook.shape[1] or vectors.shape[1] == 0:
         raise InputError(
             "nearest_codeword: expected vectors (M, D) and a codebook (N, D) with the same D >= 1, "

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from channelvq.checks import check_integers, check_whole
 from channelvq.errors import InputError
 
 
@@ -51,10 +52,8 @@ class CodebookUsage:
     """
 
     def __init__(self, codebook_size: int, *, per_position: bool = True) -> None:
-        if codebook_size < 1:
-            raise InputError(f"codebook_size: expected 1 or more codes, got {codebook_size}")
-        self.codebook_size = codebook_size
-        self.counts: Int64[Tensor, " N"] = torch.zeros(codebook_size, dtype=torch.int64)
+        self.codebook_size = check_whole("codebook_size", codebook_size, 1)
+        self.counts: Int64[Tensor, " N"] = torch.zeros(self.codebook_size, dtype=torch.int64)
         self._positions: Int64[Tensor, "C N"] | None = None
         self._per_position = per_position
 
@@ -68,6 +67,7 @@ class CodebookUsage:
 
         Raises InputError, with nothing counted, for ids that are no integers, out of range, or whose C changed.
         """
+        check_integers("codebook usage", ids)
         ids = ids.detach().cpu()
         self._check(ids)
         counts = torch.bincount(ids.flatten().long(), minlength=self.codebook_size)
@@ -92,8 +92,6 @@ class CodebookUsage:
         )
 
     def _check(self, ids: Tensor) -> None:
-        if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
-            raise InputError(f"codebook usage: expected integer ids, got {ids.dtype}")
         outside = ids[(ids < 0) | (ids >= self.codebook_size)]
         if outside.numel():
             raise InputError(

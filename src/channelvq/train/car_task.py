@@ -24,11 +24,12 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
+from channelvq.car.backbone import TRIED_UP_TO, build_backbone, named_config, settings_of
 from channelvq.car.config import CARConfig
 from channelvq.car.data import TokenSet, tokenized, tokenizer_digest
 from channelvq.car.likelihood import ROWS, encode_captions, teacher_forced, with_other_captions
 from channelvq.car.model import CAR, Prediction
-from channelvq.car.text import TextTokenizer, train_bpe
+from channelvq.car.text import NUM_BYTES, TextTokenizer, train_bpe
 from channelvq.config import STRICT, digest
 from channelvq.data.build import DataConfig, build_mixture
 from channelvq.data.split import Split
@@ -91,12 +92,25 @@ def token_set(data: DataConfig, tokenizer: CVQTokenizer, split: Split, count: in
     return tokenized(tokenizer, mixture, count, settings, progress=Console().print)
 
 
+def check_model(config: CARConfig, tokenizer: CVQTokenizer) -> None:
+    """InputError for settings that no model can be built or run with, before minutes go into tokenizing images."""
+    settings = config.backbone
+    if isinstance(settings, str):
+        settings = settings_of(named_config(settings))
+    text = TextTokenizer(train_bpe([], NUM_BYTES))  # the captions' own will not have fewer tokens
+    with torch.device("meta"):
+        car = CAR(replace(config, backbone=settings), tokenizer, text)
+    if sum(p.numel() for p in car.backbone.parameters()) <= TRIED_UP_TO:
+        build_backbone(settings, text.vocab_size, torch.Generator().manual_seed(0))
+
+
 class CARTask:
     """Implements `channelvq.train.engine.Task`."""
 
     def __init__(self, recipe: CARRecipe) -> None:
         self.recipe = recipe
         tokenizer = CVQTokenizer.from_pretrained(recipe.tokenizer)
+        check_model(recipe.model, tokenizer)
         tokenizer.to("cuda" if recipe.train.device == "auto" and torch.cuda.is_available() else "cpu")
         self.train_set = token_set(recipe.data, tokenizer, "train", recipe.objective.train_images)
         self.held_out = token_set(recipe.data, tokenizer, "validation", recipe.data.validation_images)

@@ -25,6 +25,7 @@ from channelvq.errors import InputError
 from channelvq.losses.adversarial import PatchDiscriminator
 from channelvq.losses.semantic import SemanticHead, SemanticTeacher
 from channelvq.nn.siglip import build_siglip, siglip_config
+from channelvq.terminal import table_title
 from channelvq.tokenizer import CVQConfig, CVQTokenizer
 from channelvq.train.car_task import CARRecipe
 from channelvq.train.config import TrainConfig
@@ -221,7 +222,8 @@ def table(found: Plan) -> Table:
     """For a terminal."""
     machine = found.machine
     shown = Table(
-        "what", "how much", title=found.recipe, caption=f"{machine.gpus} GPUs of {machine.peak:g} TFLOP/s, of which "
+        "what", "how much", title=table_title(found.recipe),
+        caption=f"{machine.gpus} GPUs of {machine.peak:g} TFLOP/s, of which "
         f"{machine.mfu:.0%} are used; states sharded; activations are an estimate",
     )  # fmt: skip
     for part in found.parts:

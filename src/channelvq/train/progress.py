@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from channelvq.terminal import plain
 from channelvq.whole import write_whole
 
 Sink = Callable[[dict[str, float], int], None]
@@ -27,7 +28,7 @@ class Progress:
         self.path = run_dir / "metrics.jsonl"
         self.console = Console()
         columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(20), TimeElapsedColumn(), TextColumn("left"),
-                   TimeRemainingColumn(), TextColumn("{task.fields[line]}"))  # fmt: skip
+                   TimeRemainingColumn(), TextColumn("{task.fields[line]}", markup=False))  # fmt: skip
         self.logged = (start_step, time.perf_counter())
         self.bar = Bar(*columns, console=self.console, disable=not (active and self.console.is_terminal))
         self.row = self.bar.add_task("train", total=steps, completed=start_step, line="")
@@ -69,7 +70,7 @@ class Progress:
     def say(self, text: str) -> None:
         """A line for people only."""
         if self.active:
-            self.console.print(text, highlight=False)
+            self.console.print(plain(text), highlight=False)
 
     def _record(self, kind: str, step: int, figures: dict[str, float]) -> None:
         if not self.active:

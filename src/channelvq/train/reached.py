@@ -6,6 +6,7 @@ from typing import Any
 from rich.table import Table
 
 from channelvq.errors import InputError
+from channelvq.terminal import table_title
 from channelvq.train.checkpoint import checkpoints, read_state
 from channelvq.train.plan import Machine, plan
 from channelvq.train.run import load_recipe
@@ -22,21 +23,19 @@ def reached(run_dir: Path, peak: float) -> dict[str, Any]:
     if not found:
         raise InputError(f"{run_dir} holds no checkpoint; expected the folder of a run (train.output_dir)")
     state = read_state(found[-1])
-    if not state.get("seconds"):
-        raise InputError(f"checkpoint {found[-1]} does not tell how long its steps took: it is of an older version")
+    seconds, ranks, peak_memory = _positive(found[-1], state)
     recipe = load_recipe(run_dir / "config.yaml")
-    ranks = int(state["ranks"])
     full = plan(str(run_dir), recipe, Machine(gpus=ranks, peak=peak, mfu=1.0))
     images = state["step"] * recipe.train.batch_size
-    speed = images / state["seconds"]
+    speed = images / seconds
     on_gpu = bool(state.get("gpu"))
     return {
         "step": state["step"],
         "steps": recipe.train.steps,
         "images": images,
-        "seconds": state["seconds"],
+        "seconds": seconds,
         "images_per_second": speed,
-        "peak_memory": None if state.get("peak_memory") is None else state["peak_memory"] / 2**30,
+        "peak_memory": None if peak_memory is None else peak_memory / 2**30,
         "device": state.get("device"),
         "ranks": ranks,
         "flops_per_image": full.training_flops,
@@ -45,9 +44,24 @@ def reached(run_dir: Path, peak: float) -> dict[str, Any]:
     }
 
 
+def _positive(checkpoint: Path, state: dict[str, Any]) -> tuple[float, int, float | None]:
+    """Seconds, ranks and peak of memory (None where it is not told) of a checkpoint; InputError for what is none."""
+    given = {name: state.get(name) for name in ("seconds", "ranks", "peak_memory")}
+    for name, value in given.items():
+        if name == "peak_memory" and value is None:
+            continue
+        good = isinstance(value, int | float) and 0 < value < float("inf")
+        if not good or (name == "ranks" and value != int(value)):
+            raise InputError(
+                f"checkpoint {checkpoint}: its progress.json says {name}: {value!r}, expected a number above 0; "
+                "it is damaged or of an older version"
+            )
+    return given["seconds"], int(given["ranks"]), given["peak_memory"]
+
+
 def table(found: dict[str, Any]) -> Table:
     """For a terminal."""
-    shown = Table("what", "how much", title=f"{found['ranks']} x {found['device']}")
+    shown = Table("what", "how much", title=table_title(f"{found['ranks']} x {found['device']}"))
     shown.add_row("steps", f"{found['step']:,} of {found['steps']:,}")
     shown.add_row("images a second", f"{found['images_per_second']:,.1f}")
     shown.add_row("time of the steps", f"{found['seconds'] / 3600:,.2f} h")

@@ -1,0 +1,38 @@
+"""Checks of arguments that several parts make: whole numbers and ids, as Python, numpy or torch hold them."""
+
+import operator
+from typing import TYPE_CHECKING, Any, cast
+
+from channelvq.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def whole(value: object) -> int | None:
+    """A whole number of Python, numpy or torch as an int; None for anything else, True and 2.0 among it."""
+    if isinstance(value, bool) or "bool" in str(getattr(value, "dtype", "")):
+        return None
+    try:
+        return operator.index(cast(Any, value))
+    except TypeError:
+        return None
+
+
+def check_whole(name: str, value: object, low: int, high: int | None = None, *, what: str = "a whole number") -> int:
+    """`value` as an int; InputError that names it unless it is a whole number in low..high."""
+    number = whole(value)
+    if number is None or number < low or (high is not None and number > high):
+        bounds = f"of at least {low}" if high is None else f"in {low}..{high}"
+        raise InputError(f"{name}: expected {what} {bounds}, got {value!r}")
+    return number
+
+
+def check_integers(name: str, ids: "Tensor") -> None:
+    """InputError unless `ids` is a tensor of whole numbers."""
+    import torch
+
+    if not isinstance(ids, torch.Tensor):
+        raise InputError(f"{name}: expected a tensor of whole numbers, got {type(ids).__name__}; see torch.as_tensor")
+    if ids.dtype.is_floating_point or ids.dtype.is_complex or ids.dtype == torch.bool:
+        raise InputError(f"{name}: expected whole numbers, got {ids.dtype}")

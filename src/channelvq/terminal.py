@@ -1,0 +1,31 @@
+"""Text on a terminal by rich, which would read "[bold]" in a path, a name or a stored result as its markup."""
+
+from collections.abc import Iterable, Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+
+def plain(text: str, style: str = "") -> Text:
+    """Text that rich shows as it is, for whatever a user named.
+
+    Not `rich.markup.escape`, which doubles a last backslash and leaves ":cat:" to become a picture.
+    """
+    return Text(text, style)
+
+
+def table_title(text: str) -> Text:
+    """The same for the title of a table."""
+    return plain(text, "table.title")
+
+
+def terminal_table(
+    headings: Sequence[str], rows: Iterable[Sequence[str]], name: str | None = None, caption: str | None = None
+) -> Table:
+    """A table of plain text whose cells are aligned to the right; `rich.print` shows it. name: its title."""
+    shown = Table(title=name and table_title(name), caption=caption and plain(caption, "table.caption"))
+    for heading in headings:
+        shown.add_column(plain(heading), justify="right")
+    for cells in rows:
+        shown.add_row(*map(plain, cells))
+    return shown
