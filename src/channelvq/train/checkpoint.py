@@ -14,11 +14,10 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 
 from channelvq.config import differences, from_dict, read_recipe, to_dict
-from channelvq.data.whole import write_whole
 from channelvq.errors import InputError
 from channelvq.nn.state import read_settings
 from channelvq.train.config import TrainConfig
-from channelvq.whole import make_ordinary
+from channelvq.whole import make_ordinary, write_whole
 
 
 def checkpoints(run_dir: Path) -> list[Path]:
