@@ -240,11 +240,8 @@ def doctor(
 
     from channelvq.evaluate import doctor_page as page
     from channelvq.evaluate.doctor import examine
-    from channelvq.evaluate.plots import check_plot
 
     target(file=json_file, folder=output)
-    if output:
-        check_plot()
     tok, images, how = measured(tokenizer, data, max_images)
     report, seen = examine(tok, images)
     rich.print(page.text(report, tokenizer))
