@@ -1,5 +1,6 @@
 """A damaged generator folder is named, file by file."""
 
+import json
 import shutil
 from importlib import resources
 from pathlib import Path
@@ -39,3 +40,15 @@ def test_damaged_perceptual_network(tmp_path: Path, file: str, content: bytes) -
 def test_a_folder_that_is_not_there_is_told_as_such(kind: type, source: str) -> None:
     with pytest.raises(InputError, match="there is no such folder"):
         kind.from_pretrained(source)
+
+
+def test_another_text_tokenizer_is_refused(tmp_path: Path) -> None:
+    CAR.from_pretrained(str(copy("car", tmp_path / "car"))).save_pretrained(tmp_path / "mine")
+    CAR.from_pretrained(str(tmp_path / "mine"))
+    file = tmp_path / "mine/tokenizer.json"
+    content = json.loads(file.read_text())
+    merges = content["model"]["merges"]
+    merges[0], merges[1] = merges[1], merges[0]  # of the same size, and with other tokens for some words
+    file.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"another text tokenizer than the one in tokenizer\.json"):
+        CAR.from_pretrained(str(tmp_path / "mine"))

@@ -12,20 +12,21 @@ from channelvq.car.config import CARConfig
 from channelvq.car.text import TextTokenizer
 from channelvq.config import from_dict, to_dict
 from channelvq.errors import InputError
-from channelvq.nn.state import misfits, read_settings, read_weights, write_settings, write_weights
+from channelvq.nn.state import misfits, read_metadata, read_settings, read_weights, write_settings, write_weights
 from channelvq.tokenizer import CVQTokenizer, check_source
 
 if TYPE_CHECKING:
     from channelvq.car.model import CAR
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer/*")
+_WORDS = "text_tokenizer_sha256"
 _IMAGE_TOKENIZER = "tokenizer."  # the prefix of its weights in CAR's state; they live in its own folder
 
 
 def save_car(model: "CAR", folder: Path) -> None:
     """Write all files of a generator."""
     state = {n: t for n, t in model.state_dict().items() if not n.startswith(_IMAGE_TOKENIZER)}
-    write_weights(folder / "model.safetensors", state)
+    write_weights(folder / "model.safetensors", state, {"format": "pt", _WORDS: model.text.digest()})
     model.text.save(folder)
     model.tokenizer.save_pretrained(folder / "tokenizer")
     write_settings(folder / "config.json", to_dict(model.config))  # the last: where it is, the folder is complete
@@ -55,6 +56,12 @@ def _load_folder(kind: "type[CAR]", folder: Path) -> "CAR":
             raise InputError(f"{folder}: the folder holds no {name}; expected what CAR.save_pretrained writes")
     config = from_dict(CARConfig, read_settings(folder / "config.json"), where=str(folder / "config.json"))
     model = kind(config, CVQTokenizer.from_pretrained(folder / "tokenizer"), TextTokenizer.load(folder))
+    words = read_metadata(folder / "model.safetensors").get(_WORDS)  # older files do not tell
+    if words is not None and words != model.text.digest():
+        raise InputError(
+            f"{folder}: the generator was trained on another text tokenizer than the one in tokenizer.json, whose "
+            "tokens mean other words; put the right one there"
+        )
     _load_weights(model, folder)
     return model.eval()
 

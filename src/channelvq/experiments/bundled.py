@@ -24,7 +24,7 @@ from channelvq.evaluate.reconstruction import evaluate_reconstruction
 from channelvq.evaluate.report import git_revision, make_record, write_json, write_text
 from channelvq.experiments.held_out import KINDS, held_out, held_out_protocol
 from channelvq.experiments.store import run_key
-from channelvq.nn.state import read_weights, write_weights
+from channelvq.nn.state import read_metadata, read_weights, write_weights
 from channelvq.tokenizer import CVQTokenizer
 from channelvq.train.checkpoint import checkpoints, read_state
 from channelvq.train.engine import training_seconds
@@ -85,7 +85,7 @@ def halve(path: Path, keep: Collection[str] = ()) -> None:
     """Store the floating-point weights of a file in half precision, but for the ones to keep."""
     state = read_weights(path)
     half = {name: t.half() if t.is_floating_point() and name not in keep else t for name, t in state.items()}
-    write_weights(path, half)
+    write_weights(path, half, read_metadata(path))
 
 
 def measure(

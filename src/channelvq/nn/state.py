@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -19,6 +19,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """The state dict of a safetensors file; raises InputError that names a damaged one."""
     try:
         return load_file(path)
+    except (ValueError, SafetensorError) as error:
+        raise InputError(f"{path}: the file is damaged ({error}); write or download it again") from None
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What a safetensors file says of itself; raises InputError that names a damaged one."""
+    try:
+        with safe_open(path, "pt") as file:
+            return dict(file.metadata() or {})
     except (ValueError, SafetensorError) as error:
         raise InputError(f"{path}: the file is damaged ({error}); write or download it again") from None
 
