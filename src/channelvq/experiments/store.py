@@ -8,6 +8,7 @@ from typing import Any
 from jaxtyping import Int64
 from torch import Tensor
 
+from channelvq.car.data import tokenizer_digest
 from channelvq.car.model import CAR
 from channelvq.config import digest
 from channelvq.errors import InputError
@@ -24,8 +25,11 @@ DEFAULT_STORE = Path("runs/store")
 
 def run_key(recipe: Recipe) -> str:
     """Digest of what decides the result of a run: where it is written and whether it resumes do not."""
-    neutral = replace(recipe.train, output_dir="", resume=False, trackers=None)
-    return digest(replace(recipe, train=neutral))
+    recipe = replace(recipe, train=replace(recipe.train, output_dir="", resume=False, trackers=None))
+    if isinstance(recipe, TokenizerRecipe) and (start := recipe.objective.start_from) is not None:
+        weights = tokenizer_digest(CVQTokenizer.from_pretrained(start))  # what has that name may change
+        recipe = replace(recipe, objective=replace(recipe.objective, start_from=weights))
+    return digest(recipe)
 
 
 def generator_key(tokenizer: TokenizerRecipe, recipe: CARRecipe) -> str:

@@ -1,4 +1,4 @@
-"""A small network as a folder: config.json and model.safetensors, or one that ships in the package."""
+"""A small network as a folder: README.md, config.json and model.safetensors, or one that ships in the package."""
 
 from importlib import resources
 from pathlib import Path
@@ -9,6 +9,7 @@ from torch import nn
 from channelvq.config import from_dict, to_dict
 from channelvq.errors import InputError
 from channelvq.nn.state import misfits, read_settings, read_weights, write_settings, write_weights
+from channelvq.whole import write_whole
 
 
 class _Configured(Protocol):
@@ -19,8 +20,14 @@ N = TypeVar("N", bound=nn.Module)
 
 
 def save_network(network: _Configured, folder: Path) -> None:
-    """Write config.json and model.safetensors."""
+    """Write README.md, model.safetensors and config.json."""
     assert isinstance(network, nn.Module)
+    name = type(network).__name__
+    card = (
+        f"# {name}\n\nTrained with `channelvq`; `from {type(network).__module__} import {name}`, "
+        f"`{name}.load(folder)`.\nWhat it is made of: config.json.\n"
+    )
+    write_whole(folder / "README.md", lambda stream: stream.write(card.encode()))
     write_weights(folder / "model.safetensors", network.state_dict())
     write_settings(folder / "config.json", to_dict(network.config))
 
