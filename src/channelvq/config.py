@@ -182,7 +182,7 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
         above = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))
     except (OmegaConfBaseException, YAMLError, TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{where}: {error}") from None
-    return _merge(data, above if isinstance(above, dict) else {}, where)
+    return _merge(data, {str(key): value for key, value in dict(above or {}).items()}, where)
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
