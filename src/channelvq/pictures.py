@@ -7,8 +7,9 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from channelvq.checks import check_whole
+from channelvq.checks import check_whole, whole
 from channelvq.codec import num_bytes
+from channelvq.errors import InputError
 from channelvq.images import normalize, resize_crop, strip, to_uint8
 from channelvq.tokenizer import CVQTokenizer
 
@@ -44,8 +45,8 @@ def prefix_strips(
 ) -> list[Image.Image]:
     """A `prefix_strip` of each image; together they cost a fraction of what they cost one by one."""
     most = tokenizer.num_tokens
-    if num_tokens is not None:
-        num_tokens = check_whole(f"num_tokens, of the tokenizer's {most}", num_tokens, 1, most)
+    if num_tokens is not None and not 1 <= (whole(num_tokens) or 0) <= most:
+        raise InputError(f"num_tokens={num_tokens}: the tokenizer has {most} tokens an image, give 1 to {most}")
     ids = tokenizer.tokenize(images)
     lengths = prefix_lengths(most if num_tokens is None else num_tokens)
     decoded = [tokenizer.detokenize(ids[:, :k]) for k in lengths]
