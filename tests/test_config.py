@@ -74,7 +74,7 @@ def test_a_list_over_settings_is_named(tmp_path: Path, override: str, message: s
 
 def test_deep_nesting_and_dangling_references_are_named(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("a: " + "[" * 100_000)
-    (tmp_path / "b.yaml").write_text("base: small/smoke\ntrain: {output_dir: \\${gone}}\n")
+    (tmp_path / "b.yaml").write_text("base: small/smoke\ntrain: {output_dir: '\\${gone}'}\n")
     for name in ("a.yaml", "b.yaml"):
         with pytest.raises(InputError, match=name):
             load_recipe(tmp_path / name)

@@ -82,7 +82,7 @@ def test_random_crop_covers_all_sides_and_places():
 def test_random_crop_of_a_small_image_takes_its_short_side():
     image = Image.new("RGB", (5, 3), BLUE)
     assert pixels(random_crop(image, 4, 256, torch.Generator())) == [[list(BLUE)] * 4] * 4
-    with pytest.raises(InputError, match="min_side=0"):
+    with pytest.raises(InputError, match=r"min_side: expected .* got 0"):
         random_crop(image, 4, 0, torch.Generator())
 
 
@@ -102,7 +102,7 @@ def test_padding_is_undone_to_the_bit(height, width, multiple, dtype):
 def test_padding_mirrors():
     padded, padding = pad_to_multiple(torch.arange(3.0).reshape(1, 1, 1, 3), 8)
     assert padded[0, 0, 5].tolist() == [0, 1, 2, 2, 1, 0, 0, 1]
-    with pytest.raises(InputError, match="multiple=0"):
+    with pytest.raises(InputError, match=r"multiple: expected .* got 0"):
         pad_to_multiple(padded, 0)
     with pytest.raises(InputError, match="not larger"):
         unpad(torch.zeros(1, 3, 4, 4), padding)

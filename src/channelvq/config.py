@@ -180,10 +180,10 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
             )
     where = f"overrides {list(overrides)}"
     try:
-        above = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))
+        above: Any = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))
     except (OmegaConfBaseException, YAMLError, TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{where}: {error}") from None
-    return _merge(data, above if isinstance(above, dict) else {}, where)
+    return _merge(data, above, where)
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

@@ -11,6 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import Tensor
 
+from channelvq.checks import check_whole
 from channelvq.codec import num_bytes
 from channelvq.errors import InputError
 from channelvq.evaluate.measures import Measures
@@ -250,9 +251,9 @@ def with_interval(metrics: Mapping[str, Any], name: str, digits: int | None = No
 def _prefix_lengths(num_tokens: int, prefixes: Sequence[int] | None) -> list[int]:
     if prefixes is None:
         return prefix_lengths(num_tokens)
-    if not prefixes or not all(1 <= k <= num_tokens for k in prefixes):
-        raise InputError(f"prefixes: expected numbers of tokens in 1..{num_tokens}, got {list(prefixes)}")
-    return sorted(set(prefixes))
+    if not prefixes:
+        raise InputError(f"prefixes: expected numbers of tokens in 1..{num_tokens}, got none")
+    return sorted({check_whole("prefixes", k, 1, num_tokens, what="numbers of tokens") for k in prefixes})
 
 
 def _check(tokenizer: ImageTokenizer, images: Tensor, batch_size: int) -> None:
@@ -263,5 +264,4 @@ def _check(tokenizer: ImageTokenizer, images: Tensor, batch_size: int) -> None:
             f"images: the tokenizer is for {size} x {size} pixels, got {images.shape[-2]} x {images.shape[-1]}; "
             "resize them with antialiasing first, and name that in the protocol"
         )
-    if batch_size < 1:
-        raise InputError(f"batch_size: expected 1 or more, got {batch_size}")
+    check_whole("batch_size", batch_size, 1)

@@ -7,7 +7,7 @@ from jaxtyping import Shaped
 from PIL import Image
 from torch import Tensor
 
-from channelvq.checks import whole
+from channelvq.checks import check_whole, whole
 from channelvq.errors import InputError
 
 
@@ -34,8 +34,7 @@ def random_crop(image: Image.Image, size: int, min_side: int, generator: torch.G
     Its side, then its place, are uniform; every call draws three numbers from `generator`.
     """
     size, _ = check_size(size)
-    if min_side < 1:
-        raise InputError(f"min_side={min_side}: expected at least 1 pixel")
+    min_side = check_whole("min_side", min_side, 1)
     short = min(image.size)
     side = _draw(min(min_side, short), short, generator)
     left = _draw(0, image.width - side, generator)
@@ -63,8 +62,7 @@ def check_size(size: int | tuple[int, int]) -> tuple[int, int]:
 
 def pad_to_multiple(x: Shaped[Tensor, "b c h w"], multiple: int) -> tuple[Shaped[Tensor, "b c H W"], Padding]:
     """`x` mirrored below and on the right until height and width are multiples; any size, even one pixel, any dtype."""
-    if multiple < 1:
-        raise InputError(f"multiple={multiple}: expected at least 1")
+    multiple = check_whole("multiple", multiple, 1)
     height, width = x.shape[-2:]
     padding = Padding(-height % multiple, -width % multiple)
     rows, columns = _mirror(height, padding.bottom, x.device), _mirror(width, padding.right, x.device)

@@ -6,6 +6,7 @@ from unicodedata import combining, normalize
 
 from PIL import Image, ImageDraw, ImageFont
 
+from channelvq.checks import check_whole
 from channelvq.errors import InputError
 from channelvq.images.load import WHITE, Color
 
@@ -49,8 +50,8 @@ def strip(images: Sequence[Image.Image], *, captions: Sequence[str] | None = Non
 def _check(images: Sequence[Image.Image], columns: int, captions: Sequence[str] | None, scale: int) -> None:
     if not images:
         raise InputError("a contact sheet needs at least one image, none was given")
-    if columns < 1 or scale < 1:
-        raise InputError(f"contact sheet with columns={columns}, scale={scale}: both must be at least 1")
+    check_whole("contact sheet: columns", columns, 1)
+    check_whole("contact sheet: scale", scale, 1)
     if captions is not None and len(captions) != len(images):
         raise InputError(
             f"contact sheet of {len(images)} images with {len(captions)} captions: give one for each image"

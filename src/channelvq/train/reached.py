@@ -23,7 +23,8 @@ def reached(run_dir: Path, peak: float) -> dict[str, Any]:
     if not found:
         raise InputError(f"{run_dir} holds no checkpoint; expected the folder of a run (train.output_dir)")
     state = read_state(found[-1])
-    seconds, ranks, peak_memory = _positive(found[-1], state)
+    seconds, ranks = _positive(found[-1], state, "seconds"), int(_positive(found[-1], state, "ranks"))
+    has_memory = state.get("peak_memory") is not None
     recipe = load_recipe(run_dir / "config.yaml")
     full = plan(str(run_dir), recipe, Machine(gpus=ranks, peak=peak, mfu=1.0))
     images = state["step"] * recipe.train.batch_size
@@ -35,7 +36,7 @@ def reached(run_dir: Path, peak: float) -> dict[str, Any]:
         "images": images,
         "seconds": seconds,
         "images_per_second": speed,
-        "peak_memory": None if peak_memory is None else peak_memory / 2**30,
+        "peak_memory": _positive(found[-1], state, "peak_memory") / 2**30 if has_memory else None,
         "device": state.get("device"),
         "ranks": ranks,
         "flops_per_image": full.training_flops,
@@ -44,19 +45,15 @@ def reached(run_dir: Path, peak: float) -> dict[str, Any]:
     }
 
 
-def _positive(checkpoint: Path, state: dict[str, Any]) -> tuple[float, int, float | None]:
-    """Seconds, ranks and peak of memory (None where it is not told) of a checkpoint; InputError for what is none."""
-    given = {name: state.get(name) for name in ("seconds", "ranks", "peak_memory")}
-    for name, value in given.items():
-        if name == "peak_memory" and value is None:
-            continue
-        good = isinstance(value, int | float) and 0 < value < float("inf")
-        if not good or (name == "ranks" and value != int(value)):
-            raise InputError(
-                f"checkpoint {checkpoint}: its progress.json says {name}: {value!r}, expected a number above 0; "
-                "it is damaged or of an older version"
-            )
-    return given["seconds"], int(given["ranks"]), given["peak_memory"]
+def _positive(checkpoint: Path, state: dict[str, Any], name: str) -> float:
+    """A figure of a checkpoint; InputError for one that is not there or cannot be."""
+    value = state.get(name)
+    if not isinstance(value, int | float) or not 0 < value < float("inf") or (name == "ranks" and value % 1):
+        raise InputError(
+            f"checkpoint {checkpoint}: its progress.json says {name}: {value!r}, expected a number above 0; "
+            "it is damaged or of an older version"
+        )
+    return value
 
 
 def table(found: dict[str, Any]) -> Table:
