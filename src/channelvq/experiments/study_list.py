@@ -165,7 +165,7 @@ STUDIES: dict[str, Study] = {
         "Pixel loss alone against the full recipe: perceptual and adversarial loss, and the weight of short prefixes.",
         1,
         {
-            "pixel": ("small/bundled", ("train.steps=2000",)),
+            "pixel": ("small/bundled", ("train.steps=2000", "model.quantizer.kind=plain")),
             "full": ("small/full", ()),
             "full, one weight for every prefix": ("small/full", ("objective.adversarial.prefix_weight=false",)),
         },
@@ -175,13 +175,7 @@ STUDIES: dict[str, Study] = {
     "family": Study(
         "Would another quantizer make a better bundled tokenizer? small/bundled for 2,000 steps.",
         0.5,
-        {
-            kind: (
-                "small/bundled",
-                ("train.steps=2000", *([] if kind == "plain" else [f"model.quantizer.kind={kind}"])),
-            )
-            for kind in ("plain", "simvq")
-        },
+        {kind: ("small/bundled", ("train.steps=2000", f"model.quantizer.kind={kind}")) for kind in ("plain", "simvq")},
     ),
     "table1-tuning": Study(
         "The learning rate of each method of table 1, chosen on validation images.",
