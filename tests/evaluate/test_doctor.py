@@ -194,9 +194,13 @@ def test_the_bundled_tokenizer_is_healthy(bundled: DoctorReport) -> None:
 
 
 def test_a_collapsed_codebook_gets_its_remedy(scenes: torch.Tensor) -> None:
-    tokenizer = CVQTokenizer.from_pretrained("bundled")
+    bundled = CVQTokenizer.from_pretrained("bundled")
+    tokenizer = CVQTokenizer(replace(bundled.config, quantizer=PlainConfig(codebook_size=4096))).eval()
+    tokenizer.encoder.load_state_dict(bundled.encoder.state_dict())
+    tokenizer.decoder.load_state_dict(bundled.decoder.state_dict())
     heap = torch.empty(4086, 64).uniform_(-1 / 4096, 1 / 4096, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
+        tokenizer.quantizer.codes()[:10] = bundled.quantizer.codes()[:10]
         tokenizer.quantizer.codes()[10:] = heap + 30  # ten codes win everything, the others are where no feature is
     found = findings(diagnose(observe(tokenizer, scenes), torch.zeros(64).double()))
     assert (found[0].name, found[0].level) == ("collapsed codebook", "problem")
