@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from channelvq.errors import InputError
+from channelvq.experiments.study_list import STUDIES
 from channelvq.experiments.tables import SECTION, TABLES, render
 
 ROOT = Path(__file__).parents[2]
@@ -17,9 +18,16 @@ def test_pages_show_the_stored_results(page: Path) -> None:
     assert render(page, ROOT / "results") == page.read_text()
 
 
-def test_every_table_is_shown_somewhere() -> None:
+def is_whole(file: str) -> bool:
+    """Whether a result is there, with all runs of its study."""
+    path = ROOT / "results" / file
+    study = STUDIES.get(file.removesuffix("-small.json"))
+    return path.exists() and (study is None or len(json.loads(path.read_text())["records"]) == len(study.runs))
+
+
+def test_every_table_is_shown_as_soon_as_its_result_is_whole() -> None:
     shown = {match["name"] for page in PAGES for match in SECTION.finditer(page.read_text())}
-    assert shown == set(TABLES)
+    assert shown == {name for name, (file, _) in TABLES.items() if is_whole(file)}
 
 
 def test_an_unknown_table_is_named(tmp_path: Path) -> None:
