@@ -11,7 +11,7 @@ from torch import Tensor
 from channelvq.evaluate.baselines import jpeg, webp
 from channelvq.evaluate.plots import line_panels
 from channelvq.evaluate.probes import Probes, gradients, gratings, measure
-from channelvq.experiments.store import trained
+from channelvq.experiments.store import run_key, trained
 from channelvq.experiments.studies import recipes
 from channelvq.images import grid, normalize, save_image, to_pil, to_uint8
 from channelvq.pictures import restored
@@ -34,23 +34,35 @@ STUDIED = {
 }
 
 
-def measure_all(bundled: CVQTokenizer, tuned: Mapping[str, CVQTokenizer], store: Path) -> list[dict[str, Any]]:
-    """By method: means over the gratings of each frequency and contrast, and over the gradients of each range."""
+def measure_all(
+    bundled: CVQTokenizer, tuned: Mapping[str, CVQTokenizer], known: Sequence[Mapping[str, Any]], store: Path
+) -> list[dict[str, Any]]:
+    """By method: means over the gratings of each frequency and contrast, and over the gradients of each range.
+
+    known: what an earlier call found. Runs of studies that are in it are not trained for this again.
+    """
     methods: dict[str, Restore] = {"JPEG, 96 bytes": lambda x: jpeg(x, BYTES).images,
                                    "WebP, 96 bytes": lambda x: webp(x, BYTES).images}  # fmt: skip
     for k in (16, 32, bundled.num_tokens):
         methods[f"bundled, {k} tokens"] = _by(bundled, k)
     methods["bundled, not quantized"] = lambda x: _unquantized(bundled, x)
     methods |= {f"finetuned on {name}": _by(tokenizer) for name, tokenizer in tuned.items()}
+    found = [{"name": name} | _measured(method, bundled.image_size) for name, method in methods.items()]
     for name, (study, run) in STUDIED.items():
-        methods[name] = _by(trained(recipes(study)[run], store)[0])
-    size = bundled.image_size
+        recipe = recipes(study)[run]
+        named = {"name": name, "run": run_key(recipe)}
+        stored = next((each for each in known if named.items() <= each.items()), None)
+        found.append(dict(stored) if stored else named | _measured(_by(trained(recipe, store)[0]), bundled.image_size))
+    return found
+
+
+def _measured(method: Restore, size: int) -> dict[str, Any]:
     waves, slopes = gratings(size, CYCLES, CONTRASTS), gradients(size, RANGES)
-    return [
-        {"name": name, "gratings": _means(waves, method(waves.images), ("psnr", "gain")),
-         "gradients": _means(slopes, method(slopes.images), ("psnr", "gain", "false_colour", "reversals"))}
-        for name, method in methods.items()
-    ]  # fmt: skip
+    bent = ("psnr", "gain", "false_colour", "reversals")
+    return {
+        "gratings": _means(waves, method(waves.images), ("psnr", "gain")),
+        "gradients": _means(slopes, method(slopes.images), bent),
+    }
 
 
 def _by(tokenizer: CVQTokenizer, num_tokens: int | None = None) -> Restore:

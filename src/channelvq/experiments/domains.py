@@ -69,7 +69,8 @@ def run(path: Path, store: Path = DEFAULT_STORE) -> dict[str, Any]:
                 after, tuned_psnr = measured(kind, name, tokenizer, images, measures, facts, store)
                 records.append(after | {"psnr_gain": gain(psnr, tuned_psnr)})
     tuned = {name: tokenizer for name, (_, tokenizer, _) in pairs.items()}
-    failures = domain_failures.measure_all(bundled, tuned, store)
+    known = load(path)["failures"] if path.is_file() else []
+    failures = domain_failures.measure_all(bundled, tuned, known, store)
     how = {"finetuned": "small/domain: 200 steps of 32 from the bundled weights", **measures.protocol(IMAGES)}
     write_json(path, {"protocol": how, "records": records, "failures": failures})
     for kind in dict.fromkeys((*MEASURED_ON.values(), "medical")):
