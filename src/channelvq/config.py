@@ -18,7 +18,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from yaml import YAMLError
 
 from channelvq.errors import InputError
-from channelvq.whole import write_whole
+from channelvq.whole import write_text_whole
 
 T = TypeVar("T")
 # Of every config of the library. No setting has a meaning at infinity: what is without a limit is None or 0.
@@ -201,4 +201,4 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> l
 def save(config: Any, path: str | Path) -> None:
     """Write the resolved config as YAML, whole or not at all: a run without its config could not go on."""
     text = OmegaConf.to_yaml(OmegaConf.create(to_dict(config)))
-    write_whole(Path(path), lambda stream: stream.write(text.encode()))
+    write_text_whole(Path(path), text)

@@ -27,6 +27,11 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
         replace_whole(path, fill)
 
 
+def write_text_whole(path: Path, text: str) -> None:
+    """`write_whole` for text, as UTF-8."""
+    write_whole(path, lambda stream: stream.write(text.encode()))
+
+
 def replace_whole(path: Path, write: Callable[[Path], object]) -> None:
     """As `write_whole`, for what writes to a path rather than to a stream; it may put a file of its own there."""
     path = path.resolve()

@@ -1,7 +1,6 @@
 """The training loop: it learns, and a run that was interrupted ends equal to the bit to one that was not."""
 
 import json
-import math
 import os
 import shutil
 import signal
@@ -17,10 +16,8 @@ from safetensors.torch import load_file
 
 from channelvq import CVQTokenizer
 from channelvq.config import to_dict
-from channelvq.data.stream import fixed_images
 from channelvq.errors import DivergedError, InputError
 from channelvq.nested import NestedConfig
-from channelvq.train import tokenizer_task
 from channelvq.train.checkpoint import checkpoints
 from channelvq.train.engine import Engine, read_metrics, schedule, training_seconds
 from channelvq.train.run import load_tokenizer_recipe
@@ -196,17 +193,6 @@ def test_a_gradient_that_is_not_finite_never_gets_into_a_checkpoint(clip: str, t
     with pytest.raises(DivergedError, match=r"gradient of tokenizer is nan at step 3.*step-00000002"):
         Engine(Broken(config), config.train, config).fit()
     assert checkpoints(tmp_path)[-1].name == "step-00000002"
-
-
-def test_pictures_that_come_again_use_no_more_codes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A small set of own images fills the validation images by repeating them."""
-    monkeypatch.setattr(tokenizer_task, "fixed_images", lambda mixture, n: fixed_images(mixture, 2).repeat(3, 1, 1, 1))
-    task = TokenizerTask(recipe(tmp_path))
-    task.start()
-    (tmp_path / "samples").mkdir()
-    found = task.evaluate(task.models, tmp_path, 1)
-    tokens, codes = 2 * task.tokenizer.num_tokens, task.tokenizer.codebook_size
-    assert found["use_if_uniform"] == pytest.approx(1 - math.exp(-tokens / codes))
 
 
 def test_a_network_that_diverges_is_reported_with_its_step(tmp_path: Path) -> None:
@@ -386,17 +372,3 @@ def test_schedule_warms_up_and_ends_at_its_ratio(tmp_path: Path) -> None:
     assert values[60] == pytest.approx(0.55)
     assert values[110] == pytest.approx(0.1)
     assert max(values) == 1.0
-
-
-def test_a_failing_codebook_is_told_once_with_its_remedy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    class Failing(TokenizerTask):
-        def evaluate(self, models, run_dir, step):  # type: ignore[no-untyped-def]
-            return {"use": 1 / 32 if step > 1 else 1.0, "perplexity": 1.0 if step > 1 else 30.0, "use_if_uniform": 1.0}
-
-    config = recipe(tmp_path, "train.steps=4", "train.evaluate_every=1")
-    assert Engine(Failing(config), config.train, config).fit() is not None
-    text = " ".join(capsys.readouterr().out.split())
-    assert text.count("collapsed codebook") == 1
-    assert text.index("evaluate step 2") < text.index("collapsed codebook") < text.index("evaluate step 3")
-    assert "model.quantizer.start=data" in text
-    assert all(line["kind"] in ("train", "evaluate") for line in read_metrics(tmp_path))

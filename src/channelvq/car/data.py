@@ -28,7 +28,7 @@ from channelvq.errors import InputError
 from channelvq.images import normalize
 from channelvq.nn.state import weights_sha256, write_weights
 from channelvq.tokenizer import CVQTokenizer
-from channelvq.whole import write_whole
+from channelvq.whole import write_text_whole
 
 SHARD_IMAGES = 1024
 FIRST_SAMPLES = 8
@@ -102,7 +102,7 @@ def _tokenize(tokenizer: CVQTokenizer, data: Mixture, positions: range) -> tuple
 def _write(ids_path: Path, ids: Tensor, samples: Sequence[Sample]) -> None:
     lines = "".join(json.dumps({"text": sample.text, "key": sample.key}) + "\n" for sample in samples)
     # The ids last: where they are, the shard is whole. Two processes write the same.
-    write_whole(ids_path.with_suffix(".jsonl"), lambda stream: stream.write(lines.encode()))
+    write_text_whole(ids_path.with_suffix(".jsonl"), lines)
     write_weights(ids_path, {"ids": ids})
 
 

@@ -22,7 +22,7 @@ from tokenizers.trainers import BpeTrainer
 from torch import Tensor
 
 from channelvq.errors import InputError
-from channelvq.whole import write_whole
+from channelvq.whole import write_text_whole
 
 NUM_BYTES = 256
 FILE_NAME = "tokenizer.json"
@@ -104,7 +104,7 @@ class TextTokenizer:
     def save(self, folder: Path) -> None:
         """Write tokenizer.json."""
         text = self.tokenizer.to_str(pretty=True)
-        write_whole(folder / FILE_NAME, lambda stream: stream.write(text.encode()))
+        write_text_whole(folder / FILE_NAME, text)
 
     @classmethod
     def load(cls, folder: Path) -> "TextTokenizer":

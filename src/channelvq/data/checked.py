@@ -19,7 +19,7 @@ from channelvq.data.listing import Stamp, stamp
 from channelvq.data.packages import cache_root
 from channelvq.errors import InputError
 from channelvq.images import FirstFrameWarning, Skipped, load_image
-from channelvq.whole import write_whole
+from channelvq.whole import write_text_whole
 
 WORKERS = min(8, os.cpu_count() or 1)  # Pillow decodes outside Python's lock
 BLOCK = 4096  # files handed to the workers at a time, so that a million of them need no million of futures
@@ -78,4 +78,4 @@ def _remember(file: Path, good: dict[str, Stamp]) -> None:
     """Write the memory whole or not at all; a cache that cannot be written costs time only."""
     text = json.dumps({"pillow": version("pillow"), "files": good})
     with suppress(OSError):
-        write_whole(file, lambda stream: stream.write(text.encode()))
+        write_text_whole(file, text)

@@ -27,7 +27,7 @@ from channelvq.data.source import Sample
 from channelvq.data.split import assign_split
 from channelvq.errors import InputError
 from channelvq.images import FirstFrameWarning, Skipped, load_image
-from channelvq.whole import write_whole
+from channelvq.whole import write_text_whole
 
 AT_ONCE = 256  # images in memory while they are checked
 
@@ -168,7 +168,7 @@ def _bad_rows(table: Any, name: str, column: str) -> dict[int, str]:
             reasons = pool.map(check, table[start : start + AT_ONCE][column])
             bad |= {row: reason for row, reason in enumerate(reasons, start) if reason is not None}
     with suppress(OSError):  # a cache that cannot be written costs time only
-        write_whole(memory, lambda stream: stream.write(json.dumps(bad).encode()))
+        write_text_whole(memory, json.dumps(bad))
     return bad
 
 

@@ -28,7 +28,7 @@ from channelvq.data.options import SplitOrAll
 from channelvq.data.split import Split, assign_split
 from channelvq.errors import InputError
 from channelvq.images import IMAGE_SUFFIXES, FirstFrameWarning, Skipped, load_image
-from channelvq.whole import write_whole
+from channelvq.whole import write_text_whole, write_whole
 
 AT_ONCE = 128  # image files in memory
 
@@ -198,7 +198,7 @@ def _begun(record: Path, prefix: str, listing: str) -> Written:
 
 def _note(record: Path, written: Written) -> None:
     text = json.dumps(asdict(written), indent=1)
-    write_whole(record, lambda stream: stream.write(text.encode()))
+    write_text_whole(record, text)
 
 
 class _Reader:

@@ -125,13 +125,15 @@ def finished_run(run_dir: Path, load: Callable[[Path], R], command: str) -> tupl
     lacking = [name for name in FINAL if not (run_dir / "final" / name).is_file()]
     if not found and not lacking:
         raise InputError(f"{run_dir}: there is no checkpoint, which tells how it was trained; put the newest one back")
-    done = read_state(found[-1])["step"] if found else 0
-    if lacking or done < recipe.train.steps:
-        what = f"{done} of {recipe.train.steps} steps are done" + (f", final/ has no {lacking[0]}" if lacking else "")
+    state = read_state(found[-1]) if found else {"step": 0}
+    if lacking or state["step"] < recipe.train.steps:
+        what = f"{state['step']} of {recipe.train.steps} steps are done" + (
+            f", final/ has no {lacking[0]}" if lacking else ""
+        )
         raise InputError(
             f"{run_dir}: the run is not finished ({what}); go on with `cvq train {config} train.resume=true`"
         )
-    return recipe, _run_facts(run_dir, recipe, command, read_state(found[-1]).get("threads", "an unknown number"))
+    return recipe, _run_facts(run_dir, recipe, command, state.get("threads", "an unknown number"))
 
 
 def _run_facts(run_dir: Path, recipe: Recipe, command: str, threads: int | str) -> dict[str, Any]:

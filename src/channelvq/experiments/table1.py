@@ -62,11 +62,8 @@ def claims(result: Mapping[str, Any]) -> list[list[str]]:
         for metric, (_, sign) in MEASURED.items():
             difference = _per_image(of[better], metric) - _per_image(of[worse], metric)
             interval = mean_with_interval(difference.mean(0), seed=0)
-            seeds = sign * difference.mean(1)
-            low, high = sorted((sign * interval.low, sign * interval.high))
-            verdict = (
-                "holds" if min(low, *seeds.tolist()) > 0 else "refuted" if max(high, *seeds.tolist()) < 0 else "open"
-            )
+            gains = [sign * value for value in (interval.low, interval.high, *difference.mean(1).tolist())]
+            verdict = "holds" if min(gains) > 0 else "refuted" if max(gains) < 0 else "open"
             ends = f"({interval.low:+.{DIGITS[metric]}f} to {interval.high:+.{DIGITS[metric]}f})"
             cells.append(f"{verdict}: {interval.mean:+.{DIGITS[metric]}f} {ends}")
         found.append(cells)

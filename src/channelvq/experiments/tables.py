@@ -113,7 +113,7 @@ def prefixes(result: dict[str, Any]) -> str:
 
 
 def study_prefixes(result: dict[str, Any]) -> str:
-    """PSNR of every run of a study at every prefix, and the use of its codebook."""
+    """PSNR of every run of a study at every prefix."""
     return prefixes({"records": [row | {"data": row["name"]} for row in result["records"]]})
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from channelvq.config import from_dict, to_dict
 from channelvq.errors import InputError
 from channelvq.nn.state import misfits, read_settings, read_weights, write_settings, write_weights
-from channelvq.whole import write_whole
+from channelvq.whole import write_text_whole
 
 
 class _Configured(Protocol):
@@ -27,7 +27,7 @@ def save_network(network: _Configured, folder: Path) -> None:
         f"# {name}\n\nTrained with `channelvq`; `from {type(network).__module__} import {name}`, "
         f"`{name}.load(folder)`.\nWhat it is made of: config.json.\n"
     )
-    write_whole(folder / "README.md", lambda stream: stream.write(card.encode()))
+    write_text_whole(folder / "README.md", card)
     write_weights(folder / "model.safetensors", network.state_dict())
     write_settings(folder / "config.json", to_dict(network.config))
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from channelvq.errors import InputError
-from channelvq.whole import replace_whole, write_whole
+from channelvq.whole import replace_whole, write_text_whole
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -54,7 +54,7 @@ def write_weights(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str
 def write_settings(path: Path, settings: Any) -> None:
     """Write plain data as JSON for people to read, whole or not at all; raises OSError where it cannot be written."""
     text = json.dumps(settings, indent=2) + "\n"
-    write_whole(path, lambda stream: stream.write(text.encode()))
+    write_text_whole(path, text)
 
 
 def tensor_sha256(tensor: Tensor) -> str:

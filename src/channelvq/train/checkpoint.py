@@ -15,9 +15,9 @@ from safetensors import SafetensorError
 
 from channelvq.config import differences, from_dict, read_recipe, to_dict
 from channelvq.errors import InputError
-from channelvq.nn.state import read_settings
+from channelvq.nn.state import read_settings, write_settings
 from channelvq.train.config import TrainConfig
-from channelvq.whole import make_ordinary, write_whole
+from channelvq.whole import make_ordinary
 
 
 def checkpoints(run_dir: Path) -> list[Path]:
@@ -76,7 +76,7 @@ def check_inputs(run_dir: Path, inputs: dict[str, str]) -> None:
                 f"{run_dir} was begun with {' and '.join(changed)} of other content than now; "
                 "put back what it was begun with, or choose another train.output_dir"
             )
-    write_whole(path, lambda stream: stream.write(json.dumps(inputs, indent=2).encode()))
+    write_settings(path, inputs)
 
 
 def _begun_with(run_dir: Path, resolved: Any) -> dict[str, Any]:

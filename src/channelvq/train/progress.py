@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 
 from channelvq.terminal import plain
-from channelvq.whole import write_whole
+from channelvq.whole import write_text_whole
 
 Sink = Callable[[dict[str, float], int], None]
 
@@ -46,7 +46,7 @@ class Progress:
             except (ValueError, KeyError, TypeError):  # the line that was being written when the run was killed
                 continue
         text = "".join(line + "\n" for line in kept)
-        write_whole(self.path, lambda stream: stream.write(text.encode()))
+        write_text_whole(self.path, text)
 
     def __enter__(self) -> "Progress":
         self.bar.start()
