@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from channelvq.errors import InputError
-from channelvq.experiments import generator
+from channelvq.experiments import car_tokens, generator, orderings
 from channelvq.experiments.store import generator_key, record, run_key, trained, trained_generator
 from channelvq.experiments.studies import load, recipes, table
 from channelvq.experiments.study_list import BEST_RATE, METHODS, RATES, STUDIES
 from channelvq.train.run import load_car_recipe, load_tokenizer_recipe
 
-PENDING = {"table1-tuning", "table1", "nested", "nested-scenes"}  # defined, not measured yet
+PENDING = {"table1-tuning", "table1", "nested", "nested-scenes", "car-tokens", "orderings"}  # defined, not measured yet
 
 TINY = (
     "model.image_size=32", "model.latent_channels=4", "model.network.base_channels=8", "train.steps=2",
@@ -21,7 +21,7 @@ TINY = (
 )  # fmt: skip
 
 TINY_CAR = (
-    "train.steps=3", "objective.lm_steps=1", "objective.stage1_steps=1", "train.batch_size=2",
+    "train.compile=false", "train.steps=3", "objective.lm_steps=1", "objective.stage1_steps=1", "train.batch_size=2",
     "data.validation_images=4", "data.sources.scenes.sprites=shapes", "model.max_text_tokens=64",
     "objective.train_images=8", "objective.text_vocab_size=300",
     "model.backbone.hidden_size=32", "model.backbone.num_hidden_layers=1", "model.backbone.num_attention_heads=2",
@@ -79,6 +79,30 @@ def test_the_generator_study_changes_one_thing_at_a_time() -> None:
     for _, recipe in found.values():
         assert (recipe.data, recipe.objective) == (first.data, first.objective)
         assert replace(recipe.train, seed=0) == first.train
+
+
+def test_the_study_of_kinds_of_tokens_changes_the_tokenizer_alone() -> None:
+    assert len(set(car_tokens.keys().values())) == len(car_tokens.VARIANTS) + len(car_tokens.TOKENIZERS)
+    found = {name: car_tokens.recipes(name) for name in car_tokens.VARIANTS}
+    _, first = found["nested, seed 0"]
+    for _, recipe in found.values():
+        assert replace(recipe, train=replace(recipe.train, seed=0)) == first
+    channel, patch = (found[f"{name}, seed 0"][0] for name in ("not nested", "patch-wise"))
+    assert channel.model.num_tokens == patch.model.num_tokens
+    assert replace(patch, model=replace(patch.model, axis="channel")) == channel
+
+
+@pytest.mark.skipif("car-tokens" in PENDING, reason="not measured yet")
+def test_the_stored_study_of_kinds_of_tokens_belongs_to_its_recipes() -> None:
+    result = car_tokens.load(Path(__file__).parents[2] / "results/car-tokens-small.json")
+    assert {row["name"]: row["run"] for row in result["records"]} == car_tokens.keys()
+
+
+@pytest.mark.skipif("orderings" in PENDING, reason="not measured yet")
+def test_the_stored_orderings_belong_to_their_recipes() -> None:
+    result = orderings.load(Path(__file__).parents[2] / "results/orderings-small.json")
+    assert {row["name"]: row["run"] for row in result["records"]} == orderings.keys()
+    assert sorted(result["records"][-1]["order"]) == list(range(64))
 
 
 @pytest.mark.parametrize("study", STUDIES)

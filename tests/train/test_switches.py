@@ -8,10 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from channelvq.car.backbone import SHORT, build_backbone, run_backbone, settings_of, use_plain_attention
+from channelvq.car.model import CAR
 from channelvq.errors import InputError
 from channelvq.train import launch, run
+from channelvq.train.car_task import COMPILED_WIDTHS, CARTask
 from channelvq.train.engine import Engine, read_metrics
-from channelvq.train.run import load_tokenizer_recipe
+from channelvq.train.run import load_car_recipe, load_tokenizer_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe, TokenizerTask
 
 TINY = (
@@ -46,6 +49,68 @@ def test_compiled_networks_train_as_others_and_keep_their_names(
     assert plain.keys() == compiled.keys()
     for name, weight in plain.items():
         torch.testing.assert_close(compiled[name], weight, atol=1e-5, rtol=1e-4)
+
+
+@pytest.fixture
+def generator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Overrides of a tiny generator on a tokenizer in tmp_path."""
+    monkeypatch.setenv("CHANNELVQ_CACHE", str(tmp_path / "cache"))
+    config = recipe(tmp_path / "tokenizer", "train.steps=1")
+    fit(config)
+    return [
+        f"tokenizer={tmp_path}/tokenizer/final", "data.sources.scenes.sprites=shapes", "data.validation_images=4",
+        "objective.train_images=16", "objective.text_vocab_size=300", "objective.lm_steps=1",
+        "objective.stage1_steps=1", "model.max_text_tokens=64", "model.backbone.hidden_size=32",
+        "model.backbone.num_hidden_layers=2", "model.backbone.num_attention_heads=2", "train.device=cpu",
+        "train.precision=no", "train.batch_size=4", "train.steps=4", "train.warmup_steps=1", "train.log_every=1",
+    ]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+def test_a_compiled_generator_trains_as_another_and_is_evaluated_uncompiled(
+    generator: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "compile_networks", partial(launch.compile_networks, backend="aot_eager"))
+    compiled_calls: list[bool] = []
+    draw = CARTask._samples
+
+    def samples(self: CARTask, car: CAR, path: Path) -> None:
+        compiled_calls.append(torch.compiler.is_compiling() or torch._dynamo.eval_frame._stance.stance != "force_eager")
+        draw(self, car, path)
+
+    monkeypatch.setattr(CARTask, "_samples", samples)
+    for name in ("false", "true"):
+        torch._dynamo.reset()
+        config = load_car_recipe(
+            "small/scenes-car", [*generator, f"train.compile={name}", f"train.output_dir={tmp_path / name}"]
+        )
+        Engine(CARTask(config), config.train, config).fit()
+    assert compiled_calls == [False, False]
+    plain, compiled = (load_file(tmp_path / name / "final" / "model.safetensors") for name in ("false", "true"))
+    for name, weight in plain.items():
+        torch.testing.assert_close(compiled[name], weight, atol=1e-5, rtol=1e-4)
+
+
+def test_the_text_of_a_compiled_generator_has_few_widths(generator: list[str], tmp_path: Path) -> None:
+    config = load_car_recipe("small/scenes-car", [*generator, f"train.output_dir={tmp_path}/run"])
+    task = CARTask(config)
+    text, _ = task._split(next(task.batches(0, 0, 1)))
+    assert text.shape[1] % COMPILED_WIDTHS == 0
+    assert ((text >= 0).sum(1) > text.shape[1] - COMPILED_WIDTHS).any()
+
+
+@pytest.mark.parametrize(("positions", "kind"), [(SHORT, "eager"), (SHORT + 1, "sdpa")])
+def test_short_sequences_train_with_plain_attention(positions: int, kind: str) -> None:
+    settings = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    model = build_backbone(settings, 300, torch.Generator().manual_seed(0))
+    inputs = torch.randn(2, 7, 32, generator=torch.Generator().manual_seed(1))
+    mask = torch.ones(2, 7, dtype=torch.bool)
+    mask[0, :3] = False
+    before = run_backbone(model, inputs, mask)
+    use_plain_attention(model, positions)
+    assert model.config._attn_implementation == kind
+    assert "attn_implementation" not in str(settings_of(model.config))
+    torch.testing.assert_close(run_backbone(model, inputs, mask)[mask], before[mask], atol=1e-5, rtol=1e-5)
 
 
 def test_channels_last_reaches_the_convolutions(tmp_path: Path) -> None:

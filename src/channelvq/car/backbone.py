@@ -28,6 +28,7 @@ _CAUSAL: dict[str, tuple[object, ...]] = {
     "use_bidirectional_attention": (None, False),
 }
 _AT_LEAST_ONE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+SHORT = 256  # positions: the scores of all pairs are little memory
 TRIED_UP_TO = 50_000_000  # parameters of a backbone that costs next to nothing to try
 
 # Shapes of the paper's backbones (their config.json), for planning without their files.
@@ -111,6 +112,15 @@ def run_backbone(
         use_cache=cache is not None,
         **memory,
     ).last_hidden_state
+
+
+def use_plain_attention(model: PreTrainedModel, positions: int) -> None:
+    """Attention as two products and a softmax, where so few positions are trained on a CPU.
+
+    The same function but for rounding: the fused kernel's backward pass is slower than all the rest of a small layer.
+    """
+    if positions <= SHORT:
+        model.set_attn_implementation("eager")
 
 
 @lru_cache

@@ -5,7 +5,6 @@ which of them exist. The first step of a shape compiles, which takes 10 to 60 se
 what it made) and needs a C++ compiler on the CPU.
 """
 
-import shutil
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -66,12 +65,6 @@ class CompiledStep:
         self.have += 1
         positions = self.mask[:, : self.have].sum(1, keepdim=True) - 1
         return self.step(inputs, self.seen, positions, self.cache)
-
-
-def check(device: torch.device) -> None:
-    """InputError where the step could not be compiled."""
-    if device.type == "cpu" and shutil.which("g++") is None and shutil.which("clang++") is None:
-        raise InputError("compiled=True: torch.compile needs a C++ compiler (g++ or clang++) on the CPU; install one")
 
 
 def _roomy(layer: Any) -> RoomyLayer:

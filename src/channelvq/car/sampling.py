@@ -25,10 +25,10 @@ from channelvq.car.backbone import run_backbone
 from channelvq.car.cache import roomy_cache
 from channelvq.car.choice import Choice, choose, guide
 from channelvq.car.compiled import CompiledStep
-from channelvq.car.compiled import check as check_compiler
 from channelvq.car.text import TextBatch
 from channelvq.checks import check_whole
 from channelvq.errors import InputError
+from channelvq.nn.compiler import check_compiler
 from channelvq.nn.modes import CHUNK_ROWS, evaluating, row_independent_kernels
 from channelvq.tokenizer import CVQTokenizer
 
@@ -112,7 +112,7 @@ def _check_speed(model: "CAR", exact: bool, use_cache: bool, compiled: bool) -> 
     if compiled and (exact or not use_cache):
         raise InputError("compiled=True goes with exact=False and use_cache=True: compiled kernels are others")
     if compiled:
-        check_compiler(model.device)
+        check_compiler("compiled=True", model.device)
 
 
 def _stream(model: "CAR", job: _Job, every: int, exact: bool) -> Iterator[Generation]:

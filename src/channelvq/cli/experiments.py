@@ -32,6 +32,8 @@ MissingOption = Annotated[
 OTHERS = {
     "generator": ("generator-small", 2.5, "Next-channel prediction: nested dropout or not, three sizes, exposure "
                   "bias."),
+    "car-tokens": ("car-tokens-small", 3, "Generators on channels, nested or not, and on patches: what they draw, "
+                   "by GenEval."),
     "orderings": ("orderings-small", 1.5, "Nested dropout beside channels sorted after training: every prefix, and the "
                   "generator's nats."),
     "domains": ("domains", 0.3, "The bundled tokenizer on other kinds of pictures, untouched and finetuned; where it "
@@ -83,22 +85,25 @@ def _add(name: str, question: str, path: Path, study: Callable[[], tuple[Run, Lo
         _show(*study(), stored or path, json_file, rerun)
 
 
-def _add_study(name: str, question: str) -> None:
-    """As `_add`, for a study of recipes, whose result may grow run by run."""
+def _add_growing(name: str, question: str, path: Path, study: Callable[[], tuple[Any, Load, Show]]) -> None:
+    """As `_add`, for a study whose result may grow run by run."""
 
     @experiment_app.command(name, help=question)
     def command(
         stored: StoredOption = None, json_file: JsonOption = None, rerun: RerunOption = False,
         missing: MissingOption = False,
     ) -> None:  # fmt: skip
-        from channelvq.experiments import studies
-
-        run = partial(studies.run, name, missing=missing)
-        path = stored or Path(f"results/{name}-small.json")
-        _show(run, studies.load, studies.table, path, json_file, rerun or missing)
+        run, load, table = study()
+        _show(partial(run, missing=missing), load, table, stored or path, json_file, rerun or missing)
 
 
-def _module(name: str) -> tuple[Run, Load, Show]:
+def _study(name: str) -> tuple[Any, Load, Show]:
+    from channelvq.experiments import studies
+
+    return partial(studies.run, name), studies.load, studies.table
+
+
+def _module(name: str) -> tuple[Any, Load, Show]:
     module = import_module(f"channelvq.experiments.{name}")
     return module.run, module.load, module.table
 
@@ -108,11 +113,12 @@ def _with_budget(question: str, hours: float) -> str:
 
 
 for _name, _about in STUDIES.items():
-    _add_study(_name, _with_budget(_about.question, _about.hours))
+    _path = Path(f"results/{_name}-small.json")
+    _add_growing(_name, _with_budget(_about.question, _about.hours), _path, partial(_study, _name))
 for _name, (_file, _hours, _question) in OTHERS.items():
-    _add(
-        _name, _with_budget(_question, _hours), Path(f"results/{_file}.json"), partial(_module, _name.replace("-", "_"))
-    )
+    _new = _add_growing if _name == "car-tokens" else _add
+    _path = Path(f"results/{_file}.json")
+    _new(_name, _with_budget(_question, _hours), _path, partial(_module, _name.replace("-", "_")))
 
 
 def _add_bundle(name: str, recipe: str, what: str) -> None:

@@ -43,15 +43,17 @@ class Judged:
         flat = [(prompt.tag, not each) for prompt, row in zip(self.prompts, self.wrong, strict=True) for each in row]
         return task_scores(*zip(*flat, strict=True))
 
+    def by_prompt(self) -> dict[str, dict[str, list[bool]]]:
+        """By task and text, which images are right: a prompt that comes several times is one with more images."""
+        found: dict[str, dict[str, list[bool]]] = {}
+        for prompt, row in zip(self.prompts, self.wrong, strict=True):
+            found.setdefault(prompt.tag, {}).setdefault(prompt.text, []).extend(not each for each in row)
+        return found
+
     def intervals(self) -> dict[str, list[float]]:
         """Ends of the 95 % bootstrap interval of each score: prompts of a task are drawn anew, each with its images."""
         generator, means = torch.Generator().manual_seed(0), dict[str, Tensor]()
-        for tag in dict.fromkeys(prompt.tag for prompt in self.prompts):
-            # A prompt that comes several times is one prompt with more images.
-            right: dict[str, list[bool]] = {}
-            for prompt, row in zip(self.prompts, self.wrong, strict=True):
-                if prompt.tag == tag:
-                    right.setdefault(prompt.text, []).extend(not each for each in row)
+        for tag, right in self.by_prompt().items():
             sums, counts = (torch.tensor([float(f(each)) for each in right.values()]) for f in (sum, len))
             drawn = torch.randint(len(right), (RESAMPLES, len(right)), generator=generator)
             means[tag] = sums[drawn].sum(1) / counts[drawn].sum(1)

@@ -36,7 +36,7 @@ from channelvq.train.tokenizer_task import TokenizerRecipe
 IMAGES = 1024  # test scenes: 65,536 tokens, 16 for each code
 TOKENIZERS: dict[str, tuple[str, ...]] = {"nested": (), "not nested": ("nested.alpha=0",)}
 _SHORT = (
-    "train.steps=700", "train.batch_size=64", "train.evaluate_every=350",
+    "train.steps=700", "train.batch_size=64", "train.evaluate_every=350", "train.compile=null",
     "objective.lm_steps=100", "objective.stage1_steps=100",
 )  # fmt: skip
 

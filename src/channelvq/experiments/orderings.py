@@ -21,7 +21,7 @@ from channelvq.evaluate.next_channel import evaluate_next_channel
 from channelvq.evaluate.plots import channel_curves, check_plot
 from channelvq.evaluate.reconstruction import with_interval
 from channelvq.evaluate.report import read_result, write_json
-from channelvq.experiments import generator
+from channelvq.experiments import car_tokens, generator
 from channelvq.experiments.store import DEFAULT_STORE, ordered_generator_key, record, trained, trained_on_order
 from channelvq.pictures import prefix_lengths
 from channelvq.terminal import terminal_table
@@ -35,8 +35,8 @@ ORDERS = ("nested", "as trained", "energy", "variance", "greedy")
 
 
 def recipes(order: str) -> tuple[TokenizerRecipe, CARRecipe]:
-    """Of the tokenizer and of the generator: those of the generator study, seed 0."""
-    return generator.recipes(generator.VARIANTS["nested, seed 0" if order == "nested" else "not nested, seed 0"])
+    """Of the tokenizer and of the generator: those of the study of kinds of tokens, seed 0."""
+    return car_tokens.recipes("nested, seed 0" if order == "nested" else "not nested, seed 0")
 
 
 def keys() -> dict[str, str]:

@@ -1,6 +1,7 @@
 """The experiment store: one folder for each resolved recipe, so that a run already there is never trained again."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from channelvq.car.data import tokenizer_digest
 from channelvq.car.model import CAR
-from channelvq.config import digest
+from channelvq.config import differences, digest
 from channelvq.errors import InputError
 from channelvq.evaluate.channel_order import permuted
 from channelvq.evaluate.report import git_revision, make_record, write_json
@@ -76,6 +77,20 @@ def trained_on_order(
     key = ordered_generator_key(tokenizer, recipe, name)
     folder, done = _finished(replace(recipe, tokenizer=str(place)), key, store)
     return CAR.from_pretrained(folder / "final"), done
+
+
+def kept_records(stored: dict[str, Any], path: Path, how: dict[str, Any], keys: Mapping[str, str]) -> dict[str, Any]:
+    """By name, the records of a stored result whose run keys are `keys`: of recipes as they are now.
+
+    Raises InputError where they were measured in another way than `how`, the protocol.
+    """
+    before, now = ({key: each[key] for key in each if key != "git"} for each in (stored["protocol"], how))
+    if changed := differences(before, now):
+        raise InputError(f"{path} was measured in another way ({'; '.join(changed)}); measure all again with --rerun")
+    # A record that stays was measured by the revision that it says, or else the result.
+    measured = {"git": stored["protocol"].get("git")}
+    kept = [row for row in stored["records"] if keys.get(row["name"]) == row["run"]]
+    return {row["name"]: row | {"protocol": measured | row.get("protocol", {})} for row in kept}
 
 
 def _finished(recipe: Recipe, key: str, store: Path) -> tuple[Path, dict[str, Any]]:

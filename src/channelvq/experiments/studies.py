@@ -8,15 +8,13 @@ from jaxtyping import UInt8
 from rich.table import Table
 from torch import Tensor
 
-from channelvq.config import differences
-from channelvq.errors import InputError
 from channelvq.evaluate.measures import Measures, choose_measures
 from channelvq.evaluate.plots import check_plot, curves_over_codes, line_panels
 from channelvq.evaluate.reconstruction import evaluate_reconstruction
 from channelvq.evaluate.report import protocol, read_result, write_json
 from channelvq.experiments import table1
 from channelvq.experiments.held_out import DESCRIPTIONS, held_out
-from channelvq.experiments.store import DEFAULT_STORE, record, run_key, trained
+from channelvq.experiments.store import DEFAULT_STORE, kept_records, record, run_key, trained
 from channelvq.experiments.study_list import STUDIES
 from channelvq.images import grid, normalize, save_image, to_pil
 from channelvq.pictures import restored
@@ -65,16 +63,8 @@ def _kept(study: str, path: Path, how: dict[str, Any]) -> dict[str, dict[str, An
     """By name, the stored records of recipes as they are now."""
     if not path.exists():
         return {}
-    stored = load(path)
-    before, now = ({key: each[key] for key in each if key != "git"} for each in (stored["protocol"], how))
-    changed = differences(before, now)
-    if changed:
-        raise InputError(f"{path} was measured in another way ({'; '.join(changed)}); measure all again with --rerun")
     keys = {name: run_key(recipe) for name, recipe in recipes(study).items()}
-    # A record that stays was measured by the revision that it says, or else the result.
-    measured = {"git": stored["protocol"].get("git")}
-    kept = [row for row in stored["records"] if keys.get(row["name"]) == row["run"]]
-    return {row["name"]: row | {"protocol": measured | row.get("protocol", {})} for row in kept}
+    return kept_records(load(path), path, how, keys)
 
 
 def _write(study: str, path: Path, how: dict[str, Any], found: dict[str, dict[str, Any]]) -> None:

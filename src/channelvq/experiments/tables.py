@@ -15,6 +15,8 @@ from channelvq.evaluate.reconstruction import HEADINGS, with_interval
 from channelvq.evaluate.report import markdown_table, read_result, reading
 from channelvq.experiments import (
     bundled_detector,
+    car_tokens,
+    car_tokens_geneval,
     domain_failures,
     domains,
     generate_bench,
@@ -143,6 +145,16 @@ def orders(result: dict[str, Any]) -> str:
 def generators(result: dict[str, Any]) -> str:
     """Nats and accuracy of every run of the generator study."""
     return markdown_table(generator.HEADINGS, generator.rows(result))
+
+
+def kinds_of_tokens(result: dict[str, Any]) -> str:
+    """Generators on each kind of tokens."""
+    return markdown_table(car_tokens.HEADINGS, car_tokens.rows(result))
+
+
+def claims_of_tokens(result: dict[str, Any]) -> str:
+    """Whether generators on one kind of tokens draw better than on another."""
+    return markdown_table(("claim", "difference (95 %)", "verdict"), car_tokens_geneval.comparisons(result))
 
 
 def scene_tokenizers(result: dict[str, Any]) -> str:
@@ -317,5 +329,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "geneval-faults": ("geneval.json", geneval_faults),
     "geneval-sampling": ("geneval-sampling.json", geneval_settings),
     "generators": ("generator-small.json", generators),
+    "car-tokens": ("car-tokens-small.json", kinds_of_tokens),
+    "car-tokens-claims": ("car-tokens-small.json", claims_of_tokens),
     "scene-tokenizers": ("generator-small.json", scene_tokenizers),
 }

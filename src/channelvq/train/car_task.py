@@ -24,7 +24,7 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from channelvq.car.backbone import TRIED_UP_TO, build_backbone, named_config, settings_of
+from channelvq.car.backbone import TRIED_UP_TO, build_backbone, named_config, settings_of, use_plain_attention
 from channelvq.car.config import CARConfig
 from channelvq.car.data import TokenSet, tokenized, tokenizer_digest
 from channelvq.car.likelihood import ROWS, encode_captions, teacher_forced, with_other_captions
@@ -44,6 +44,7 @@ from channelvq.train.config import TrainConfig
 
 Stage = Literal["lm", "stage1", "stage2"]
 SAMPLES = 8
+COMPILED_WIDTHS = 8  # of the text, and multiples of it
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -111,17 +112,19 @@ class CARTask:
         self.recipe = recipe
         tokenizer = CVQTokenizer.from_pretrained(recipe.tokenizer)
         check_model(recipe.model, tokenizer)
-        tokenizer.to("cuda" if recipe.train.device == "auto" and torch.cuda.is_available() else "cpu")
+        tokenizer.to("cuda" if _on_gpu(recipe) else "cpu")
         self.train_set = token_set(recipe.data, tokenizer, "train", recipe.objective.train_images)
         self.held_out = token_set(recipe.data, tokenizer, "validation", recipe.data.validation_images)
         tokenizer.to("cpu")
         generator = torch.Generator().manual_seed(recipe.train.seed)
         self.car = CAR(recipe.model, tokenizer, self._text(), generator=generator)
         self._check_inputs(tokenizer)
+        if not _on_gpu(recipe):
+            use_plain_attention(self.car.backbone, recipe.model.max_text_tokens + self.car.num_tokens)
         self.train_text = self._encode(self.train_set, "training")
         self.held_out_text = self._encode(self.held_out, "validation")
         self.models: dict[str, nn.Module] = {"car": self.car}
-        self.networks: list[nn.Module] = [self.car.backbone]
+        self.networks: list[nn.Module] = [self.car]
         self.idle_parameters = recipe.objective.lm_steps + recipe.objective.stage1_steps > 0
         self.optimizers: dict[str, Optimizer] = {"car": self._optimizer()}
         self.stage: Stage | None = None
@@ -198,7 +201,7 @@ class CARTask:
             for parameters, part_ratio in parts
             for matrix in (True, False)
         ]
-        return AdamW(groups, lr=train.learning_rate, betas=train.betas)
+        return AdamW(groups, lr=train.learning_rate, betas=train.betas, fused=True)
 
     def losses(
         self, name: str, models: dict[str, nn.Module], batch: Tensor, step: int, part: int
@@ -230,6 +233,8 @@ class CARTask:
         slot = self.recipe.model.max_text_tokens
         text, ids = batch[:, :slot], batch[:, slot:]
         used = max(2, int((text >= 0).sum(1).max()))
+        if self.recipe.train.compile:  # every width is compiled: a few of them
+            used = min(slot, used + -used % COMPILED_WIDTHS)
         return text[:, -used:], ids
 
     def _hidden(self, count: int, step: int, part: int) -> Tensor:
@@ -278,6 +283,10 @@ class CARTask:
     def save(self, models: dict[str, nn.Module], folder: Path) -> None:
         """config.json, model.safetensors, tokenizer.json, tokenizer/ and README.md."""
         cast(CAR, models["car"]).save_pretrained(folder)
+
+
+def _on_gpu(recipe: CARRecipe) -> bool:
+    return recipe.train.device == "auto" and torch.cuda.is_available()
 
 
 @lru_cache(maxsize=4)

@@ -295,7 +295,11 @@ class Engine:
 
     def _evaluate(self, step: int) -> dict[str, float]:
         models = self.evaluated_models()
-        return self.task.evaluate(models, self.run_dir, step) if self.accelerator.is_main_process else {}
+        if not self.accelerator.is_main_process:
+            return {}
+        # Evaluations have batches and lengths of their own, each of which would be compiled for a few calls.
+        with torch.compiler.set_stance("force_eager"):
+            return self.task.evaluate(models, self.run_dir, step)
 
     def _save_final(self) -> None:
         models = self.evaluated_models()

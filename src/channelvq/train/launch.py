@@ -23,6 +23,7 @@ from torch.optim import Optimizer
 
 from channelvq.config import to_dict
 from channelvq.errors import InputError
+from channelvq.nn.compiler import check_compiler
 from channelvq.train.config import TrainConfig
 
 # The other ranks wait while the main one evaluates.
@@ -146,8 +147,12 @@ def in_memory_format(model: nn.Module, channels_last: bool | None) -> nn.Module:
 
 
 def compile_networks(networks: list[nn.Module], backend: str = "inductor") -> None:
-    """By torch.compile, in place: names of weights, checkpoints and final files stay as they are."""
+    """By torch.compile, in place: names of weights, checkpoints and final files stay as they are.
+
+    For the shapes of training, of which there are few. Raises InputError where there is no compiler.
+    """
+    check_compiler("train.compile=true")
     # A compiled backward pass may otherwise reuse what the adaptive weight's own pass still needs.
     torch._functorch.config.donated_buffer = False  # type: ignore[attr-defined]
     for network in networks:
-        network.compile(backend=backend)
+        network.compile(backend=backend, dynamic=False)
