@@ -284,6 +284,11 @@ class Rerun:
         return self.result
 
 
+def test_a_gpu_that_is_asked_for_has_to_be_there(cvq: Cvq, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert_refused(cvq("experiment", "axis", "--rerun", "--device", "cuda"), "--device cuda", "no CUDA device")
+
+
 @pytest.mark.parametrize("study", ["axis", "codebook", "generator"])
 def test_experiments_read_one_file_and_write_another(
     cvq: Cvq, here: Path, monkeypatch: pytest.MonkeyPatch, study: str

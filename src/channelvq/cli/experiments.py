@@ -4,11 +4,12 @@ from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from channelvq.cli.options import JsonOption, target
+from channelvq.errors import InputError
 from channelvq.experiments.study_list import STUDIES
 
 Result = dict[str, Any]
@@ -26,6 +27,16 @@ StoredOption = Annotated[
 RerunOption = Annotated[bool, typer.Option("--rerun", help="Train what is not in the store and measure again.")]
 MissingOption = Annotated[
     bool, typer.Option("--missing", help="Train and measure what the result lacks; it is written after each run.")
+]
+ScaleOption = Annotated[
+    Literal["small"],
+    typer.Option(
+        help="Of the recipes: 64 px, on two cores. Larger recipes are trained by cvq train, see paper/ and gpu/."
+    ),
+]
+DeviceOption = Annotated[
+    Literal["auto", "cuda"],
+    typer.Option(help="Where it trains; auto: a GPU if there is one. cuda: not without one."),
 ]
 # Beside the studies of recipes: the module by the command's name, the result file, about how many hours all of it takes
 # on two cores, and what it answers.
@@ -91,10 +102,19 @@ def _add_growing(name: str, question: str, path: Path, study: Callable[[], tuple
     @experiment_app.command(name, help=question)
     def command(
         stored: StoredOption = None, json_file: JsonOption = None, rerun: RerunOption = False,
-        missing: MissingOption = False,
+        missing: MissingOption = False, scale: ScaleOption = "small", device: DeviceOption = "auto",
     ) -> None:  # fmt: skip
+        _check_device(device)
         run, load, table = study()
         _show(partial(run, missing=missing), load, table, stored or path, json_file, rerun or missing)
+
+
+def _check_device(device: str) -> None:
+    if device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise InputError("--device cuda: torch finds no CUDA device here; leave --device out to train on the CPU")
 
 
 def _study(name: str) -> tuple[Any, Load, Show]:
