@@ -1,12 +1,14 @@
 """The training bench at a size that takes a moment; no speed is asserted."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-from channelvq.experiments.train_bench import CASES, build, plain_loop, run, started
+from channelvq.experiments.train_bench import CASES, build, plain_loop, rows, run, started
+from channelvq.train import launch
 from channelvq.train.run import load_tokenizer_recipe
 
 NARROW = (
@@ -14,13 +16,21 @@ NARROW = (
     "model.quantizer.codebook_size=16", "train.batch_size=2", "objective.start_images=8",
 )  # fmt: skip
 TINY = ("model.image_size=32", *NARROW)
+TINY_GENERATOR = (
+    "train.batch_size=2", "objective.train_images=8", "objective.text_vocab_size=300", "model.max_text_tokens=64",
+    "model.backbone.hidden_size=32", "model.backbone.num_hidden_layers=1", "model.backbone.num_attention_heads=2",
+)  # fmt: skip
 TINY_PAPER = ("model.image_size=64", "objective.adversarial.base_channels=8", *NARROW)
 
 
-def test_every_case_is_measured_and_written(tmp_path: Path) -> None:
-    result = run(2, tmp_path / "train.json", extra=TINY, paper_extra=TINY_PAPER)
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+def test_every_case_is_measured_and_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHANNELVQ_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(launch, "compile_networks", partial(launch.compile_networks, backend="aot_eager"))
+    result = run(2, tmp_path / "train.json", TINY, TINY_PAPER, TINY_GENERATOR)
     stored = json.loads((tmp_path / "train.json").read_text())
-    assert [r["case"] for r in stored["records"]] == [*CASES, "quantizer of paper/cvq-16k-256"]
+    assert [r["case"] for r in stored["records"]] == [*CASES, "quantizer of paper/cvq-16k-256", "generator, compiled"]
+    assert {row[3].split(", ")[1] for row in rows(stored)} == {"plain loop", "quantizer alone", "not compiled"}
     assert all(0 < r.get("ratio", r.get("share")) < 100 for r in stored["records"])
     assert result["protocol"]["rounds"] == 2
 

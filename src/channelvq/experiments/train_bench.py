@@ -1,4 +1,4 @@
-"""`cvq bench train`: what the engine adds to a step, and the quantizer's share of one.
+"""`cvq bench train`: what the engine adds to a step, the quantizer's share of one, and what compiling takes off.
 
 A step of the engine is measured beside one of a plain PyTorch loop with the same model, losses and optimizers, the data
 already in memory, in turns; a ratio is that of two neighbouring steps, and the median over rounds is kept.
@@ -28,8 +28,9 @@ from channelvq.losses.adversarial import adaptive_weight, hinge_discriminator, h
 from channelvq.nested import draw_keep, keep_mask
 from channelvq.terminal import terminal_table
 from channelvq.tokenizer import CVQTokenizer
+from channelvq.train.car_task import CARTask
 from channelvq.train.engine import Engine, schedule
-from channelvq.train.run import load_tokenizer_recipe
+from channelvq.train.run import load_car_recipe, load_tokenizer_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe, TokenizerTask
 
 Step = Callable[[Tensor, int], object]
@@ -43,13 +44,22 @@ CASES: dict[str, tuple[str, tuple[str, ...]]] = {
 # LPIPS takes part with our network in its place, which is smaller: the share is rather too large than too small.
 PAPER = ("paper/cvq-16k-256", (*DRAWN, "data.sources.imagenet.weight=0", "train.data_workers=0", "train.batch_size=1",
                                "objective.perceptual.network=bundled", "model.quantizer.start=uniform"))  # fmt: skip
+GENERATOR = ("small/scenes-car", ("tokenizer=bundled", "data.sources.scenes.sprites=shapes", "data.validation_images=8",
+                                  "objective.train_images=64", "train.threads=0"))  # fmt: skip
 
 
-def run(rounds: int, path: Path | None, extra: Sequence[str] = (), paper_extra: Sequence[str] = ()) -> dict[str, Any]:
-    """Measure and write the result. extra, paper_extra: overrides of the small and of the paper's recipe."""
+def run(
+    rounds: int,
+    path: Path | None,
+    extra: Sequence[str] = (),
+    paper_extra: Sequence[str] = (),
+    generator_extra: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Measure and write the result. extra, ...: overrides of the small, the paper's and the generator's recipe."""
     records = [_overhead(name, load_tokenizer_recipe(recipe, [*settings, *extra]), rounds)
                for name, (recipe, settings) in CASES.items()]  # fmt: skip
     records.append(_share(load_tokenizer_recipe(PAPER[0], [*PAPER[1], *paper_extra]), max(3, rounds // 4)))
+    records.append(_compiled([*GENERATOR[1], *generator_extra], rounds))
     result = {"protocol": _protocol(rounds), "records": records}
     if path is not None:
         write_json(path, result)
@@ -61,6 +71,7 @@ def _protocol(rounds: int) -> dict[str, Any]:
         "rounds": rounds,
         "ratio": "median over rounds of the time of one step over that of the other, in turns; data in memory",
         "plain": "a PyTorch loop with the same model, losses, optimizers, clipping, schedule and moving average",
+        "compiled": "a step of stage II by torch.compile over one without, after the first, which compiles",
         "share": "forward, backward and optimizer step of the quantizer alone over a step of the engine",
         "codewords": "of the paper's recipe: random normal with the latents' mean and deviation",
     }
@@ -85,6 +96,22 @@ def _share(recipe: TokenizerRecipe, rounds: int) -> dict[str, Any]:
     return {"case": "quantizer of paper/cvq-16k-256", "batch": len(batch),
             "milliseconds": 1000 * statistics.median(steps), "quantizer_milliseconds": 1000 * statistics.median(parts),
             "share": ratio(parts, steps)}  # fmt: skip
+
+
+def _compiled(settings: Sequence[str], rounds: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        engines = []
+        for switch in ("true", "false"):
+            place = f"train.output_dir={folder}/{switch}"
+            recipe = load_car_recipe(GENERATOR[0], [*settings, f"train.compile={switch}", place, "train.device=cpu"])
+            engines.append(Engine(CARTask(recipe), recipe.train, recipe))
+        first = recipe.objective.lm_steps + recipe.objective.stage1_steps
+        batch = next(engines[0].task.batches(first, 0, 1))
+        ours, theirs = _in_turns(
+            (lambda b, n: engines[0].step(b, first + n), lambda b, n: engines[1].step(b, first + n)), batch, rounds
+        )
+    return {"case": "generator, compiled", "batch": len(batch), "milliseconds": 1000 * statistics.median(ours),
+            "uncompiled_milliseconds": 1000 * statistics.median(theirs), "ratio": ratio(ours, theirs)}  # fmt: skip
 
 
 def started(recipe: TokenizerRecipe) -> TokenizerTask:
@@ -195,11 +222,13 @@ HEADINGS = ("what", "batch", "a step, ms", "beside, ms", "ratio")
 
 
 def rows(result: dict[str, Any]) -> list[list[str]]:
-    """Cells of HEADINGS: engine over plain loop, or the quantizer over the step."""
+    """Cells of HEADINGS: engine over plain loop, the quantizer over the step, or compiled over not."""
     found = []
     for r in result["records"]:
-        if "ratio" in r:
+        if "plain_milliseconds" in r:
             beside, share = f"{r['plain_milliseconds']:.0f}, plain loop", f"{r['ratio']:.3f}"
+        elif "uncompiled_milliseconds" in r:
+            beside, share = f"{r['uncompiled_milliseconds']:.0f}, not compiled", f"{r['ratio']:.3f}"
         else:
             beside, share = f"{r['quantizer_milliseconds']:.0f}, quantizer alone", f"{r['share']:.1%}"
         found.append([r["case"], str(r["batch"]), f"{r['milliseconds']:.0f}", beside, share])
