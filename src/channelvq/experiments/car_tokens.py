@@ -48,16 +48,17 @@ VARIANTS = {f"{name}, seed {seed}": (name, seed) for seed in range(SEEDS) for na
 def recipes(variant: str) -> tuple[TokenizerRecipe, CARRecipe]:
     """The resolved recipes of a run: of its tokenizer and its own."""
     name, seed = VARIANTS[variant]
-    return _tokenizer_recipe(name), load_car_recipe("small/scenes-car", (*_SHORT, f"train.seed={seed}"))
+    return tokenizer_recipe(name), load_car_recipe("small/scenes-car", (*_SHORT, f"train.seed={seed}"))
 
 
-def _tokenizer_recipe(name: str) -> TokenizerRecipe:
-    return load_tokenizer_recipe("small/scenes-tokenizer", TOKENIZERS[name])
+def tokenizer_recipe(name: str) -> TokenizerRecipe:
+    """The resolved recipe of one of TOKENIZERS."""
+    return loadtokenizer_recipe("small/scenes-tokenizer", TOKENIZERS[name])
 
 
 def keys() -> dict[str, str]:
     """The run key of every record of the result."""
-    found = {f"{name} tokenizer": run_key(_tokenizer_recipe(name)) for name in TOKENIZERS}
+    found = {f"{name} tokenizer": run_key(tokenizer_recipe(name)) for name in TOKENIZERS}
     return found | {name: generator_key(*recipes(name)) for name in VARIANTS}
 
 
@@ -99,7 +100,7 @@ def _records(store: Path, folder: Path) -> Iterator[tuple[str, Callable[[], dict
 
 def _restored(name: str, store: Path) -> dict[str, Any]:
     """The record of a tokenizer."""
-    recipe = _tokenizer_recipe(name)
+    recipe = tokenizer_recipe(name)
     tokenizer, done = trained(recipe, store)
     _, car_recipe = recipes(f"{name}, seed 0")
     images = fixed_images(generator.scenes(car_recipe, tokenizer, "test"), generator.IMAGES)
@@ -109,8 +110,8 @@ def _restored(name: str, store: Path) -> dict[str, Any]:
 
 def _measured(variant: str, store: Path, folder: Path) -> dict[str, Any]:
     """The record of a generator; of the first seed also a picture."""
-    tokenizer_recipe, recipe = recipes(variant)
-    car, done = trained_generator(tokenizer_recipe, recipe, store)
+    base, recipe = recipes(variant)
+    car, done = trained_generator(base, recipe, store)
     sets = generator.token_sets(recipe, car.tokenizer)
     metrics = evaluate_next_channel(car, sets.test, sets.train_ids).to_dict()
     metrics["geneval"] = car_tokens_geneval.measure(car)
@@ -118,7 +119,7 @@ def _measured(variant: str, store: Path, folder: Path) -> dict[str, Any]:
     if not seed:
         draw_samples(car, folder / f"car-tokens-{name.replace(' ', '-')}.png")
     mine = {"name": variant, "seed": seed, "steps": recipe.train.steps, "parameters": generator.parameters(car)}
-    return record(tokenizer_recipe, done, "scenes", metrics) | mine
+    return record(base, done, "scenes", metrics) | mine
 
 
 def draw_samples(car: CAR, path: Path) -> None:

@@ -27,16 +27,22 @@ from channelvq.pictures import prefix_lengths
 from channelvq.terminal import terminal_table
 from channelvq.tokenizer import CVQTokenizer
 from channelvq.train.car_task import CARRecipe
+from channelvq.train.run import load_car_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe
 
 SORTED_BY = 256  # training images
 GREEDY_BY = 32  # of them: each decides over 2,080 decodings
+_SHORT = (
+    "train.steps=700", "train.evaluate_every=700", "train.checkpoint_every=350", "train.threads=1",
+    "objective.train_images=12000", "objective.lm_steps=50", "objective.stage1_steps=50",
+)  # fmt: skip
 ORDERS = ("nested", "as trained", "energy", "variance", "greedy")
 
 
 def recipes(order: str) -> tuple[TokenizerRecipe, CARRecipe]:
-    """Of the tokenizer and of the generator: those of the study of kinds of tokens, seed 0."""
-    return car_tokens.recipes("nested, seed 0" if order == "nested" else "not nested, seed 0")
+    """Of the tokenizer, which is one of the study of kinds of tokens, and of the generator."""
+    tokenizer = car_tokens.tokenizer_recipe("nested" if order == "nested" else "not nested")
+    return tokenizer, load_car_recipe("small/scenes-car", _SHORT)
 
 
 def keys() -> dict[str, str]:
