@@ -40,7 +40,7 @@ TOKENIZERS: dict[str, tuple[str, ...]] = {
 SEEDS = 3
 _SHORT = (
     "train.steps=1500", "train.evaluate_every=750", "train.checkpoint_every=500", "train.threads=1",
-    "objective.train_images=24000", "objective.lm_steps=100", "objective.stage1_steps=50",
+    "objective.train_images=24576", "objective.lm_steps=100", "objective.stage1_steps=50",
 )  # fmt: skip
 VARIANTS = {f"{name}, seed {seed}": (name, seed) for seed in range(SEEDS) for name in TOKENIZERS}
 
@@ -53,7 +53,7 @@ def recipes(variant: str) -> tuple[TokenizerRecipe, CARRecipe]:
 
 def tokenizer_recipe(name: str) -> TokenizerRecipe:
     """The resolved recipe of one of TOKENIZERS."""
-    return loadtokenizer_recipe("small/scenes-tokenizer", TOKENIZERS[name])
+    return load_tokenizer_recipe("small/scenes-tokenizer", TOKENIZERS[name])
 
 
 def keys() -> dict[str, str]:
