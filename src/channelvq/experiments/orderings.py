@@ -18,7 +18,7 @@ from channelvq.data.stream import fixed_images
 from channelvq.evaluate import channel_order
 from channelvq.evaluate.metrics import mean_with_interval
 from channelvq.evaluate.next_channel import evaluate_next_channel
-from channelvq.evaluate.plots import channel_curves, check_plot
+from channelvq.evaluate.plots import check_plot, line_panels
 from channelvq.evaluate.reconstruction import with_interval
 from channelvq.evaluate.report import read_result, write_json
 from channelvq.experiments import car_tokens, generator
@@ -118,9 +118,13 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def draw(result: Mapping[str, Any], path: Path) -> None:
-    """Nats by channel in each order."""
-    lines = {row["name"]: (0, row["metrics"]["by_channel"]["nats"]) for row in result["records"]}
-    channel_curves(lines, "nats a token", path)
+    """In each order, PSNR of every prefix with the rest at zero, and the mean nats of its tokens."""
+    psnr, nats = {}, {}
+    for row in result["records"]:
+        m, name = row["metrics"], row["name"]
+        psnr[name] = list(zip(m["lengths"], m["psnr_zero"], strict=True))
+        nats[name] = [(k, sum(m["by_channel"]["nats"][:k]) / k) for k in m["lengths"]]
+    line_panels([("tokens", "PSNR (dB)", psnr), ("tokens", "nats a token, of the tokens so far", nats)], path)
 
 
 HEADINGS = ("order", "the rest is", *(f"{k}" for k in prefix_lengths(64)), "nats (95 %)", "other caption")
