@@ -13,7 +13,7 @@ from channelvq.experiments.studies import load, recipes, table
 from channelvq.experiments.study_list import BEST_RATE, METHODS, RATES, STUDIES
 from channelvq.train.run import load_car_recipe, load_tokenizer_recipe
 
-PENDING = {"nested", "nested-scenes", "car-tokens"}  # defined, not measured yet
+PENDING = {"car-tokens"}  # defined, not measured yet
 
 TINY = (
     "model.image_size=32", "model.latent_channels=4", "model.network.base_channels=8", "train.steps=2",

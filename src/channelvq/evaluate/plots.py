@@ -54,7 +54,8 @@ def line_panels(
     panels: Sequence[tuple[str, str, Mapping[str, Sequence[tuple[float, float]]]]], path: str | Path
 ) -> None:
     """Draw panels of lines side by side: of each the labels of x and y, and lines of points (x, y) by name."""
-    figure = blank_figure(5 * len(panels), 4.6)
+    alone = len(panels) == 1
+    figure = blank_figure(7, 5.6) if alone else blank_figure(5 * len(panels), 4.6)
     for place, (across, label, lines) in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), place + 1)
         for name, points in lines.items():
@@ -67,7 +68,7 @@ def line_panels(
         axes.grid(alpha=0.3)
     # Below the panels: inside, it would hide lines.
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4)
+    figure.legend(handles, labels, loc="outside lower center", ncols=2 if alone else 4)
     save_figure(figure, path)
 
 
