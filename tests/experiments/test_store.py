@@ -98,7 +98,6 @@ def test_the_stored_study_of_kinds_of_tokens_belongs_to_its_recipes() -> None:
     assert {row["name"]: row["run"] for row in result["records"]} == car_tokens.keys()
 
 
-@pytest.mark.skipif("orderings" in PENDING, reason="not measured yet")
 def test_the_stored_orderings_belong_to_their_recipes() -> None:
     result = orderings.load(Path(__file__).parents[2] / "results/orderings-small.json")
     assert {row["name"]: row["run"] for row in result["records"]} == orderings.keys()
@@ -118,7 +117,6 @@ def test_studies_compare_like_with_like(study: str) -> None:
             assert (recipe.train.steps, recipe.train.batch_size) == (found[0].train.steps, found[0].train.batch_size)
 
 
-@pytest.mark.skipif("table1-tuning" in PENDING, reason="not measured yet")
 def test_table1_takes_the_rate_that_validation_found() -> None:
     result = load(Path(__file__).parents[2] / "results/table1-tuning-small.json")
     psnr = {row["name"]: row["validation"]["psnr_64"] for row in result["records"]}
