@@ -91,6 +91,16 @@ def test_a_compiled_generator_trains_as_another_and_is_evaluated_uncompiled(
         torch.testing.assert_close(compiled[name], weight, atol=1e-5, rtol=1e-4)
 
 
+def test_a_missing_compiler_is_named_before_images_are_tokenized(
+    generator: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_car_recipe("small/scenes-car", [*generator, f"train.output_dir={tmp_path}/run"])
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(InputError, match=r"train\.compile=true: .* C\+\+ compiler"):
+        run.train(config)
+    assert not (tmp_path / "cache" / "ids").exists()
+
+
 def test_the_text_of_a_compiled_generator_has_few_widths(generator: list[str], tmp_path: Path) -> None:
     config = load_car_recipe("small/scenes-car", [*generator, f"train.output_dir={tmp_path}/run"])
     task = CARTask(config)

@@ -41,6 +41,7 @@ from channelvq.nn.state import tensor_sha256
 from channelvq.tokenizer import CVQTokenizer
 from channelvq.train.checkpoint import check_inputs
 from channelvq.train.config import TrainConfig
+from channelvq.train.launch import on_gpu
 
 Stage = Literal["lm", "stage1", "stage2"]
 SAMPLES = 8
@@ -112,14 +113,14 @@ class CARTask:
         self.recipe = recipe
         tokenizer = CVQTokenizer.from_pretrained(recipe.tokenizer)
         check_model(recipe.model, tokenizer)
-        tokenizer.to("cuda" if _on_gpu(recipe) else "cpu")
+        tokenizer.to("cuda" if on_gpu(recipe.train) else "cpu")
         self.train_set = token_set(recipe.data, tokenizer, "train", recipe.objective.train_images)
         self.held_out = token_set(recipe.data, tokenizer, "validation", recipe.data.validation_images)
         tokenizer.to("cpu")
         generator = torch.Generator().manual_seed(recipe.train.seed)
         self.car = CAR(recipe.model, tokenizer, self._text(), generator=generator)
         self._check_inputs(tokenizer)
-        if not _on_gpu(recipe):
+        if not on_gpu(recipe.train):
             use_plain_attention(self.car.backbone, recipe.model.max_text_tokens + self.car.num_tokens)
         self.train_text = self._encode(self.train_set, "training")
         self.held_out_text = self._encode(self.held_out, "validation")
@@ -283,10 +284,6 @@ class CARTask:
     def save(self, models: dict[str, nn.Module], folder: Path) -> None:
         """config.json, model.safetensors, tokenizer.json, tokenizer/ and README.md."""
         cast(CAR, models["car"]).save_pretrained(folder)
-
-
-def _on_gpu(recipe: CARRecipe) -> bool:
-    return recipe.train.device == "auto" and torch.cuda.is_available()
 
 
 @lru_cache(maxsize=4)

@@ -36,7 +36,7 @@ def build_accelerator(config: TrainConfig, idle_parameters: bool) -> Accelerator
     """Accelerate by the settings of a run and of `accelerate launch`; InputError for what cannot work."""
     run_dir = Path(config.output_dir)
     trackers: list[str | LoggerType | GeneralTracker] = list(config.trackers or ())
-    check_trackers(config.trackers or ())
+    check_installed(config)
     # Accelerate keeps the first run's precision for the process; several runs in one process may differ.
     AcceleratorState._reset_state()
     accelerator = Accelerator(
@@ -56,6 +56,18 @@ def build_accelerator(config: TrainConfig, idle_parameters: bool) -> Accelerator
             f"{ranks} ranks x {parts} parts (train.accumulation)"
         )
     return accelerator
+
+
+def on_gpu(config: TrainConfig) -> bool:
+    """Whether a run by these settings takes a GPU."""
+    return config.device == "auto" and torch.cuda.is_available()
+
+
+def check_installed(config: TrainConfig) -> None:
+    """InputError for trackers, or a compiler, that the settings ask for and that are not there."""
+    check_trackers(config.trackers or ())
+    if config.compile:
+        check_compiler("train.compile=true", on_gpu(config))
 
 
 def check_trackers(names: Sequence[str]) -> None:
@@ -149,9 +161,8 @@ def in_memory_format(model: nn.Module, channels_last: bool | None) -> nn.Module:
 def compile_networks(networks: list[nn.Module], backend: str = "inductor") -> None:
     """By torch.compile, in place: names of weights, checkpoints and final files stay as they are.
 
-    For the shapes of training, of which there are few. Raises InputError where there is no compiler.
+    For the shapes of training, of which there are few.
     """
-    check_compiler("train.compile=true")
     # A compiled backward pass may otherwise reuse what the adaptive weight's own pass still needs.
     torch._functorch.config.donated_buffer = False  # type: ignore[attr-defined]
     for network in networks:

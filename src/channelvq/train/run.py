@@ -13,7 +13,7 @@ from channelvq.train.car_task import CARRecipe, CARTask
 from channelvq.train.checkpoint import check_run_folder
 from channelvq.train.detector_task import DetectorRecipe, DetectorTask
 from channelvq.train.engine import Engine, Task
-from channelvq.train.launch import check_trackers
+from channelvq.train.launch import check_installed
 from channelvq.train.perceptual_task import PerceptualRecipe, PerceptualTask
 from channelvq.train.tokenizer_task import TokenizerRecipe, TokenizerTask
 
@@ -65,7 +65,7 @@ def train(recipe: Recipe) -> dict[str, float] | None:
     # Before the task, which may draw and tokenize for minutes.
     check_target(recipe.train.output_dir, folder=True)
     check_run_folder(Path(recipe.train.output_dir), recipe, recipe.train.resume)
-    check_trackers(recipe.train.trackers or ())
+    check_installed(recipe.train)
     if recipe.train.threads:
         torch.set_num_threads(recipe.train.threads)
     match recipe:
