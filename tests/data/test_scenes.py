@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from channelvq.data.backdrop import PLAIN, Backdrop, contrast, standing_out
 from channelvq.data.captions import ALL_TASKS, Plan, Thing
 from channelvq.data.catalogue import PACKAGES
 from channelvq.data.packages import find_package
@@ -254,6 +255,7 @@ def test_trimming_keeps_the_visible_part_and_its_proportions() -> None:
         ({"length": 0}, "length 0"),
         ({"tasks": ("counting", "nope")}, "nope.*single_object"),
         ({"captions": "none"}, "captions 'none'"),
+        ({"backdrops": "grey"}, "backdrops 'grey' is neither plain nor None"),
         ({"sprites": "clipart"}, "sprites 'clipart': the sets are fluent, shapes"),
     ],
 )
@@ -265,6 +267,34 @@ def test_bad_options_are_refused(options: dict[str, object], words: str) -> None
 def test_too_few_classes_for_a_task_is_an_error_not_a_loop() -> None:
     with pytest.raises(InputError, match="no two_object scene of the test split can be made of 2 classes"):
         draw_plan("two_object", ("circle", "star"), [], "test", Draws("few"))
+
+
+@pytest.mark.parametrize("sprites", ["shapes", "fluent"])
+def test_plain_backdrops_are_one_of_four_colours_and_change_nothing_else(sprites: str) -> None:
+    plain, varied = (SceneSource(64, "train", sprites, backdrops=each) for each in ("plain", None))  # type: ignore[arg-type]
+    colours = set()
+    for index in range(120):
+        scene, other = plain.scene(index), varied.scene(index)
+        outside = torch.ones(64, 64, dtype=torch.bool)
+        for thing in scene.objects:
+            left, top, right, bottom = thing.box
+            outside[top:bottom, left:right] = False
+        shades = {tuple(pixel) for pixel in scene.image[:, outside].T.tolist()}
+        assert len(shades) == 1
+        colours |= shades
+        assert (scene.plan, scene.prompt, scene.objects) == (other.plan, other.prompt, other.objects)
+    assert colours <= set(PLAIN)
+    assert len(colours) > 1
+
+
+def test_the_first_backdrop_that_stands_out_is_taken_or_else_the_best() -> None:
+    red, dark, white = (Backdrop(c, c) for c in ((255, 0, 0), (10, 10, 10), (255, 255, 255)))
+    things = np.array([(250.0, 10.0, 0.0), (90.0, 90.0, 90.0)])
+    assert standing_out([red, white, dark], things) == white
+    assert contrast(white, things) == pytest.approx(3**0.5 * 165)
+    assert standing_out([red, dark], things) == dark  # 139 from the grey, 240 from the red
+    assert standing_out([red, red], things) == red
+    assert contrast(Backdrop((0, 0, 0), (180, 180, 180)), things) == pytest.approx(0)  # grey halfway
 
 
 def test_a_scene_is_cheap() -> None:

@@ -24,7 +24,7 @@ from channelvq.nn.conv import ConvConfig
 from channelvq.quantize.codebook import PlainConfig
 from channelvq.tokenizer import CVQConfig, CVQTokenizer
 from channelvq.train import car_task
-from channelvq.train.car_task import CARObjectiveConfig, CARRecipe, CARTask
+from channelvq.train.car_task import CARObjectiveConfig, CARRecipe, CARTask, hidden_matrices
 from channelvq.train.config import TrainConfig
 from channelvq.train.engine import Engine, read_metrics
 
@@ -150,7 +150,10 @@ def test_each_stage_trains_its_part(recipe: Callable[..., CARRecipe]) -> None:
     assert moved[2] == names
 
 
-def test_resumed_equals_uninterrupted_to_the_bit(recipe: Callable[..., CARRecipe], tmp_path: Path) -> None:
+@pytest.mark.parametrize("muon", [None, 2e-3])
+def test_resumed_equals_uninterrupted_to_the_bit(
+    recipe: Callable[..., CARRecipe], tmp_path: Path, muon: float | None
+) -> None:
     class StopAt(CARTask):
         at = 3
 
@@ -160,6 +163,7 @@ def test_resumed_equals_uninterrupted_to_the_bit(recipe: Callable[..., CARRecipe
             return super().losses(name, models, batch, step, rank)
 
     settings = {"objective__lm_steps": 2, "objective__stage1_steps": 2, "train__checkpoint_every": 1}
+    settings |= {"objective__muon_learning_rate": muon}
     fit(recipe(6, "whole", **settings))
     for at in (3, 5):  # inside stage 1, inside stage 2
         StopAt.at = at
@@ -225,6 +229,52 @@ def test_learning_rates_by_part(recipe: Callable[..., CARRecipe]) -> None:
     assert (
         len(trained) == len(rates) == len([n for n, _ in task.car.named_parameters() if not n.startswith("tokenizer.")])
     )
+
+
+def test_muon_moves_the_matrices_of_the_layers_and_adamw_the_rest(recipe: Callable[..., CARRecipe]) -> None:
+    """One step against torch's two optimizers, each on its own copy of the model."""
+    task, twin = (
+        CARTask(recipe(4, objective__muon_learning_rate=3e-3, train__weight_decay=0.1, train__clip_norm=None))
+        for _ in range(2)
+    )
+    matrices = hidden_matrices(twin.car)
+    assert len(matrices) == 2 * 7  # query, key, value, output, gate, up, down
+    assert not any(p is twin.car.text_embedding.weight for p in matrices)
+    rest = [p for p in twin.car.parameters() if p.requires_grad and not any(p is each for each in matrices)]
+    alone = [
+        torch.optim.Muon(matrices, lr=3e-3, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+        *(
+            torch.optim.AdamW([p], lr=task.recipe.train.learning_rate, betas=task.recipe.train.betas,
+                              weight_decay=0.1 if p.ndim >= 2 else 0.0, fused=True)
+            for p in rest
+        ),
+    ]  # fmt: skip
+    batch = next(task.batches(0, 0, 1))
+    for each in (task, twin):
+        sum(each.losses("car", each.models, batch, 3, 0)[0].values()).backward()
+    task.optimizers["car"].step()
+    for optimizer in alone:
+        optimizer.step()
+    pairs = zip(task.car.named_parameters(), twin.car.parameters(), strict=True)
+    assert [name for (name, ours), theirs in pairs if not torch.equal(ours, theirs)] == []
+
+
+def test_a_run_may_begin_with_a_given_generator(recipe: Callable[..., CARRecipe], tmp_path: Path) -> None:
+    fit(recipe(3, "first"))
+    given = tmp_path / "first" / "final"
+    again = CARTask(recipe(3, "second", objective__start_from=str(given), train__seed=5)).car
+    before = CAR.from_pretrained(given)
+    assert again.text.digest() == before.text.digest()
+    assert [n for n, p in before.named_parameters() if not torch.equal(p, again.get_parameter(n))] == []
+    with pytest.raises(InputError, match=r"start_from.*another model.*head: linear -> codebook"):
+        CARTask(recipe(3, "third", objective__start_from=str(given), model__head="codebook"))
+    folder = tmp_path / "other tokenizer"
+    tokenizer = CVQTokenizer.from_pretrained(given / "tokenizer")
+    with torch.no_grad():
+        tokenizer.quantizer.quantizer.weight.mul_(1.5)
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(InputError, match=r"start_from.*has another image tokenizer than '.*other tokenizer'"):
+        CARTask(replace(recipe(3, "fourth", objective__start_from=str(given)), tokenizer=str(folder)))
 
 
 def test_images_are_tokenized_once(tokenizer_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

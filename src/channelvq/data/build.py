@@ -28,11 +28,13 @@ class SceneConfig:
     """Captioned scenes drawn by our code; sprites: "shapes" needs nothing, "fluent" the package fluent-emoji.
 
     tasks: what is shown and said, in turn: GenEval's six, and "color_position" (both things coloured and placed).
+    backdrops: "plain", one of four colours, so that a generator learns things before backgrounds; None, any.
     """
 
     kind: Literal["scenes"] = "scenes"
     sprites: Literal["shapes", "fluent"] = "shapes"
     tasks: tuple[Task, ...] = TASKS
+    backdrops: Literal["plain"] | None = None
     weight: NonNegativeFloat = 1.0
 
 
@@ -160,7 +162,7 @@ def build_source(config: SourceConfig, size: int, split: Split) -> Source:
     """The source of a config in one split, with images of size x size."""
     match config:
         case SceneConfig():
-            return SceneSource(size=size, split=split, sprites=config.sprites, tasks=config.tasks)
+            return SceneSource(size, split, config.sprites, tasks=config.tasks, backdrops=config.backdrops)
         case EmojiConfig():
             return EmojiSource(style=config.style, size=size, split=split, augment=None if config.augment else False)
         case PhotoConfig():

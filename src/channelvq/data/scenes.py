@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from channelvq.data.backdrop import NUM_DRAWS, Backdrop, random_backdrop
+from channelvq.data.backdrop import NUM_DRAWS, PLAIN, Backdrop, random_backdrop, standing_out
 from channelvq.data.captions import ALL_TASKS, TASKS, Plan, Task, free_caption, geneval_prompt
 from channelvq.data.scene_plan import Draws, coloured_things, draw_plan
 from channelvq.data.source import Sample
@@ -25,8 +25,8 @@ from channelvq.data.sprites import COLOURS, HELD_SIDE, SpriteSetName, sprite_set
 from channelvq.errors import InputError
 
 Captions = Literal["mixed", "geneval", "free"]
+Backdrops = Literal["plain"]
 SMALLEST_SIZE = 32
-ENOUGH_CONTRAST = 110.0  # distance in RGB between a thing's mean colour and the background
 TRIES_FOR_CONTRAST = 16
 
 
@@ -80,6 +80,7 @@ class SceneSource:
 
     sprites: "fluent" (63 COCO classes; fetches the package) or "shapes" (16 shapes, no download). captions: GenEval's
     prompts, free sentences, or half of each. tasks: what scenes are made for, in turn: by default the six of GenEval.
+    backdrops: "plain", one of four colours, white where the things stand out from it; None, any colour or gradient.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class SceneSource:
         sprites: SpriteSetName = "fluent",
         captions: Captions = "mixed",
         tasks: Sequence[Task] = TASKS,
+        backdrops: Backdrops | None = None,
         length: int = 100_000,
         cache: Path | str | None = None,
     ) -> None:
@@ -98,7 +100,9 @@ class SceneSource:
             raise InputError(f"scenes: tasks {list(tasks)}: need one or more of {', '.join(ALL_TASKS)}")
         if captions not in ("mixed", "geneval", "free"):
             raise InputError(f"scenes: captions {captions!r} is neither mixed, geneval nor free")
-        self.size, self.captions, self.length = size, captions, length
+        if backdrops not in ("plain", None):
+            raise InputError(f"scenes: backdrops {backdrops!r} is neither plain nor None")
+        self.size, self.captions, self.length, self.backdrops = size, captions, length, backdrops
         self.split: Split = split
         self.tasks, self.set_name = tuple(tasks), sprites
         self.sprites = sprite_set(sprites, cache, max(HELD_SIDE, size))
@@ -128,7 +132,7 @@ class SceneSource:
     def _drawn(self, plan: Plan, draws: Draws) -> Scene:
         shown = [self._shown(thing.name, thing.colour, draws) for thing in plan.things for _ in range(plan.count)]
         places = _layout(plan, len(shown), draws)
-        canvas = _backdrop([picture for _, _, picture in shown], draws).paint(self.size)
+        canvas = _backdrop([picture for _, _, picture in shown], self.backdrops, draws).paint(self.size)
         objects = tuple(
             SceneObject(name, _draw(canvas, picture, place), colour)
             for (name, colour, picture), place in zip(shown, places, strict=True)
@@ -179,25 +183,14 @@ def _jitter(x: float, y: float, side: float, draws: Draws) -> _Place:
     return _Place(x + draws.uniform(-slack, slack), y + draws.uniform(-slack, slack), side)
 
 
-def _backdrop(pictures: list[Image.Image], draws: Draws) -> Backdrop:
-    """A random backdrop that every thing stands out from, or the best of some."""
-    colours = np.array([_mean_colour(picture) for picture in pictures])
-    best, best_contrast = None, -1.0
-    for _ in range(TRIES_FOR_CONTRAST):
-        backdrop = random_backdrop(draws.many(NUM_DRAWS))
-        contrast = float(np.sqrt(((_shades(backdrop)[:, None] - colours[None]) ** 2).sum(axis=2)).min())
-        if contrast > best_contrast:
-            best, best_contrast = backdrop, contrast
-        if contrast >= ENOUGH_CONTRAST:
-            break
-    assert best is not None
-    return best
-
-
-def _shades(backdrop: Backdrop) -> np.ndarray:
-    """Five colours along a backdrop, (5, 3): between its ends a gradient may pass through the colour of a thing."""
-    first, second = np.array(backdrop.first, np.float32), np.array(backdrop.second, np.float32)
-    return first + np.linspace(0, 1, 5)[:, None] * (second - first)
+def _backdrop(pictures: list[Image.Image], backdrops: Backdrops | None, draws: Draws) -> Backdrop:
+    """A backdrop that every thing stands out from, or the best of some."""
+    choices = (
+        (Backdrop(colour, colour) for colour in PLAIN)
+        if backdrops == "plain"
+        else (random_backdrop(draws.many(NUM_DRAWS)) for _ in range(TRIES_FOR_CONTRAST))
+    )
+    return standing_out(choices, np.array([_mean_colour(picture) for picture in pictures]))
 
 
 def _mean_colour(picture: Image.Image) -> np.ndarray:

@@ -15,6 +15,7 @@ from channelvq.config import differences, digest
 from channelvq.errors import InputError
 from channelvq.evaluate.channel_order import permuted
 from channelvq.evaluate.report import git_revision, make_record, write_json
+from channelvq.nn.state import weights_sha256
 from channelvq.tokenizer import CVQTokenizer
 from channelvq.train.car_task import CARRecipe
 from channelvq.train.engine import training_seconds
@@ -29,6 +30,9 @@ def run_key(recipe: Recipe) -> str:
     recipe = replace(recipe, train=replace(recipe.train, output_dir="", resume=False, trackers=None))
     if isinstance(recipe, TokenizerRecipe) and (start := recipe.objective.start_from) is not None:
         weights = tokenizer_digest(CVQTokenizer.from_pretrained(start))  # what has that name may change
+        recipe = replace(recipe, objective=replace(recipe.objective, start_from=weights))
+    if isinstance(recipe, CARRecipe) and (start := recipe.objective.start_from) is not None:
+        weights = weights_sha256(CAR.from_pretrained(start))
         recipe = replace(recipe, objective=replace(recipe.objective, start_from=weights))
     return digest(recipe)
 

@@ -30,7 +30,7 @@ from channelvq.car.data import TokenSet, tokenized, tokenizer_digest
 from channelvq.car.likelihood import ROWS, encode_captions, teacher_forced, with_other_captions
 from channelvq.car.model import CAR, Prediction
 from channelvq.car.text import NUM_BYTES, TextTokenizer, train_bpe
-from channelvq.config import STRICT, digest
+from channelvq.config import STRICT, differences, digest, to_dict
 from channelvq.data.build import DataConfig, build_mixture
 from channelvq.data.split import Split
 from channelvq.data.stream import position_generator, rank_share
@@ -42,6 +42,7 @@ from channelvq.tokenizer import CVQTokenizer
 from channelvq.train.checkpoint import check_inputs
 from channelvq.train.config import TrainConfig
 from channelvq.train.launch import on_gpu
+from channelvq.train.muon import MuonWithAdamW
 
 Stage = Literal["lm", "stage1", "stage2"]
 SAMPLES = 8
@@ -55,6 +56,9 @@ class CARObjectiveConfig:
     lm_steps, stage1_steps: stage 2 has the rest of train.steps. backbone_lr_ratio: the backbone's learning rate over
     that of projector, marker and head. text_vocab_size: of the byte-level BPE learned from the captions, where the
     backbone brings no text tokenizer. train_images: how many are tokenized, to be read again and again.
+    muon_learning_rate: the peak rate of Muon for the matrices of the backbone's layers; None: AdamW for everything.
+    start_from: a generator (as for `from_pretrained`) of the same model on the same image tokenizer, whose weights and
+    text tokenizer are the start.
     """
 
     lm_steps: NonNegativeInt = 0
@@ -62,6 +66,8 @@ class CARObjectiveConfig:
     backbone_lr_ratio: PositiveFloat = 1.0
     text_vocab_size: PositiveInt = 1024
     train_images: PositiveInt = 20_000
+    muon_learning_rate: PositiveFloat | None = None
+    start_from: str | None = None
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -117,8 +123,7 @@ class CARTask:
         self.train_set = token_set(recipe.data, tokenizer, "train", recipe.objective.train_images)
         self.held_out = token_set(recipe.data, tokenizer, "validation", recipe.data.validation_images)
         tokenizer.to("cpu")
-        generator = torch.Generator().manual_seed(recipe.train.seed)
-        self.car = CAR(recipe.model, tokenizer, self._text(), generator=generator)
+        self.car = self._first_car(tokenizer)
         self._check_inputs(tokenizer)
         if not on_gpu(recipe.train):
             use_plain_attention(self.car.backbone, recipe.model.max_text_tokens + self.car.num_tokens)
@@ -131,6 +136,26 @@ class CARTask:
         self.stage: Stage | None = None
 
     # Data
+
+    def _first_car(self, tokenizer: CVQTokenizer) -> CAR:
+        """New weights, or those of `objective.start_from`."""
+        generator = torch.Generator().manual_seed(self.recipe.train.seed)
+        if (source := self.recipe.objective.start_from) is None:
+            return CAR(self.recipe.model, tokenizer, self._text(), generator=generator)
+        given = CAR.from_pretrained(source)
+        if tokenizer_digest(given.tokenizer) != tokenizer_digest(tokenizer):
+            raise InputError(
+                f"objective.start_from {source!r} has another image tokenizer than {self.recipe.tokenizer!r}; "
+                "set `tokenizer` to that of the generator, its folder tokenizer/"
+            )
+        car = CAR(self.recipe.model, tokenizer, given.text, generator=generator)
+        if found := differences(to_dict(given.config), to_dict(car.config)):
+            raise InputError(
+                f"objective.start_from {source!r} is another model than the recipe's, set `model` as it is there; "
+                f"there -> here: {'; '.join(found)}"
+            )
+        car.load_state_dict(given.state_dict())
+        return car
 
     def _text(self) -> TextTokenizer:
         if isinstance(self.recipe.model.backbone, str):
@@ -190,8 +215,12 @@ class CARTask:
             self.stage = stage
 
     def _optimizer(self) -> Optimizer:
-        train, ratio = self.recipe.train, self.recipe.objective.backbone_lr_ratio
-        parts = ((list(self.car.new_parameters()), 1.0), (list(self.car.backbone.parameters()), ratio))
+        train, objective = self.recipe.train, self.recipe.objective
+        matrices = hidden_matrices(self.car) if objective.muon_learning_rate else []
+        if objective.muon_learning_rate and not matrices:
+            raise InputError("objective.muon_learning_rate: the backbone has no linear layers; leave it out")
+        others = [p for p in self.car.backbone.parameters() if not any(p is each for each in matrices)]
+        parts = ((list(self.car.new_parameters()), 1.0), (others, objective.backbone_lr_ratio))
         groups = [
             {
                 "params": [p for p in parameters if (p.ndim >= 2) == matrix],
@@ -202,7 +231,10 @@ class CARTask:
             for parameters, part_ratio in parts
             for matrix in (True, False)
         ]
-        return AdamW(groups, lr=train.learning_rate, betas=train.betas, fused=True)
+        if objective.muon_learning_rate is None:
+            return AdamW(groups, betas=train.betas, fused=True)
+        rate, decay = objective.muon_learning_rate, train.weight_decay
+        return MuonWithAdamW(groups, matrices, muon_lr=rate, weight_decay=decay, betas=train.betas)
 
     def losses(
         self, name: str, models: dict[str, nn.Module], batch: Tensor, step: int, part: int
@@ -284,6 +316,15 @@ class CARTask:
     def save(self, models: dict[str, nn.Module], folder: Path) -> None:
         """config.json, model.safetensors, tokenizer.json, tokenizer/ and README.md."""
         cast(CAR, models["car"]).save_pretrained(folder)
+
+
+def hidden_matrices(car: CAR) -> list[nn.Parameter]:
+    """The matrices of the backbone's layers: all but its tables of embeddings."""
+    return [
+        module.weight
+        for module in car.backbone.modules()
+        if isinstance(module, nn.Linear) and module is not car.backbone.get_output_embeddings()
+    ]
 
 
 @lru_cache(maxsize=4)

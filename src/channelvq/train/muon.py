@@ -1,0 +1,52 @@
+"""Muon for hidden matrices with AdamW for the rest, as one optimizer: a model has one backward pass a step."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import AdamW, Muon, Optimizer
+
+
+class MuonWithAdamW(Optimizer):
+    """Both of torch's optimizers behind one state and one list of groups: schedules and checkpoints see one optimizer.
+
+    adamw: parameter groups of AdamW, with their own "lr" and "weight_decay". matrices: what Muon updates, by steps of
+    the size that AdamW's would have (Jordan 2024; Liu et al., arXiv 2502.16982), with the peak rate `muon_lr`.
+    """
+
+    def __init__(
+        self,
+        adamw: Sequence[dict[str, Any]],
+        matrices: Sequence[Tensor],
+        *,
+        muon_lr: float,
+        weight_decay: float,
+        betas: tuple[float, float],
+    ) -> None:
+        self._adamw = AdamW(adamw, betas=betas, fused=True)
+        self._muon = Muon(matrices, lr=muon_lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+        super().__init__([*self._adamw.param_groups, *self._muon.param_groups], {})
+        self._share()
+
+    def _share(self) -> None:
+        """The two work on the state and the groups that this one shows."""
+        count = len(self._adamw.param_groups)
+        self._adamw.state = self._muon.state = self.state
+        self._adamw.param_groups, self._muon.param_groups = self.param_groups[:count], self.param_groups[count:]
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One update of every parameter that has a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self._adamw.step()
+        self._muon.step()
+        return loss
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As of any optimizer."""
+        super().load_state_dict(state_dict)
+        self._share()
