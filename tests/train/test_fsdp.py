@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from channelvq import CAR
 from channelvq.errors import InputError
+from channelvq.train.muon import MuonWithAdamW
 
 TOKENIZER = (
     "small/smoke", "model.image_size=32", "model.latent_channels=4", "model.network.base_channels=8",
@@ -24,7 +25,7 @@ TOKENIZER = (
     "train.device=cpu", "train.steps=1",
 )  # fmt: skip
 GENERATOR = (
-    "small/scenes-car", "train.compile=false",
+    "small/scenes-car", "train.compile=false", "objective.muon_learning_rate=null",
     "train.batch_size=4", "data.validation_images=4", "data.sources.scenes.sprites=shapes",
     "model.max_text_tokens=64", "objective.train_images=8", "objective.text_vocab_size=300", "train.device=cpu",
     "train.precision=no", "model.backbone.hidden_size=32", "model.backbone.num_hidden_layers=2",
@@ -104,9 +105,13 @@ def test_what_cannot_be_sharded_is_refused() -> None:
     from channelvq.train.launch import check_shardable
 
     with pytest.raises(InputError, match="FSDP shards one model, this recipe trains tokenizer, discriminator"):
-        check_shardable(TrainConfig(), {"tokenizer": nn.Linear(1, 1), "discriminator": nn.Linear(1, 1)})
+        check_shardable(TrainConfig(), {"tokenizer": nn.Linear(1, 1), "discriminator": nn.Linear(1, 1)}, {})
     with pytest.raises(InputError, match=r"train\.ema=0"):
-        check_shardable(TrainConfig(ema=0.9), {"car": nn.Linear(1, 1)})
+        check_shardable(TrainConfig(ema=0.9), {"car": nn.Linear(1, 1)}, {})
+    muon = MuonWithAdamW([{"params": [nn.Parameter(torch.ones(1))]}], [nn.Parameter(torch.ones(2, 2))],
+                         muon_lr=1e-3, weight_decay=0.0, betas=(0.9, 0.95))  # fmt: skip
+    with pytest.raises(InputError, match="Muon needs whole matrices"):
+        check_shardable(TrainConfig(), {"car": nn.Linear(1, 1)}, {"car": muon})
 
 
 if __name__ == "__main__":

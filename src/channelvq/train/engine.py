@@ -110,7 +110,7 @@ class Engine:
     def _prepare_models(self) -> None:
         accelerator, config, models = self.accelerator, self.config, self.task.models
         if launch.is_sharded(accelerator):
-            launch.check_shardable(config, models)
+            launch.check_shardable(config, models, self.task.optimizers)
         for model in models.values():
             launch.in_memory_format(model, config.channels_last)
         if config.compile:

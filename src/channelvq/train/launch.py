@@ -25,6 +25,7 @@ from channelvq.config import to_dict
 from channelvq.errors import InputError
 from channelvq.nn.compiler import check_compiler
 from channelvq.train.config import TrainConfig
+from channelvq.train.muon import MuonWithAdamW
 
 # The other ranks wait while the main one evaluates.
 PATIENCE = timedelta(hours=4)
@@ -118,8 +119,10 @@ def is_sharded(accelerator: Accelerator) -> bool:
     return accelerator.distributed_type == DistributedType.FSDP
 
 
-def check_shardable(config: TrainConfig, models: dict[str, nn.Module]) -> None:
+def check_shardable(config: TrainConfig, models: dict[str, nn.Module], optimizers: dict[str, Optimizer]) -> None:
     """InputError for what FSDP cannot train here."""
+    if any(isinstance(optimizer, MuonWithAdamW) for optimizer in optimizers.values()):
+        raise InputError("FSDP: Muon needs whole matrices, these are sharded; set objective.muon_learning_rate=null")
     if len(models) > 1:
         raise InputError(f"FSDP shards one model, this recipe trains {', '.join(models)}: use DDP, they are small")
     if config.ema:
