@@ -26,8 +26,15 @@ from channelvq.errors import InputError
 
 Captions = Literal["mixed", "geneval", "free"]
 Backdrops = Literal["plain"]
+Places = Literal["grid"]
 SMALLEST_SIZE = 32
 TRIES_FOR_CONTRAST = 16
+# Places "grid", in units of the image's side: steps of a cell of an 8 x 8 latent map, so that what is moved is the same
+# latents, moved; sides of a single thing and of one among others; where the other coordinate of two things may be.
+GRID_STEP = 1 / 8
+GRID_SIDES = (0.5, 0.75)
+GRID_SMALL = 7 / 16
+GRID_ACROSS = (7 / 16, 9 / 16)
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,7 @@ class SceneSource:
     sprites: "fluent" (63 COCO classes; fetches the package) or "shapes" (16 shapes, no download). captions: GenEval's
     prompts, free sentences, or half of each. tasks: what scenes are made for, in turn: by default the six of GenEval.
     backdrops: "plain", one of four colours, white where the things stand out from it; None, any colour or gradient.
+    places: "grid", a few sizes in steps of an eighth of the image's side; None, any that do not overlap.
     """
 
     def __init__(
@@ -91,6 +99,7 @@ class SceneSource:
         captions: Captions = "mixed",
         tasks: Sequence[Task] = TASKS,
         backdrops: Backdrops | None = None,
+        places: Places | None = None,
         length: int = 100_000,
         cache: Path | str | None = None,
     ) -> None:
@@ -102,7 +111,10 @@ class SceneSource:
             raise InputError(f"scenes: captions {captions!r} is neither mixed, geneval nor free")
         if backdrops not in ("plain", None):
             raise InputError(f"scenes: backdrops {backdrops!r} is neither plain nor None")
-        self.size, self.captions, self.length, self.backdrops = size, captions, length, backdrops
+        if places not in ("grid", None):
+            raise InputError(f"scenes: places {places!r} is neither grid nor None")
+        self.size, self.captions, self.length = size, captions, length
+        self.backdrops, self.places = backdrops, places
         self.split: Split = split
         self.tasks, self.set_name = tuple(tasks), sprites
         self.sprites = sprite_set(sprites, cache, max(HELD_SIDE, size))
@@ -131,7 +143,7 @@ class SceneSource:
 
     def _drawn(self, plan: Plan, draws: Draws) -> Scene:
         shown = [self._shown(thing.name, thing.colour, draws) for thing in plan.things for _ in range(plan.count)]
-        places = _layout(plan, len(shown), draws)
+        places = _layout(plan, len(shown), self.places, draws)
         canvas = _backdrop([picture for _, _, picture in shown], self.backdrops, draws).paint(self.size)
         objects = tuple(
             SceneObject(name, _draw(canvas, picture, place), colour)
@@ -159,26 +171,39 @@ class _Place:
     side: float
 
 
-def _layout(plan: Plan, count: int, draws: Draws) -> list[_Place]:
+def _layout(plan: Plan, count: int, places: Places | None, draws: Draws) -> list[_Place]:
     """Places that do not overlap: anywhere for one, the two halves for two, quarters for three and four."""
     if count == 1:
-        side = draws.uniform(0.4, 0.85)
-        return [_Place(draws.uniform(side / 2, 1 - side / 2), draws.uniform(side / 2, 1 - side / 2), side)]
+        return [_anywhere(places, draws)]
     if count > 2:
         quarters = [(x, y) for y in (0.25, 0.75) for x in (0.25, 0.75)]
         while len(quarters) > count:
             quarters.remove(draws.choose(quarters))
-        return [_jitter(x, y, draws.uniform(0.32, 0.46), draws) for x, y in quarters]
+        return [_in_quarter(x, y, (0.32, 0.46), places, draws) for x, y in quarters]
     vertical = plan.relation in ("above", "below") if plan.relation else draws.uniform() < 0.5
     first_is_low = plan.relation in ("above", "left of") if plan.relation else draws.uniform() < 0.5
     # The other coordinate varies less than the one that the relation is about, so the relation is beyond doubt.
-    across = [draws.uniform(0.38, 0.62) for _ in range(2)]
+    across = [draws.choose(GRID_ACROSS) if places == "grid" else draws.uniform(0.38, 0.62) for _ in range(2)]
     along = (0.25, 0.75) if first_is_low else (0.75, 0.25)
     centres = [(a, b) if vertical else (b, a) for a, b in zip(across, along, strict=True)]
-    return [_jitter(x, y, draws.uniform(0.34, 0.47), draws) for x, y in centres]
+    return [_in_quarter(x, y, (0.34, 0.47), places, draws) for x, y in centres]
 
 
-def _jitter(x: float, y: float, side: float, draws: Draws) -> _Place:
+def _anywhere(places: Places | None, draws: Draws) -> _Place:
+    """The place of a single thing, all of it within the image."""
+    if places == "grid":
+        side = draws.choose(GRID_SIDES)
+        lefts = [k * GRID_STEP for k in range(round((1 - side) / GRID_STEP) + 1)]
+        return _Place(draws.choose(lefts) + side / 2, draws.choose(lefts) + side / 2, side)
+    side = draws.uniform(0.4, 0.85)
+    return _Place(draws.uniform(side / 2, 1 - side / 2), draws.uniform(side / 2, 1 - side / 2), side)
+
+
+def _in_quarter(x: float, y: float, sides: tuple[float, float], places: Places | None, draws: Draws) -> _Place:
+    """A place about (x, y) that stays within half a side of the image."""
+    if places == "grid":
+        return _Place(x, y, GRID_SMALL)
+    side = draws.uniform(*sides)
     slack = 0.25 - side / 2
     return _Place(x + draws.uniform(-slack, slack), y + draws.uniform(-slack, slack), side)
 
