@@ -13,7 +13,6 @@ import pytest
 import torch
 from PIL import Image
 
-from channelvq.data.backdrop import PLAIN, Backdrop, contrast, standing_out
 from channelvq.data.captions import ALL_TASKS, Plan, Thing
 from channelvq.data.catalogue import PACKAGES
 from channelvq.data.packages import find_package
@@ -31,8 +30,8 @@ SPLITS = ("train", "validation", "test")
 
 
 @cache
-def scenes(sprites: str, split: str, count: int, places: str | None = None) -> list[Scene]:
-    source = SceneSource(64, split, sprites, tasks=ALL_TASKS, places=places)  # type: ignore[arg-type]
+def scenes(sprites: str, split: str, count: int) -> list[Scene]:
+    source = SceneSource(64, split, sprites, tasks=ALL_TASKS)  # type: ignore[arg-type]
     return [source.scene(index) for index in range(count)]
 
 
@@ -75,10 +74,9 @@ def test_generator_is_ignored_and_splits_and_indices_differ() -> None:
     assert not torch.equal(source.scene(3).image, SceneSource(64, "test", "shapes").scene(3).image)
 
 
-@pytest.mark.parametrize("places", [None, "grid"])
 @pytest.mark.parametrize("sprites", SETS)
-def test_plan_objects_and_boxes_agree(sprites: str, places: str | None) -> None:
-    for scene in scenes(sprites, "train", 300, places):
+def test_plan_objects_and_boxes_agree(sprites: str) -> None:
+    for scene in scenes(sprites, "train", 300):
         wanted = Counter(thing.name for thing in scene.plan.things for _ in range(scene.plan.count))
         assert Counter(item.name for item in scene.objects) == wanted
         for thing in scene.plan.things:
@@ -94,10 +92,9 @@ def test_plan_objects_and_boxes_agree(sprites: str, places: str | None) -> None:
                 assert one[2] <= two[0] or two[2] <= one[0] or one[3] <= two[1] or two[3] <= one[1]
 
 
-@pytest.mark.parametrize("places", [None, "grid"])
 @pytest.mark.parametrize("sprites", SETS)
-def test_every_object_is_visible_in_its_box_and_nothing_outside(sprites: str, places: str | None) -> None:
-    for scene in scenes(sprites, "train", 120, places):
+def test_every_object_is_visible_in_its_box_and_nothing_outside(sprites: str) -> None:
+    for scene in scenes(sprites, "train", 120):
         image = scene.image.permute(1, 2, 0).numpy().astype(float)
         outside = np.ones((64, 64), bool)
         for item in scene.objects:
@@ -114,11 +111,10 @@ def test_every_object_is_visible_in_its_box_and_nothing_outside(sprites: str, pl
         assert second[clear].max(initial=0) <= 2
 
 
-@pytest.mark.parametrize("places", [None, "grid"])
 @pytest.mark.parametrize("sprites", SETS)
-def test_relations_hold_in_the_image(sprites: str, places: str | None) -> None:
+def test_relations_hold_in_the_image(sprites: str) -> None:
     seen = Counter()
-    for scene in scenes(sprites, "train", 300, places):
+    for scene in scenes(sprites, "train", 300):
         if scene.plan.relation is None:
             continue
         first, second = (((o.box[0] + o.box[2]) / 2, (o.box[1] + o.box[3]) / 2) for o in scene.objects)
@@ -258,8 +254,6 @@ def test_trimming_keeps_the_visible_part_and_its_proportions() -> None:
         ({"length": 0}, "length 0"),
         ({"tasks": ("counting", "nope")}, "nope.*single_object"),
         ({"captions": "none"}, "captions 'none'"),
-        ({"backdrops": "grey"}, "backdrops 'grey' is neither plain nor None"),
-        ({"places": "left"}, "places 'left' is neither grid nor None"),
         ({"sprites": "clipart"}, "sprites 'clipart': the sets are fluent, shapes"),
     ],
 )
@@ -271,47 +265,6 @@ def test_bad_options_are_refused(options: dict[str, object], words: str) -> None
 def test_too_few_classes_for_a_task_is_an_error_not_a_loop() -> None:
     with pytest.raises(InputError, match="no two_object scene of the test split can be made of 2 classes"):
         draw_plan("two_object", ("circle", "star"), [], "test", Draws("few"))
-
-
-def test_things_on_the_grid_are_of_three_sizes_and_a_class_is_in_few_places() -> None:
-    sides, boxes = set(), set()
-    for scene in scenes("shapes", "train", 700, "grid"):
-        for item in scene.objects:
-            left, top, right, bottom = item.box
-            sides.add((len(scene.objects) > 1, max(right - left, bottom - top)))
-            if len(scene.objects) == 1 and item.name == "circle":
-                boxes.add(item.box)
-                assert left % 8 == top % 8 == 0
-    assert sides == {(False, 32), (False, 48), (True, 28)}
-    assert 4 < len(boxes) <= 25 + 9  # 32 px at 0, 8, .. 32; 48 px at 0, 8, 16
-
-
-@pytest.mark.parametrize("sprites", SETS)
-def test_plain_backdrops_are_one_of_four_colours_and_change_nothing_else(sprites: str) -> None:
-    plain, varied = (SceneSource(64, "train", sprites, backdrops=each) for each in ("plain", None))  # type: ignore[arg-type]
-    colours = set()
-    for index in range(120):
-        scene, other = plain.scene(index), varied.scene(index)
-        outside = torch.ones(64, 64, dtype=torch.bool)
-        for thing in scene.objects:
-            left, top, right, bottom = thing.box
-            outside[top:bottom, left:right] = False
-        shades = {tuple(pixel) for pixel in scene.image[:, outside].T.tolist()}
-        assert len(shades) == 1
-        colours |= shades
-        assert (scene.plan, scene.prompt, scene.objects) == (other.plan, other.prompt, other.objects)
-    assert colours <= set(PLAIN)
-    assert len(colours) > 1
-
-
-def test_the_first_backdrop_that_stands_out_is_taken_or_else_the_best() -> None:
-    red, dark, white = (Backdrop(c, c) for c in ((255, 0, 0), (10, 10, 10), (255, 255, 255)))
-    things = np.array([(250.0, 10.0, 0.0), (90.0, 90.0, 90.0)])
-    assert standing_out([red, white, dark], things) == white
-    assert contrast(white, things) == pytest.approx(3**0.5 * 165)
-    assert standing_out([red, dark], things) == dark  # 139 from the grey, 240 from the red
-    assert standing_out([red, red], things) == red
-    assert contrast(Backdrop((0, 0, 0), (180, 180, 180)), things) == pytest.approx(0)  # grey halfway
 
 
 def test_a_scene_is_cheap() -> None:

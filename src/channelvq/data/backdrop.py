@@ -1,6 +1,6 @@
-"""Plain and gradient backgrounds, and what stands out from them."""
+"""Plain and gradient backgrounds, made of numbers in [0, 1) that the caller draws."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,8 +9,6 @@ from PIL import Image
 Colour = tuple[int, int, int]
 NUM_DRAWS = 8
 WHITE: Colour = (255, 255, 255)
-PLAIN: tuple[Colour, ...] = (WHITE, (40, 44, 60), (128, 170, 200), (200, 160, 120))  # white, slate, light blue, sand
-ENOUGH_CONTRAST = 110.0  # distance in RGB between a thing's mean colour and the background
 
 
 @dataclass(frozen=True)
@@ -30,27 +28,6 @@ class Backdrop:
         ramp = (np.cos(angle) * steps[None, :] + np.sin(angle) * steps[:, None]) / (2 * np.sqrt(2)) + 0.5
         start, end = np.array(self.first, np.float32), np.array(self.second, np.float32)
         return Image.fromarray((start + ramp[..., None] * (end - start)).round().astype(np.uint8))
-
-
-def contrast(backdrop: Backdrop, colours: np.ndarray) -> float:
-    """The least distance in RGB of the (n, 3) colours from any shade of the backdrop."""
-    first, second = np.array(backdrop.first, np.float32), np.array(backdrop.second, np.float32)
-    # Five of them: between its ends a gradient may pass through the colour of a thing.
-    shades = first + np.linspace(0, 1, 5)[:, None] * (second - first)
-    return float(np.sqrt(((shades[:, None] - colours[None]) ** 2).sum(axis=2)).min())
-
-
-def standing_out(backdrops: Iterable[Backdrop], colours: np.ndarray) -> Backdrop:
-    """The first backdrop that all colours stand out from, or else the best of them; the rest is not looked at."""
-    best, best_contrast = None, -1.0
-    for backdrop in backdrops:
-        found = contrast(backdrop, colours)
-        if found > best_contrast:
-            best, best_contrast = backdrop, found
-        if found >= ENOUGH_CONTRAST:
-            break
-    assert best is not None
-    return best
 
 
 def random_backdrop(draws: Sequence[float]) -> Backdrop:

@@ -14,7 +14,7 @@ from channelvq.data.folder import FolderSource, ManifestSource
 from channelvq.data.huggingface import HuggingFaceSource
 from channelvq.data.options import EmptySplitError, ImageOptions, SplitOrAll
 from channelvq.data.photos import PhotoSource
-from channelvq.data.scenes import Backdrops, Places, SceneSource
+from channelvq.data.scenes import SceneSource
 from channelvq.data.shards import ShardSource
 from channelvq.data.source import Source
 from channelvq.data.split import Split
@@ -28,15 +28,11 @@ class SceneConfig:
     """Captioned scenes drawn by our code; sprites: "shapes" needs nothing, "fluent" the package fluent-emoji.
 
     tasks: what is shown and said, in turn: GenEval's six, and "color_position" (both things coloured and placed).
-    backdrops: "plain", one of four colours, so that a generator learns things before backgrounds; None, any. places:
-    "grid", a few sizes and places, of which a small generator learns each; None, any.
     """
 
     kind: Literal["scenes"] = "scenes"
     sprites: Literal["shapes", "fluent"] = "shapes"
     tasks: tuple[Task, ...] = TASKS
-    backdrops: Backdrops | None = None
-    places: Places | None = None
     weight: NonNegativeFloat = 1.0
 
 
@@ -164,8 +160,7 @@ def build_source(config: SourceConfig, size: int, split: Split) -> Source:
     """The source of a config in one split, with images of size x size."""
     match config:
         case SceneConfig():
-            backdrops, places = config.backdrops, config.places
-            return SceneSource(size, split, config.sprites, tasks=config.tasks, backdrops=backdrops, places=places)
+            return SceneSource(size=size, split=split, sprites=config.sprites, tasks=config.tasks)
         case EmojiConfig():
             return EmojiSource(style=config.style, size=size, split=split, augment=None if config.augment else False)
         case PhotoConfig():

@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from channelvq.data.backdrop import NUM_DRAWS, PLAIN, Backdrop, random_backdrop, standing_out
+from channelvq.data.backdrop import NUM_DRAWS, Backdrop, random_backdrop
 from channelvq.data.captions import ALL_TASKS, TASKS, Plan, Task, free_caption, geneval_prompt
 from channelvq.data.scene_plan import Draws, coloured_things, draw_plan
 from channelvq.data.source import Sample
@@ -25,16 +25,9 @@ from channelvq.data.sprites import COLOURS, HELD_SIDE, SpriteSetName, sprite_set
 from channelvq.errors import InputError
 
 Captions = Literal["mixed", "geneval", "free"]
-Backdrops = Literal["plain"]
-Places = Literal["grid"]
 SMALLEST_SIZE = 32
+ENOUGH_CONTRAST = 110.0  # distance in RGB between a thing's mean colour and the background
 TRIES_FOR_CONTRAST = 16
-# Places "grid", in units of the image's side: steps of a cell of an 8 x 8 latent map, so that what is moved is the same
-# latents, moved; sides of a single thing and of one among others; where the other coordinate of two things may be.
-GRID_STEP = 1 / 8
-GRID_SIDES = (0.5, 0.75)
-GRID_SMALL = 7 / 16
-GRID_ACROSS = (7 / 16, 9 / 16)
 
 
 @dataclass(frozen=True)
@@ -87,8 +80,6 @@ class SceneSource:
 
     sprites: "fluent" (63 COCO classes; fetches the package) or "shapes" (16 shapes, no download). captions: GenEval's
     prompts, free sentences, or half of each. tasks: what scenes are made for, in turn: by default the six of GenEval.
-    backdrops: "plain", one of four colours, white where the things stand out from it; None, any colour or gradient.
-    places: "grid", a few sizes in steps of an eighth of the image's side; None, any that do not overlap.
     """
 
     def __init__(
@@ -98,8 +89,6 @@ class SceneSource:
         sprites: SpriteSetName = "fluent",
         captions: Captions = "mixed",
         tasks: Sequence[Task] = TASKS,
-        backdrops: Backdrops | None = None,
-        places: Places | None = None,
         length: int = 100_000,
         cache: Path | str | None = None,
     ) -> None:
@@ -109,12 +98,7 @@ class SceneSource:
             raise InputError(f"scenes: tasks {list(tasks)}: need one or more of {', '.join(ALL_TASKS)}")
         if captions not in ("mixed", "geneval", "free"):
             raise InputError(f"scenes: captions {captions!r} is neither mixed, geneval nor free")
-        if backdrops not in ("plain", None):
-            raise InputError(f"scenes: backdrops {backdrops!r} is neither plain nor None")
-        if places not in ("grid", None):
-            raise InputError(f"scenes: places {places!r} is neither grid nor None")
         self.size, self.captions, self.length = size, captions, length
-        self.backdrops, self.places = backdrops, places
         self.split: Split = split
         self.tasks, self.set_name = tuple(tasks), sprites
         self.sprites = sprite_set(sprites, cache, max(HELD_SIDE, size))
@@ -143,8 +127,8 @@ class SceneSource:
 
     def _drawn(self, plan: Plan, draws: Draws) -> Scene:
         shown = [self._shown(thing.name, thing.colour, draws) for thing in plan.things for _ in range(plan.count)]
-        places = _layout(plan, len(shown), self.places, draws)
-        canvas = _backdrop([picture for _, _, picture in shown], self.backdrops, draws).paint(self.size)
+        places = _layout(plan, len(shown), draws)
+        canvas = _backdrop([picture for _, _, picture in shown], draws).paint(self.size)
         objects = tuple(
             SceneObject(name, _draw(canvas, picture, place), colour)
             for (name, colour, picture), place in zip(shown, places, strict=True)
@@ -171,51 +155,49 @@ class _Place:
     side: float
 
 
-def _layout(plan: Plan, count: int, places: Places | None, draws: Draws) -> list[_Place]:
+def _layout(plan: Plan, count: int, draws: Draws) -> list[_Place]:
     """Places that do not overlap: anywhere for one, the two halves for two, quarters for three and four."""
     if count == 1:
-        return [_anywhere(places, draws)]
+        side = draws.uniform(0.4, 0.85)
+        return [_Place(draws.uniform(side / 2, 1 - side / 2), draws.uniform(side / 2, 1 - side / 2), side)]
     if count > 2:
         quarters = [(x, y) for y in (0.25, 0.75) for x in (0.25, 0.75)]
         while len(quarters) > count:
             quarters.remove(draws.choose(quarters))
-        return [_in_quarter(x, y, (0.32, 0.46), places, draws) for x, y in quarters]
+        return [_jitter(x, y, draws.uniform(0.32, 0.46), draws) for x, y in quarters]
     vertical = plan.relation in ("above", "below") if plan.relation else draws.uniform() < 0.5
     first_is_low = plan.relation in ("above", "left of") if plan.relation else draws.uniform() < 0.5
     # The other coordinate varies less than the one that the relation is about, so the relation is beyond doubt.
-    across = [draws.choose(GRID_ACROSS) if places == "grid" else draws.uniform(0.38, 0.62) for _ in range(2)]
+    across = [draws.uniform(0.38, 0.62) for _ in range(2)]
     along = (0.25, 0.75) if first_is_low else (0.75, 0.25)
     centres = [(a, b) if vertical else (b, a) for a, b in zip(across, along, strict=True)]
-    return [_in_quarter(x, y, (0.34, 0.47), places, draws) for x, y in centres]
+    return [_jitter(x, y, draws.uniform(0.34, 0.47), draws) for x, y in centres]
 
 
-def _anywhere(places: Places | None, draws: Draws) -> _Place:
-    """The place of a single thing, all of it within the image."""
-    if places == "grid":
-        side = draws.choose(GRID_SIDES)
-        lefts = [k * GRID_STEP for k in range(round((1 - side) / GRID_STEP) + 1)]
-        return _Place(draws.choose(lefts) + side / 2, draws.choose(lefts) + side / 2, side)
-    side = draws.uniform(0.4, 0.85)
-    return _Place(draws.uniform(side / 2, 1 - side / 2), draws.uniform(side / 2, 1 - side / 2), side)
-
-
-def _in_quarter(x: float, y: float, sides: tuple[float, float], places: Places | None, draws: Draws) -> _Place:
-    """A place about (x, y) that stays within half a side of the image."""
-    if places == "grid":
-        return _Place(x, y, GRID_SMALL)
-    side = draws.uniform(*sides)
+def _jitter(x: float, y: float, side: float, draws: Draws) -> _Place:
     slack = 0.25 - side / 2
     return _Place(x + draws.uniform(-slack, slack), y + draws.uniform(-slack, slack), side)
 
 
-def _backdrop(pictures: list[Image.Image], backdrops: Backdrops | None, draws: Draws) -> Backdrop:
-    """A backdrop that every thing stands out from, or the best of some."""
-    choices = (
-        (Backdrop(colour, colour) for colour in PLAIN)
-        if backdrops == "plain"
-        else (random_backdrop(draws.many(NUM_DRAWS)) for _ in range(TRIES_FOR_CONTRAST))
-    )
-    return standing_out(choices, np.array([_mean_colour(picture) for picture in pictures]))
+def _backdrop(pictures: list[Image.Image], draws: Draws) -> Backdrop:
+    """A random backdrop that every thing stands out from, or the best of some."""
+    colours = np.array([_mean_colour(picture) for picture in pictures])
+    best, best_contrast = None, -1.0
+    for _ in range(TRIES_FOR_CONTRAST):
+        backdrop = random_backdrop(draws.many(NUM_DRAWS))
+        contrast = float(np.sqrt(((_shades(backdrop)[:, None] - colours[None]) ** 2).sum(axis=2)).min())
+        if contrast > best_contrast:
+            best, best_contrast = backdrop, contrast
+        if contrast >= ENOUGH_CONTRAST:
+            break
+    assert best is not None
+    return best
+
+
+def _shades(backdrop: Backdrop) -> np.ndarray:
+    """Five colours along a backdrop, (5, 3): between its ends a gradient may pass through the colour of a thing."""
+    first, second = np.array(backdrop.first, np.float32), np.array(backdrop.second, np.float32)
+    return first + np.linspace(0, 1, 5)[:, None] * (second - first)
 
 
 def _mean_colour(picture: Image.Image) -> np.ndarray:

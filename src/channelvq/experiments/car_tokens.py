@@ -40,7 +40,7 @@ TOKENIZERS: dict[str, tuple[str, ...]] = {
 SEEDS = 3
 _SHORT = (
     "train.steps=1500", "train.evaluate_every=750", "train.checkpoint_every=500", "train.threads=1",
-    "objective.train_images=24576", "objective.lm_steps=100", "objective.stage1_steps=50", "train.batch_size=32",
+    "objective.train_images=24576", "objective.lm_steps=100", "objective.stage1_steps=50",
 )  # fmt: skip
 VARIANTS = {f"{name}, seed {seed}": (name, seed) for seed in range(SEEDS) for name in TOKENIZERS}
 

@@ -37,8 +37,7 @@ IMAGES = 1024  # test scenes: 65,536 tokens, 16 for each code
 TOKENIZERS: dict[str, tuple[str, ...]] = {"nested": (), "not nested": ("nested.alpha=0",)}
 _SHORT = (
     "train.steps=700", "train.batch_size=64", "train.evaluate_every=350", "train.compile=null",
-    "objective.lm_steps=100", "objective.stage1_steps=100", "objective.train_images=40000",
-    "objective.muon_learning_rate=null", "data.sources.scenes.backdrops=null",
+    "objective.lm_steps=100", "objective.stage1_steps=100",
 )  # fmt: skip
 
 

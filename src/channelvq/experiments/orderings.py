@@ -34,8 +34,7 @@ SORTED_BY = 256  # training images
 GREEDY_BY = 32  # of them: each decides over 2,080 decodings
 _SHORT = (
     "train.steps=700", "train.evaluate_every=700", "train.checkpoint_every=350", "train.threads=1",
-    "objective.train_images=12288", "objective.lm_steps=50", "objective.stage1_steps=50", "train.batch_size=32",
-    "objective.muon_learning_rate=null", "data.sources.scenes.backdrops=null",
+    "objective.train_images=12288", "objective.lm_steps=50", "objective.stage1_steps=50",
 )  # fmt: skip
 ORDERS = ("nested", "as trained", "energy", "variance", "greedy")
 

@@ -45,8 +45,7 @@ CASES: dict[str, tuple[str, tuple[str, ...]]] = {
 PAPER = ("paper/cvq-16k-256", (*DRAWN, "data.sources.imagenet.weight=0", "train.data_workers=0", "train.batch_size=1",
                                "objective.perceptual.network=bundled", "model.quantizer.start=uniform"))  # fmt: skip
 GENERATOR = ("small/scenes-car", ("tokenizer=bundled", "data.sources.scenes.sprites=shapes", "data.validation_images=8",
-                                  "objective.train_images=64", "train.threads=0", "train.batch_size=32",
-                                  "objective.muon_learning_rate=null"))  # fmt: skip
+                                  "objective.train_images=64", "train.threads=0"))  # fmt: skip
 
 
 def run(
