@@ -142,6 +142,21 @@ def test_the_image_table_follows_the_weights(new_car: Callable[..., CAR]) -> Non
     torch.testing.assert_close(model.image_table(), table + 1.0)
 
 
+def test_a_head_may_begin_with_the_codewords(new_car: Callable[..., CAR]) -> None:
+    car = new_car(1.0, head_start="codebook")
+    codes = (car.codebook - car.codeword_mean) / car.codeword_scale
+    assert codes.shape == (32, 16)
+    rows = car.head.weight.detach()
+    assert torch.linalg.matrix_rank(rows, rtol=1e-4) == 16
+    fit = codes @ torch.linalg.lstsq(codes, rows).solution
+    torch.testing.assert_close(fit, rows, atol=1e-5, rtol=0)
+    hidden = torch.randn(2000, 32, generator=torch.Generator().manual_seed(2))
+    assert float(car.logits(hidden[None]).detach().std()) == pytest.approx(1, abs=0.3)
+    assert torch.linalg.matrix_rank(new_car(1.0).head.weight, rtol=1e-4) == 32
+    with pytest.raises(ValueError, match="head_start 'codebook' is for head: linear"):
+        new_car(1.0, head="codebook", head_start="codebook")
+
+
 @pytest.mark.parametrize("backbone", [LLAMA, GPT2, BERT | {"is_decoder": True}])
 @pytest.mark.parametrize("head", ["linear", "codebook"])
 def test_any_decoder_is_a_backbone(new_car: Callable[..., CAR], backbone: dict[str, object], head: str) -> None:

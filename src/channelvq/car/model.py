@@ -117,7 +117,11 @@ class CAR(nn.Module, PyTorchModelHubMixin, library_name="channelvq", license="ap
         for parameter in (self.marker, self.channel_embedding):
             if parameter is not None:
                 parameter.normal_(0.0, scale, generator=generator)
-        if self.config.head == "linear":
+        if self.config.head_start == "codebook":
+            size = self.codebook.shape[1], self.head.in_features
+            directions = torch.empty(size).normal_(0.0, (size[0] * size[1]) ** -0.5, generator=generator)
+            self.head.weight.copy_(self._scaled_codewords(self._all_codes()) @ directions)
+        elif self.config.head == "linear":
             # Small: the first predictions are near uniform, a loss of log N.
             self.head.weight.mul_(0.1)
 
@@ -197,7 +201,10 @@ class CAR(nn.Module, PyTorchModelHubMixin, library_name="channelvq", license="ap
         return torch.arange(self.codebook_size, device=self.device)
 
     def _project(self, ids: Int64[Tensor, "*shape"]) -> Float[Tensor, "*shape E"]:
-        return self.projector((F.embedding(ids, self.codebook) - self.codeword_mean) / self.codeword_scale)
+        return self.projector(self._scaled_codewords(ids))
+
+    def _scaled_codewords(self, ids: Int64[Tensor, "*shape"]) -> Float[Tensor, "*shape D"]:
+        return (F.embedding(ids, self.codebook) - self.codeword_mean) / self.codeword_scale
 
     @torch.no_grad()
     def image_table(self) -> Float[Tensor, "N E"]:
