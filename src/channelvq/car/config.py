@@ -27,20 +27,20 @@ class CARConfig:
     max_text_tokens: T, the most tokens of a prompt.
     head: "linear" has a row of its own for each code; "codebook" scores a code by its projected codeword, so that codes
     that look alike share what is learned.
-    head_start: what the rows of a linear head begin as: "codebook", a random projection of the codewords, so that codes
-    that look alike begin with like scores; None, small random numbers.
     channel_embedding: adds a learned embedding of the channel number to the image inputs. Off by default: the rotary
     distance to the marker tells the channel, and only without it can a model be exported as a stock language model.
     caption_dropout: probability that training hides a caption, which teaches the unconditional distribution that
     guidance needs.
+    head_start: what the rows of a linear head begin as: "codebook", a random projection of the codewords, so that codes
+    that look alike begin with like scores; None, small random numbers.
     """
 
     backbone: str | dict[str, Any] = field(default_factory=lambda: dict(SMALL_QWEN3))
     max_text_tokens: PositiveInt = 32
     head: Literal["linear", "codebook"] = "linear"
-    head_start: Literal["codebook"] | None = None
     channel_embedding: bool = False
     caption_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    head_start: Literal["codebook"] | None = None
 
     def __post_init__(self) -> None:
         if self.head_start and self.head != "linear":

@@ -318,7 +318,7 @@ class CARTask:
         cast(CAR, models["car"]).save_pretrained(folder)
 
 
-def hidden_matrices(car: CAR) -> list[nn.Parameter]:
+def hidden_matrices(car: CAR) -> list[Tensor]:
     """The matrices of the backbone's layers: all but its tables of embeddings."""
     return [
         module.weight
