@@ -8,7 +8,7 @@ layer, the layers' inputs and 34 n H bytes for the one that is recomputed (Korth
 attention matrix).
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from channelvq.car.backbone import PUBLISHED
-from channelvq.car.config import CARConfig
 from channelvq.car.model import CAR
 from channelvq.car.text import TextTokenizer, train_bpe
 from channelvq.errors import InputError
@@ -153,8 +152,7 @@ def _car_plan(name: str, recipe: CARRecipe, machine: Machine) -> Plan:
     text_tokens = settings.get("vocab_size", recipe.objective.text_vocab_size)
     with torch.device("meta"):
         tokenizer = CVQTokenizer(model)
-        config = CARConfig(settings | {"vocab_size": text_tokens}, recipe.model.max_text_tokens, recipe.model.head,
-                           recipe.model.channel_embedding)  # fmt: skip
+        config = replace(recipe.model, backbone=settings | {"vocab_size": text_tokens})
         car = CAR(config, tokenizer, TextTokenizer(train_bpe([], 256)))
     text = car.text_embedding.weight.numel()
     backbone = sum(p.numel() for p in car.backbone.parameters()) - text
