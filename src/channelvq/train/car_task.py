@@ -30,7 +30,7 @@ from channelvq.car.data import TokenSet, tokenized, tokenizer_digest
 from channelvq.car.likelihood import ROWS, encode_captions, teacher_forced, with_other_captions
 from channelvq.car.model import CAR, Prediction
 from channelvq.car.text import NUM_BYTES, TextTokenizer, train_bpe
-from channelvq.config import STRICT, differences, digest, to_dict
+from channelvq.config import STRICT, digest
 from channelvq.data.build import DataConfig, build_mixture
 from channelvq.data.split import Split
 from channelvq.data.stream import position_generator, rank_share
@@ -40,7 +40,7 @@ from channelvq.nn.modes import evaluating
 from channelvq.nn.state import tensor_sha256
 from channelvq.tokenizer import CVQTokenizer
 from channelvq.train.checkpoint import check_inputs
-from channelvq.train.config import TrainConfig
+from channelvq.train.config import TrainConfig, check_start
 from channelvq.train.launch import on_gpu
 from channelvq.train.muon import MuonWithAdamW
 
@@ -149,11 +149,7 @@ class CARTask:
                 "set `tokenizer` to that of the generator, its folder tokenizer/"
             )
         car = CAR(self.recipe.model, tokenizer, given.text, generator=generator)
-        if found := differences(to_dict(given.config), to_dict(car.config)):
-            raise InputError(
-                f"objective.start_from {source!r} is another model than the recipe's, set `model` as it is there; "
-                f"there -> here: {'; '.join(found)}"
-            )
+        check_start(source, given.config, car.config)
         car.load_state_dict(given.state_dict())
         return car
 

@@ -1,11 +1,12 @@
 """Settings that every training run has, whatever its task."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
-from channelvq.config import STRICT
+from channelvq.config import STRICT, differences, to_dict
+from channelvq.errors import InputError
 
 Tracker = Literal["tensorboard", "trackio", "wandb"]
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -52,3 +53,12 @@ class TrainConfig:
     compile: bool | None = None
     channels_last: bool | None = None
     trackers: tuple[Tracker, ...] | None = None
+
+
+def check_start(source: str, given: Any, wanted: Any) -> None:
+    """InputError unless the model of the weights to start from, a config, is that of the recipe."""
+    if found := differences(to_dict(given), to_dict(wanted)):
+        raise InputError(
+            f"objective.start_from {source!r} is another model than the recipe's, set `model` as it is there; "
+            f"there -> here: {'; '.join(found)}"
+        )

@@ -13,10 +13,9 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from channelvq.config import STRICT, differences, to_dict
+from channelvq.config import STRICT
 from channelvq.data.build import DataConfig, build_mixture
 from channelvq.data.stream import fixed_images, position_generator, training_batches
-from channelvq.errors import InputError
 from channelvq.evaluate.doctor_findings import usage_findings
 from channelvq.evaluate.metrics import psnr
 from channelvq.images import grid, normalize, save_image, to_pil, to_uint8
@@ -40,7 +39,7 @@ from channelvq.quantize.axis import to_vectors
 from channelvq.quantize.base import num_ranks, sum_over_ranks
 from channelvq.quantize.usage import CodebookUsage, UsageReport
 from channelvq.tokenizer import CVQConfig, CVQTokenizer
-from channelvq.train.config import TrainConfig
+from channelvq.train.config import TrainConfig, check_start
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -90,11 +89,7 @@ def _first_tokenizer(recipe: TokenizerRecipe) -> CVQTokenizer:
     if (source := recipe.objective.start_from) is None:
         return tokenizer
     given = CVQTokenizer.from_pretrained(source)
-    if found := differences(to_dict(given.config), to_dict(recipe.model)):
-        raise InputError(
-            f"objective.start_from {source!r} is another model than the recipe's, set `model` as it is there; "
-            f"there -> here: {'; '.join(found)}"
-        )
+    check_start(source, given.config, recipe.model)
     tokenizer.load_state_dict(given.state_dict())
     return tokenizer
 
