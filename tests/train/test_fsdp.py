@@ -25,7 +25,7 @@ TOKENIZER = (
     "train.device=cpu", "train.steps=1",
 )  # fmt: skip
 GENERATOR = (
-    "small/scenes-car", "train.compile=false", "objective.muon_learning_rate=null",
+    "small/scenes-car", "train.compile=false",
     "train.batch_size=4", "data.validation_images=4", "data.sources.scenes.sprites=shapes",
     "model.max_text_tokens=64", "objective.train_images=8", "objective.text_vocab_size=300", "train.device=cpu",
     "train.precision=no", "model.backbone.hidden_size=32", "model.backbone.num_hidden_layers=2",

@@ -21,7 +21,7 @@ TINY = (
 )  # fmt: skip
 
 TINY_CAR = (
-    "small/scenes-car", "train.compile=false", "objective.muon_learning_rate=null",
+    "small/scenes-car", "train.compile=false",
     "train.batch_size=4", "data.validation_images=4", "data.sources.scenes.sprites=shapes",
     "model.max_text_tokens=64", "objective.train_images=8", "objective.text_vocab_size=300", "train.device=cpu",
     "train.precision=no", "model.backbone.hidden_size=32", "model.backbone.num_hidden_layers=1",

@@ -119,11 +119,13 @@ class CARTask:
         self.recipe = recipe
         tokenizer = CVQTokenizer.from_pretrained(recipe.tokenizer)
         check_model(recipe.model, tokenizer)
+        given = self._given_car(tokenizer)
         tokenizer.to("cuda" if on_gpu(recipe.train) else "cpu")
         self.train_set = token_set(recipe.data, tokenizer, "train", recipe.objective.train_images)
         self.held_out = token_set(recipe.data, tokenizer, "validation", recipe.data.validation_images)
         tokenizer.to("cpu")
-        self.car = self._first_car(tokenizer)
+        generator = torch.Generator().manual_seed(recipe.train.seed)
+        self.car = given or CAR(recipe.model, tokenizer, self._text(), generator=generator)
         self._check_inputs(tokenizer)
         if not on_gpu(recipe.train):
             use_plain_attention(self.car.backbone, recipe.model.max_text_tokens + self.car.num_tokens)
@@ -137,18 +139,17 @@ class CARTask:
 
     # Data
 
-    def _first_car(self, tokenizer: CVQTokenizer) -> CAR:
-        """New weights, or those of `objective.start_from`."""
-        generator = torch.Generator().manual_seed(self.recipe.train.seed)
+    def _given_car(self, tokenizer: CVQTokenizer) -> CAR | None:
+        """The generator of `objective.start_from`; InputError unless it is the recipe's model on this tokenizer."""
         if (source := self.recipe.objective.start_from) is None:
-            return CAR(self.recipe.model, tokenizer, self._text(), generator=generator)
+            return None
         given = CAR.from_pretrained(source)
         if tokenizer_digest(given.tokenizer) != tokenizer_digest(tokenizer):
             raise InputError(
                 f"objective.start_from {source!r} has another image tokenizer than {self.recipe.tokenizer!r}; "
                 "set `tokenizer` to that of the generator, its folder tokenizer/"
             )
-        car = CAR(self.recipe.model, tokenizer, given.text, generator=generator)
+        car = CAR(self.recipe.model, tokenizer, given.text)
         check_start(source, given.config, car.config)
         car.load_state_dict(given.state_dict())
         return car
