@@ -1,8 +1,9 @@
 """What a generator makes of tokens: of channels, nested or not, and of patches, three seeds each.
 
-Short runs of small/scenes-car, alike but for the tokenizer, which is small/scenes-tokenizer, its twin without nested
-dropout, or that one's twin along patches (as many tokens, in raster order). Tokens of different tokenizers differ in
-entropy, so what is compared is what the generators draw (GenEval); nats stand beside those of counts alone.
+Short runs of small/scenes-car with Muon, every image once, alike but for the tokenizer: small/scenes-tokenizer, its twin
+without nested dropout, or that one's twin along patches (as many tokens, in raster order). Tokens of different
+tokenizers differ in entropy, so what is compared is what the generators draw (GenEval); nats stand beside those of
+counts alone.
 """
 
 from collections.abc import Callable, Iterator
@@ -39,8 +40,9 @@ TOKENIZERS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 SEEDS = 3
 _SHORT = (
-    "train.steps=1500", "train.evaluate_every=750", "train.checkpoint_every=500", "train.threads=1",
-    "objective.train_images=24576", "objective.lm_steps=100", "objective.stage1_steps=50",
+    "train.steps=800", "train.evaluate_every=400", "train.checkpoint_every=200", "train.threads=1",
+    "objective.train_images=25600", "objective.lm_steps=100", "objective.stage1_steps=50",
+    "objective.muon_learning_rate=1e-3",
 )  # fmt: skip
 VARIANTS = {f"{name}, seed {seed}": (name, seed) for seed in range(SEEDS) for name in TOKENIZERS}
 
