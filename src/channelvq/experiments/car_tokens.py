@@ -1,7 +1,7 @@
 """What a generator makes of tokens: of channels, nested or not, and of patches, three seeds each.
 
-Short runs of small/scenes-car with Muon, every image once, alike but for the tokenizer: small/scenes-tokenizer, its twin
-without nested dropout, or that one's twin along patches (as many tokens, in raster order). Tokens of different
+Short runs of small/scenes-car with Muon, every image once, alike but for the tokenizer: small/scenes-tokenizer, its
+twin without nested dropout, or that one's twin along patches (as many tokens, in raster order). Tokens of different
 tokenizers differ in entropy, so what is compared is what the generators draw (GenEval); nats stand beside those of
 counts alone.
 """
