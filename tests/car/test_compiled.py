@@ -7,11 +7,10 @@ import torch
 
 from channelvq.car.model import CAR
 from channelvq.errors import InputError
+from channelvq.nn.compiler import compiler
 
 PROMPTS = ["a photo of two bananas", "a green dog"]
-needs_compiler = pytest.mark.skipif(
-    shutil.which("g++") is None and shutil.which("clang++") is None, reason="torch.compile needs a C++ compiler"
-)
+needs_compiler = pytest.mark.skipif(shutil.which(compiler()) is None, reason="torch.compile needs a C++ compiler")
 
 
 @needs_compiler
@@ -32,6 +31,6 @@ def test_compiled_is_refused_where_bits_are_promised(car: CAR) -> None:
 
 
 def test_missing_compiler_is_named(car: CAR, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "")
-    with pytest.raises(InputError, match=r"C\+\+ compiler"):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(InputError, match=r"C\+\+ compiler on the CPU, and there is no no-such-compiler"):
         car.generate(PROMPTS, exact=False, compiled=True)

@@ -15,8 +15,8 @@ from channelvq.errors import InputError
 from channelvq.tokenizer import CVQTokenizer
 
 PROMPTS = ["a photo of two bananas", "a green dog", "three small black cats"]
-LLAMA = {"model_type": "llama", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
-         "intermediate_size": 64}  # fmt: skip
+BACKBONE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+LLAMA = BACKBONE | {"model_type": "llama"}
 
 
 def served(folder: Path, guidance: float | None = None) -> torch.Tensor:
@@ -43,6 +43,17 @@ def test_generate_of_transformers_writes_our_ids(
     ours = car.generate(PROMPTS, temperature=0, guidance_scale=guidance or 1.0).ids
     assert len(ours.unique()) > 3
     assert torch.equal(served(tmp_path, guidance), ours)
+
+
+@pytest.mark.parametrize("kind", [{"model_type": "granite", "logits_scaling": 8.0}, {"model_type": "gemma2"}])
+def test_a_type_with_a_head_of_its_own_is_refused(
+    new_car: Callable[..., CAR], kind: dict[str, object], tmp_path: Path
+) -> None:
+    """Granite divides logits, Gemma 2 scales embeddings and caps logits: the stock model would draw something else."""
+    car = new_car(backbone=BACKBONE | {"num_key_value_heads": 2, "pad_token_id": 0} | kind)
+    with pytest.raises(InputError, match="gives other logits than CAR"):
+        export_car(car, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_logits_are_ours(car: CAR, tmp_path: Path) -> None:

@@ -309,3 +309,14 @@ def test_an_unknown_setting_or_another_shape_is_refused(saved: Path) -> None:
 def test_neither_folder_nor_repository(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="neither 'bundled', a folder, nor a hub repository"):
         CAR.from_pretrained(tmp_path / "nowhere")
+
+
+def test_a_setting_that_is_none_comes_back(new_car: Callable[..., CAR], tmp_path: Path) -> None:
+    """Phi-3 pads with token 32,000 unless it is told that there is none."""
+    phi = {"model_type": "phi3", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+           "intermediate_size": 64, "pad_token_id": None}  # fmt: skip
+    car = new_car(backbone=phi)
+    car.save_pretrained(tmp_path)
+    again = CAR.from_pretrained(tmp_path)
+    assert again.backbone.config.pad_token_id is None
+    assert torch.equal(again.generate("a green dog", temperature=0).ids, car.generate("a green dog", temperature=0).ids)

@@ -117,6 +117,15 @@ def test_what_is_there_is_not_drawn_again_and_the_rest_is_the_same(car_folder: P
     assert len(set(whole.values())) == 70
 
 
+def test_images_of_unknown_settings_are_not_taken(geneval: Cvq, here: Path) -> None:
+    (here / "p.jsonl").write_bytes(LINES[0])
+    assert geneval("--prompts", "p.jsonl", "-o", "out")[0] == 0
+    shutil.copytree(here / "out", here / "copy")
+    assert_refused(geneval("--prompts", "p.jsonl", "-o", "copy", "--seed", 9), "copy.json", "is missing")
+    assert not (here / "copy.json").exists()
+    assert_refused(geneval("--prompts", "p.jsonl", "-o", "/"), "give a folder that has a name")
+
+
 def test_images_of_other_settings_are_not_taken(geneval: Cvq, here: Path) -> None:
     (here / "p.jsonl").write_bytes(LINES[0])
     assert geneval("--prompts", "p.jsonl", "-o", "out")[0] == 0

@@ -55,3 +55,10 @@ def test_a_result_of_another_kind_is_named(name: str, tmp_path: Path) -> None:
         file.write_text(content)
         with pytest.raises(InputError, match=file.name):
             render(tmp_path / "page.md", tmp_path)
+
+
+def test_a_section_that_is_not_closed_swallows_nothing(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("<!-- table: axis -->\nprose\n\n<!-- table: lookup -->\nold\n<!-- end -->\n")
+    with pytest.raises(InputError, match=r"'<!-- table: axis -->' opens a section that no <!-- end --> closes"):
+        render(page, ROOT / "results")

@@ -103,6 +103,15 @@ def test_a_backbone_that_cannot_be_used_is_told_before_tokenizing(
         CARTask(recipe(1, model__backbone=backbone))
 
 
+def test_muon_without_matrices_is_told_before_tokenizing(
+    recipe: Callable[..., CARRecipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(car_task, "tokenized", None)
+    gpt2 = {"model_type": "gpt2", "n_embd": 32, "n_layer": 1, "n_head": 2}  # its layers are transformers' own Conv1D
+    with pytest.raises(InputError, match="muon_learning_rate: the backbone has no linear layers"):
+        CARTask(recipe(1, model__backbone=gpt2, objective__muon_learning_rate=1e-3))
+
+
 def test_a_run_through_all_stages(recipe: Callable[..., CARRecipe], tmp_path: Path) -> None:
     config = recipe(6, objective__lm_steps=2, objective__stage1_steps=2, train__evaluate_every=2)
     figures = fit(config)
@@ -275,6 +284,10 @@ def test_a_run_may_begin_with_a_given_generator(recipe: Callable[..., CARRecipe]
     tokenizer.save_pretrained(folder)
     with pytest.raises(InputError, match=r"start_from.*has another image tokenizer than '.*other tokenizer'"):
         CARTask(replace(recipe(3, "fourth", objective__start_from=str(given)), tokenizer=str(folder)))
+    own = CARTask(replace(recipe(3, "fifth", objective__start_from=str(given)), tokenizer="start_from")).car
+    assert torch.equal(own.codebook, before.codebook)
+    with pytest.raises(ValueError, match=r"name it as objective\.start_from"):
+        replace(recipe(3), tokenizer="start_from")
 
 
 def test_images_are_tokenized_once(tokenizer_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

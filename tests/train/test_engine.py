@@ -219,11 +219,12 @@ def test_going_on_with_other_settings_is_refused_and_leaves_the_run_as_it_was(tm
     assert read_metrics(tmp_path)[-1]["step"] == 3
 
 
+@pytest.mark.parametrize("content", [b"{}", b""])
 @pytest.mark.parametrize("damage", ["progress.json", "model.safetensors", "optimizer.bin"])
-def test_a_damaged_checkpoint_is_named(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_checkpoint_is_named(tmp_path: Path, damage: str, content: bytes) -> None:
     config = recipe(tmp_path, "train.steps=1")
     fit(config)
-    (tmp_path / "checkpoints" / "step-00000001" / damage).write_bytes(b"{}")
+    (tmp_path / "checkpoints" / "step-00000001" / damage).write_bytes(content)
     with pytest.raises(InputError, match="step-00000001"):
         fit(resumed(config))
 

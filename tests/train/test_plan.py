@@ -1,6 +1,7 @@
 """Plans: counts that can be known otherwise, and that every paper recipe has one without memory."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from channelvq.cli import app
 from channelvq.config import recipe_names
 from channelvq.errors import InputError
 from channelvq.tokenizer import CVQTokenizer
+from channelvq.train.car_task import CARRecipe
 from channelvq.train.plan import Machine, _measure, plan
 from channelvq.train.run import load_recipe, load_tokenizer_recipe
 
@@ -51,6 +53,18 @@ def test_parameters_are_those_of_the_model() -> None:
     assert found.memory["optimizer"] == 8 * found.parameters
     assert found.memory["moving average"] == 4 * found.parameters
     assert found.images == 7000 * 32
+
+
+def test_muon_keeps_one_number_where_adam_keeps_two() -> None:
+    recipe = load_recipe("paper/car-8b")
+    assert isinstance(recipe, CARRecipe)
+    muon = replace(recipe, objective=replace(recipe.objective, muon_learning_rate=1e-3))
+    adam, both = (plan("x", each, Machine(gpus=1)) for each in (recipe, muon))
+    trained = sum(part.parameters for part in adam.parts if part.trained)
+    assert adam.memory["optimizer"] == 8 * trained
+    # 36 layers: query and output 4096 x 4096, key and value 4096 x 1024, three of 4096 x 12288.
+    matrices = 36 * (2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 12288)
+    assert both.memory["optimizer"] == 8 * trained - 4 * matrices
 
 
 def test_flops_and_activations_in_closed_form() -> None:

@@ -70,7 +70,7 @@ def resolve_settings(settings: dict[str, Any], vocab_size: int) -> dict[str, Any
     settings = dict(settings) if "model_type" in settings else SMALL_QWEN3 | settings
     if not isinstance(settings["model_type"], str):
         raise InputError(f"backbone: model_type is a name such as qwen3 or llama, got {settings['model_type']!r:.80}")
-    known = _known_settings(settings["model_type"])
+    known = _usual_settings(settings["model_type"]).keys()
     if unknown := sorted(settings.keys() - known):
         raise InputError(f"backbone: a {settings['model_type']} has no setting(s) {', '.join(unknown)}")
     if "vocab_size" in known:
@@ -86,8 +86,14 @@ def resolve_settings(settings: dict[str, Any], vocab_size: int) -> dict[str, Any
 
 def settings_of(config: PreTrainedConfig) -> dict[str, Any]:
     """The settings from which `build_backbone` makes the same architecture again, without the name's files."""
-    known = _known_settings(config.model_type) - _NOT_SETTINGS
-    return {key: value for key, value in config.to_dict().items() if key in known and value is not None}
+    usual = _usual_settings(config.model_type)
+    known = usual.keys() - _NOT_SETTINGS
+    # A None that is not the usual value is a setting: without it the usual one would come back.
+    return {
+        key: value
+        for key, value in config.to_dict().items()
+        if key in known and not (value is None and usual[key] is None)
+    }
 
 
 def run_backbone(
@@ -189,12 +195,13 @@ def _try(model: PreTrainedModel) -> None:
         raise InputError(f"backbone: a {kind} with these settings lets tokens see later ones; choose a decoder")
 
 
-def _known_settings(model_type: str) -> set[str]:
+def _usual_settings(model_type: str) -> dict[str, Any]:
+    """All settings that a type has, with their defaults."""
     try:
         config = AutoConfig.for_model(model_type)
     except ValueError:
         raise InputError(f"backbone: transformers has no model_type {model_type!r}; for example qwen3, llama") from None
-    return set(config.to_dict()) | _LEGACY
+    return dict.fromkeys(_LEGACY) | config.to_dict()
 
 
 def named_config(name: str) -> PreTrainedConfig:

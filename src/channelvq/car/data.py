@@ -45,6 +45,11 @@ class TokenSet:
     def __len__(self) -> int:
         return len(self.captions)
 
+    def subset(self, places: Sequence[int]) -> "TokenSet":
+        """The images at these places."""
+        captions, keys = (tuple(each[place] for place in places) for each in (self.captions, self.keys))
+        return TokenSet(self.ids[list(places)], captions, keys)
+
 
 def tokenizer_digest(tokenizer: CVQTokenizer) -> str:
     """The first 16 hex digits of the SHA-256 of a tokenizer's settings and weights."""

@@ -73,7 +73,8 @@ def export_car(model: "CAR", folder: str | Path, dtype: torch.dtype = torch.floa
 
     folder: gets config.json, model.safetensors, generation_config.json, tokenizer.json, LAYOUT_FILE and the image
     tokenizer under IMAGE_TOKENIZER. dtype: of the stored weights. Raises InputError for a model that no stock one can
-    stand for: one with a channel embedding, or whose embedding is not as wide as its hidden states.
+    stand for: one with a channel embedding, whose embedding is not as wide as its hidden states, or whose type has a
+    head of its own (Gemma scales embeddings and caps logits, Granite and Cohere scale logits).
     """
     folder = Path(folder)
     stock, layout = stock_model(model)
@@ -114,7 +115,8 @@ def stock_model(model: "CAR") -> tuple[PreTrainedModel, ExportLayout]:
         base.load_state_dict(state | {_name_of(base): embedding})
         cast(nn.Linear, stock.get_output_embeddings()).weight.copy_(head)
     stock.generation_config = _generation_config(layout)
-    return stock.eval(), layout
+    _check_same(model, stock.eval(), layout)
+    return stock, layout
 
 
 def _check(model: "CAR") -> None:
@@ -126,6 +128,25 @@ def _check(model: "CAR") -> None:
     width, hidden = model.text_embedding.embedding_dim, model.backbone.config.hidden_size
     if width != hidden:
         raise InputError(f"export: embeddings of {width} numbers do not fit a head on {hidden}; use a Qwen3 backbone")
+
+
+@torch.no_grad()
+def _check_same(model: "CAR", stock: PreTrainedModel, layout: ExportLayout) -> None:
+    """InputError where the stock model gives other logits for a few tokens."""
+    text = torch.arange(3, device=model.device)[None] % model.text.vocab_size
+    ids = torch.arange(min(4, layout.num_tokens), device=model.device)[None] % layout.codebook_size
+    marker = torch.full_like(ids[:, :1], layout.marker_id)
+    with evaluating(model):
+        ours = model(text, torch.ones_like(text, dtype=torch.bool), ids).logits
+        inputs = torch.cat([text, marker, ids[:, :-1] + layout.first_image_id], dim=1)
+        theirs = stock(inputs).logits[:, text.shape[1] :, layout.first_image_id :]
+    # Half of the digits: the two round in another order.
+    allowed = torch.finfo(model.marker.dtype).eps ** 0.5 * float(ours.abs().max())
+    if not (difference := float((theirs - ours).abs().max())) <= allowed:
+        raise InputError(
+            f"export: a stock {stock.config.model_type} gives other logits than CAR on it, by up to {difference:.2g}: "
+            "its own language model scales embeddings or logits; use a backbone such as qwen3 or llama"
+        )
 
 
 def _name_of(base: PreTrainedModel) -> str:

@@ -135,9 +135,10 @@ def evaluate_geneval(
         typer.Option(help="GenEval's .jsonl, DPG-Bench's folder of .txt or MJHQ-30K's .json; default: closed world."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder for the images, as official scorers read it.")
+        Path | None,
+        typer.Option("--output", "-o", help="Folder for official scorers; goes on after a stop."),
     ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Images a prompt.")] = 4,
+    samples: Annotated[int, typer.Option(min=1, help="Images a prompt; MJHQ-30K has one.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="Image i uses seed + i.")] = 0,
     guidance_scale: Annotated[float, typer.Option(help="1 is no guidance.")] = 3.0,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 1.0,
@@ -146,10 +147,7 @@ def evaluate_geneval(
     split: Annotated[Literal["validation", "test"], typer.Option(help="Of the closed world's prompts.")] = "test",
     detector: Annotated[str, typer.Option(help="'bundled', or a folder of cvq train small/detector.")] = "bundled",
 ) -> None:
-    """GenEval over the classes of our scenes; with --prompts, images for the official scorers.
-
-    The same command with --output goes on after a stop.
-    """
+    """GenEval over the classes of our scenes; with --prompts, images for the official scorers."""
     from channelvq import CAR
     from channelvq.evaluate.drawing import Sampling, settings_path
     from channelvq.evaluate.geneval_run import run_closed_world, run_file

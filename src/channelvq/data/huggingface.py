@@ -25,7 +25,7 @@ from channelvq.data.options import (
 from channelvq.data.packages import cache_root
 from channelvq.data.source import Sample
 from channelvq.data.split import assign_split
-from channelvq.errors import InputError
+from channelvq.errors import InputError, reason
 from channelvq.images import FirstFrameWarning, Skipped, load_image
 from channelvq.whole import write_text_whole
 
@@ -117,8 +117,7 @@ def _loaded(name: str, rows: str, subset: str | None) -> Any:
     except InputError:
         raise
     except Exception as error:  # of many kinds: no network, no such name, split or subset, a broken file
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"data set {name!r}, split {rows!r} cannot be loaded: {said}") from error
+        raise InputError(f"data set {name!r}, split {rows!r} cannot be loaded: {reason(error)}") from error
 
 
 def _columns(table: Any, shown: str, image: str, caption: str | None) -> tuple[Any, list[str] | None]:

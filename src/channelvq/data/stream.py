@@ -115,3 +115,11 @@ def training_batches(
 def fixed_images(mixture: Mixture, count: int) -> UInt8[Tensor, "n 3 H W"]:
     """The first `count` images of a mixture, for validation and tests: always the same ones."""
     return stack_images([mixture[position] for position in range(count)])
+
+
+def distinct(images: UInt8[Tensor, "n 3 H W"]) -> list[int]:
+    """The first place of each picture: of a small set pictures come again, which measures nothing more."""
+    first: dict[bytes, int] = {}
+    for i, image in enumerate(images):
+        first.setdefault(image.numpy().tobytes(), i)
+    return list(first.values())

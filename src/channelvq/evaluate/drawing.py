@@ -70,7 +70,7 @@ def draw_files(car: CAR, pictures: Sequence[Picture], sampling: Sampling, folder
     """Draw the pictures that `folder` lacks; gives how many those were.
 
     Beside the folder, in FOLDER.json, stands what they were drawn with: another generator or other settings for a
-    folder that has pictures is an InputError, and so is a file of that name that holds something else.
+    folder that has pictures is an InputError, and so are pictures without that file, or one that holds something else.
     """
     _check_settings(car, pictures, sampling, folder)
     numbers = [i for i, picture in enumerate(pictures) for _ in range(picture.copies)]
@@ -106,9 +106,14 @@ def _check_settings(car: CAR, pictures: Sequence[Picture], sampling: Sampling, f
     made: dict[str, Any] = {"generator_sha256": weights_sha256(car), **asdict(sampling), "pictures": texts}
     path = settings_path(folder)
     before = _read_settings(path) if path.is_file() else None
-    if before is None or not any((folder / picture.path).is_file() for picture in pictures):
+    if not any((folder / picture.path).is_file() for picture in pictures):
         write_json(path, made)
         return
+    if before is None:
+        raise InputError(
+            f"{folder}: it holds images, but {path.name} beside it, which says what they were drawn with, is missing; "
+            "give another --output"
+        )
     if other := sorted(key for key in made if before.get(key) != made[key]):
         raise InputError(
             f"{folder}: it holds images that were drawn with other {', '.join(other)}; give another --output"
@@ -130,8 +135,14 @@ def _read_settings(path: Path) -> dict[str, Any]:
 
 
 def settings_path(folder: Path) -> Path:
-    """Where it is kept what a folder of images was drawn with: beside it, since scorers take all that is in it."""
-    return folder.absolute().with_name(f"{folder.absolute().name}.json")
+    """Where it is kept what a folder of images was drawn with: beside it, since scorers take all that is in it.
+
+    Raises InputError for the root of a file system, which nothing is beside.
+    """
+    folder = folder.absolute()
+    if not folder.name:
+        raise InputError(f"{folder}: give a folder that has a name")
+    return folder.with_name(f"{folder.name}.json")
 
 
 def tiled(images: Sequence[Image.Image]) -> Image.Image:

@@ -16,16 +16,19 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
+from channelvq.car.choice import Choice
 from channelvq.car.model import CAR
-from channelvq.data.stream import fixed_images
+from channelvq.config import to_dict
+from channelvq.data.stream import distinct, fixed_images
+from channelvq.errors import InputError
 from channelvq.evaluate.features import embeddings, perceptual_space
 from channelvq.evaluate.next_channel import evaluate_next_channel
 from channelvq.evaluate.page import document, figure, rows
 from channelvq.evaluate.plots import channel_curves, check_plot
 from channelvq.evaluate.reconstruction import with_interval
-from channelvq.evaluate.report import make_record, write_json, write_text
+from channelvq.evaluate.report import make_record, protocol, write_json, write_text
 from channelvq.evaluate.samples import SampleReport, sample_report
-from channelvq.experiments.generator import TokenSets, parameters, scene_protocol, scenes, token_sets
+from channelvq.experiments.generator import TokenSets, parameters, scenes, token_sets
 from channelvq.images import grid, normalize, save_image, to_pil, to_uint8
 from channelvq.nn.perceptual import PerceptualNetwork
 from channelvq.train.car_task import CARRecipe
@@ -53,17 +56,22 @@ def run(
 ) -> dict[str, Any]:
     """Measure, write report.html, its pictures and report.json to `folder`, and return the result.
 
-    recipe: draws the held-out images and says what the generator was trained on.
+    recipe: draws the held-out images and says what the generator was trained on. Raises InputError for settings out of
+    range, and where the held-out images have fewer than two captions.
     """
     check_plot()
-    sets = token_sets(recipe, car.tokenizer)
-    say("predicting held-out images")
-    prediction = evaluate_next_channel(car, sets.test, sets.train_ids).to_dict()
+    Choice(settings.guidance_scale, settings.temperature).check(car.config.caption_dropout)
+    sets = _distinct_sets(recipe, car)
     prompts = list(dict.fromkeys(sets.test.captions))[: settings.prompts]
+    if len(prompts) < 2:
+        raise InputError("report: the held-out images of the recipe have one caption; it takes two to compare")
+    say(f"predicting {len(sets.test)} held-out images")
+    prediction = evaluate_next_channel(car, sets.test, sets.train_ids).to_dict()
     network = PerceptualNetwork.load("bundled")
     say(f"drawing {len(prompts)} prompts x {settings.seeds} seeds")
     samples = draw(car, prompts, settings.seeds, settings.guidance_scale, settings.temperature)
     training = fixed_images(scenes(recipe, car.tokenizer, "train"), TRAINING)
+    training = training[distinct(training)]
     found = sample_report(
         embeddings(network, samples).view(len(prompts), settings.seeds, -1),
         embeddings(network, training),
@@ -74,14 +82,25 @@ def run(
     if settings.sweep:
         metrics["sweep"] = _sweep(car, prompts, settings, sets, network, say)
         pictures["guidance"] = _guided(car, prompts)
-    how = scene_protocol(sets.images, car.tokenizer) | _protocol(settings, network, len(training))
-    entry = make_record(car.tokenizer.config, data="scenes", split="held-out", metrics=metrics)
+    names = "+".join(recipe.data.sources)
+    how = protocol(
+        sets.images, data=f"{names}, as the recipe draws them", split="test", resize="see recipe", crop="see recipe",
+        tokenizer=car.tokenizer,
+    ) | {"recipe": to_dict(recipe.data)} | _protocol(settings, network, len(training))  # fmt: skip
+    entry = make_record(car.tokenizer.config, data=names, split="held-out", metrics=metrics)
     result = {"protocol": how, "records": [entry | {"car": name, "parameters": parameters(car)}]}
     write_json(folder / "report.json", result)
     for title, (image, _) in pictures.items():
         save_image(image, folder / f"{title}.png")
     write_text(folder / "report.html", page(name, result, pictures))
     return result
+
+
+def _distinct_sets(recipe: CARRecipe, car: CAR) -> TokenSets:
+    """What it is measured with, every held-out picture once."""
+    sets = token_sets(recipe, car.tokenizer)
+    places = distinct(sets.images)
+    return TokenSets(sets.test.subset(places), sets.images[places], sets.train_ids)
 
 
 def draw(car: CAR, prompts: Sequence[str], seeds: int, guidance: float, temperature: float) -> UInt8[Tensor, "n 3 h w"]:
@@ -120,7 +139,8 @@ def _sweep(
             say(f"guidance {guidance:g}, temperature {temperature:g}")
             drawn = embeddings(network, draw(car, prompts, settings.seeds, guidance, temperature))
             by_prompt = sample_report(drawn.view(len(prompts), settings.seeds, -1), real, real).to_dict()
-            kid = space.distances(drawn, real[: len(drawn)])["kid"]
+            count = min(len(drawn), len(real))  # the distance takes two sets of one size
+            kid = space.distances(drawn[:count], real[:count])["kid"]
             row = {"guidance_scale": guidance, "temperature": temperature, "kid": kid}
             found.append(row | {name: by_prompt[name] for name in ("over_seeds", "over_prompts")})
     return found

@@ -30,11 +30,12 @@ from channelvq.experiments import (
 )
 from channelvq.experiments.study_list import METHODS, RATES
 
-SECTION = re.compile(r"<!-- table: (?P<name>[\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
+OPENING = "<!-- table:"
+SECTION = re.compile(rf"{OPENING} (?P<name>[\w-]+) -->\n(?:(?!{OPENING}).)*?<!-- end -->", re.DOTALL)
 
 
 def render(page: Path, results: Path) -> str:
-    """The text of a page with every table made anew; raises InputError for a table that is not known."""
+    """The text of a page with every table made anew; raises InputError for a table that is not known, or not closed."""
 
     def table(match: re.Match[str]) -> str:
         name = match["name"]
@@ -52,6 +53,9 @@ def render(page: Path, results: Path) -> str:
         text = page.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"{page}: expected a Markdown page in UTF-8 ({error})") from None
+    if OPENING in (outside := SECTION.sub("", text)):
+        line = next(line for line in outside.splitlines() if OPENING in line)
+        raise InputError(f"{page}: {line!r} opens a section that no <!-- end --> closes before the next one")
     return SECTION.sub(table, text)
 
 

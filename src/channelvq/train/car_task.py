@@ -45,6 +45,7 @@ from channelvq.train.launch import on_gpu
 from channelvq.train.muon import MuonWithAdamW
 
 Stage = Literal["lm", "stage1", "stage2"]
+OF_START = "start_from"  # as the name of an image tokenizer
 SAMPLES = 8
 COMPILED_WIDTHS = 8  # of the text, and multiples of it
 
@@ -74,7 +75,8 @@ class CARObjectiveConfig:
 class CARRecipe:
     """Everything that decides a generator's training.
 
-    tokenizer: "bundled", a folder or a hub id. tokenizer_recipe: the recipe that trains it, for planning before it has.
+    tokenizer: "bundled", a folder or a hub id; "start_from": that of the generator objective.start_from.
+    tokenizer_recipe: the recipe that trains it, for planning before it has.
     """
 
     task: Literal["car"] = "car"
@@ -91,6 +93,15 @@ class CARRecipe:
             raise ValueError(
                 f"objective.lm_steps + objective.stage1_steps = {before} must be at most train.steps {self.train.steps}"
             )
+        if self.tokenizer == OF_START and self.objective.start_from is None:
+            raise ValueError(f"tokenizer {OF_START!r} is that of a generator: name it as objective.start_from")
+
+
+def image_tokenizer(recipe: CARRecipe) -> CVQTokenizer:
+    """The image tokenizer that a recipe names."""
+    if recipe.tokenizer == OF_START and recipe.objective.start_from is not None:
+        return CAR.from_pretrained(recipe.objective.start_from).tokenizer
+    return CVQTokenizer.from_pretrained(recipe.tokenizer)
 
 
 def token_set(data: DataConfig, tokenizer: CVQTokenizer, split: Split, count: int) -> TokenSet:
@@ -100,8 +111,11 @@ def token_set(data: DataConfig, tokenizer: CVQTokenizer, split: Split, count: in
     return tokenized(tokenizer, mixture, count, settings, progress=Console().print)
 
 
-def check_model(config: CARConfig, tokenizer: CVQTokenizer) -> None:
-    """InputError for settings that no model can be built or run with, before minutes go into tokenizing images."""
+def check_model(config: CARConfig, tokenizer: CVQTokenizer, muon: bool = False) -> None:
+    """InputError for settings that no model can be built or run with, before minutes go into tokenizing images.
+
+    muon: it is to train the matrices of the layers.
+    """
     settings = config.backbone
     if isinstance(settings, str):
         settings = settings_of(named_config(settings))
@@ -110,6 +124,8 @@ def check_model(config: CARConfig, tokenizer: CVQTokenizer) -> None:
         car = CAR(replace(config, backbone=settings), tokenizer, text)
     if sum(p.numel() for p in car.backbone.parameters()) <= TRIED_UP_TO:
         build_backbone(settings, text.vocab_size, torch.Generator().manual_seed(0))
+    if muon and not hidden_matrices(car):
+        raise InputError("objective.muon_learning_rate: the backbone has no linear layers; leave it out")
 
 
 class CARTask:
@@ -117,8 +133,8 @@ class CARTask:
 
     def __init__(self, recipe: CARRecipe) -> None:
         self.recipe = recipe
-        tokenizer = CVQTokenizer.from_pretrained(recipe.tokenizer)
-        check_model(recipe.model, tokenizer)
+        tokenizer = image_tokenizer(recipe)
+        check_model(recipe.model, tokenizer, muon=recipe.objective.muon_learning_rate is not None)
         given = self._given_car(tokenizer)
         tokenizer.to("cuda" if on_gpu(recipe.train) else "cpu")
         self.train_set = token_set(recipe.data, tokenizer, "train", recipe.objective.train_images)
@@ -147,7 +163,7 @@ class CARTask:
         if tokenizer_digest(given.tokenizer) != tokenizer_digest(tokenizer):
             raise InputError(
                 f"objective.start_from {source!r} has another image tokenizer than {self.recipe.tokenizer!r}; "
-                "set `tokenizer` to that of the generator, its folder tokenizer/"
+                f"set tokenizer={OF_START}"
             )
         car = CAR(self.recipe.model, tokenizer, given.text)
         check_start(source, given.config, car.config)
@@ -214,8 +230,6 @@ class CARTask:
     def _optimizer(self) -> Optimizer:
         train, objective = self.recipe.train, self.recipe.objective
         matrices = hidden_matrices(self.car) if objective.muon_learning_rate else []
-        if objective.muon_learning_rate and not matrices:
-            raise InputError("objective.muon_learning_rate: the backbone has no linear layers; leave it out")
         others = [p for p in self.car.backbone.parameters() if not any(p is each for each in matrices)]
         parts = ((list(self.car.new_parameters()), 1.0), (others, objective.backbone_lr_ratio))
         groups = [

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 
 from channelvq.config import differences, from_dict, read_recipe, to_dict
-from channelvq.errors import InputError
+from channelvq.errors import InputError, reason
 from channelvq.nn.state import read_settings, write_settings
 from channelvq.train.config import TrainConfig
 from channelvq.whole import make_ordinary
@@ -169,7 +169,7 @@ def load_checkpoint(accelerator: Accelerator, folder: Path, config: TrainConfig)
         accelerator.load_state(str(folder))
     except (OSError, ValueError, RuntimeError, EOFError, UnpicklingError, SafetensorError) as error:
         raise InputError(
-            f"checkpoint {folder}: does not fit or is damaged ({str(error).splitlines()[0]}); "
+            f"checkpoint {folder}: does not fit or is damaged ({reason(error)}); "
             "remove the folder to use the one before"
         ) from None
     return step

@@ -26,12 +26,12 @@ from channelvq.losses.semantic import SemanticHead, SemanticTeacher
 from channelvq.nn.siglip import build_siglip, siglip_config
 from channelvq.terminal import table_title
 from channelvq.tokenizer import CVQConfig, CVQTokenizer
-from channelvq.train.car_task import CARRecipe
+from channelvq.train.car_task import OF_START, CARRecipe, hidden_matrices, image_tokenizer
 from channelvq.train.config import TrainConfig
 from channelvq.train.run import Recipe, load_tokenizer_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe
 
-ADAM_BYTES, FLOAT_BYTES = 8, 4
+ADAM_BYTES, MUON_BYTES, FLOAT_BYTES = 8, 4, 4
 LAYER_BYTES = 34
 
 
@@ -165,13 +165,14 @@ def _car_plan(name: str, recipe: CARRecipe, machine: Machine) -> Plan:
     n = recipe.model.max_text_tokens + model.num_tokens
     flops = 2.0 * n * (backbone + new) + 2.0 * layers * n * n * width
     kept = n * width * (layers * _bytes(recipe.train) + LAYER_BYTES) + 4.0 * model.num_tokens * car.codebook_size
-    return _plan(name, recipe.train, machine, parts, model, flops, kept)
+    by_muon = sum(matrix.numel() for matrix in hidden_matrices(car)) if recipe.objective.muon_learning_rate else 0
+    return _plan(name, recipe.train, machine, parts, model, flops, kept, by_muon=by_muon)
 
 
 def tokenizer_config(recipe: CARRecipe) -> CVQConfig:
     """What a generator's image tokenizer is: from its files, or from the recipe that is to train it."""
-    if recipe.tokenizer == "bundled" or Path(recipe.tokenizer).is_dir():
-        return CVQTokenizer.from_pretrained(recipe.tokenizer).config
+    if recipe.tokenizer in ("bundled", OF_START) or Path(recipe.tokenizer).is_dir():
+        return image_tokenizer(recipe).config
     if recipe.tokenizer_recipe is None:
         raise InputError(
             f"plan: the tokenizer {recipe.tokenizer!r} is not here; name the recipe that trains it as tokenizer_recipe"
@@ -199,21 +200,25 @@ def _plan(
     flops: float,
     kept: float,
     frozen: float = 0.0,
+    by_muon: int = 0,
 ) -> Plan:
-    """kept: bytes of activations of one image. frozen: FLOPs of what no gradient passes through."""
+    """kept: bytes of activations of one image. frozen: FLOPs of what no gradient passes through.
+
+    by_muon: parameters that Muon trains, which keeps one number of each where Adam keeps two.
+    """
     trained = sum(part.parameters for part in parts if part.trained)
     everything = sum(part.parameters for part in parts)
     memory = {
         "weights": everything * FLOAT_BYTES / machine.gpus,
         "gradients": trained * FLOAT_BYTES / machine.gpus,
-        "optimizer": trained * ADAM_BYTES / machine.gpus,
+        "optimizer": ((trained - by_muon) * ADAM_BYTES + by_muon * MUON_BYTES) / machine.gpus,
         "moving average": trained * FLOAT_BYTES / machine.gpus if train.ema else 0.0,
         "activations": kept * train.batch_size / machine.gpus,
     }
     images = train.steps * train.batch_size
     hours = (3 * flops + frozen) * images / (machine.peak * 1e12 * machine.mfu) / 3600
     return Plan(name, tuple(parts), model.num_tokens, model.quantizer.codebook_size, model.codebook_dim, flops + frozen,
-                images,                 train.steps, memory, hours, machine)  # fmt: skip
+                images, train.steps, memory, hours, machine)  # fmt: skip
 
 
 def table(found: Plan) -> Table:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
-from jaxtyping import UInt8
 from pydantic import Field, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ from torch.optim import AdamW, Optimizer
 
 from channelvq.config import STRICT
 from channelvq.data.build import DataConfig, build_mixture
-from channelvq.data.stream import fixed_images, position_generator, training_batches
+from channelvq.data.stream import distinct, fixed_images, position_generator, training_batches
 from channelvq.evaluate.doctor_findings import usage_findings
 from channelvq.evaluate.metrics import psnr
 from channelvq.images import grid, normalize, save_image, to_pil, to_uint8
@@ -130,7 +129,7 @@ class TokenizerTask:
         # Read now: that validation images are missing or broken should not be found out after hours.
         held_out = build_mixture(recipe.data, recipe.model.image_size, "validation", seed=0)
         self.held_out = fixed_images(held_out, recipe.data.validation_images)
-        self.distinct = _distinct(self.held_out)
+        self.distinct = distinct(self.held_out)
         self._alarmed: set[str] = set()
 
     def _optimizer(self) -> Optimizer:
@@ -329,11 +328,3 @@ class TokenizerTask:
         tokenizer = models["tokenizer"]
         assert isinstance(tokenizer, CVQTokenizer)
         tokenizer.save_pretrained(folder)
-
-
-def _distinct(images: UInt8[Tensor, "n 3 H W"]) -> list[int]:
-    """The first of each picture: in a small set validation images come again, and repeated tokens use no more codes."""
-    first: dict[bytes, int] = {}
-    for i, image in enumerate(images):
-        first.setdefault(image.numpy().tobytes(), i)
-    return list(first.values())
