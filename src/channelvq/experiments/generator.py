@@ -211,7 +211,7 @@ def rows(result: Mapping[str, Any]) -> list[list[str]]:
     return [
         [
             row["name"],
-            f"{(row['parameters']['backbone'] + row['parameters']['image']) / 1e6:.1f} M",
+            f"{sum(row['parameters'].values()) / 1e6:.1f} M",
             with_interval(m, "nats"),
             f"{m['nats_shuffled']:.3f}", f"{m['nats_unigram']:.3f}", f"{m['top1']:.1%}", f"{row['seconds']:.0f}",
         ]
