@@ -13,8 +13,6 @@ from channelvq.experiments.studies import load, recipes, table
 from channelvq.experiments.study_list import BEST_RATE, METHODS, RATES, STUDIES
 from channelvq.train.run import load_car_recipe, load_tokenizer_recipe
 
-PENDING = {"car-tokens"}  # defined, not measured yet
-
 TINY = (
     "model.image_size=32", "model.latent_channels=4", "model.network.base_channels=8", "train.steps=2",
     "model.quantizer.codebook_size=16", "data.validation_images=4", "objective.start_images=8", "train.batch_size=2",
@@ -92,7 +90,6 @@ def test_the_study_of_kinds_of_tokens_changes_the_tokenizer_alone() -> None:
     assert replace(patch, model=replace(patch.model, axis="channel")) == channel
 
 
-@pytest.mark.skipif("car-tokens" in PENDING, reason="not measured yet")
 def test_the_stored_study_of_kinds_of_tokens_belongs_to_its_recipes() -> None:
     result = car_tokens.load(Path(__file__).parents[2] / "results/car-tokens-small.json")
     assert {row["name"]: row["run"] for row in result["records"]} == car_tokens.keys()
@@ -123,7 +120,7 @@ def test_table1_takes_the_rate_that_validation_found() -> None:
     assert {m: max(RATES, key=lambda rate: psnr[f"{m}, rate {rate}"]) for m in METHODS} == BEST_RATE
 
 
-@pytest.mark.parametrize("study", sorted(STUDIES.keys() - PENDING))
+@pytest.mark.parametrize("study", sorted(STUDIES))
 def test_stored_results_belong_to_the_recipes_as_they_are(study: str) -> None:
     result = load(Path(__file__).parents[2] / f"results/{study}-small.json")
     keys = {name: run_key(recipe) for name, recipe in recipes(study).items()}
