@@ -41,12 +41,13 @@ def bench_generate(
     from itertools import product
 
     import rich
+    from rich.console import Console
 
     from channelvq.experiments.generate_bench import check, run, table
 
     target(file=json_file)
     settings = check([*product(codes or [4096, 65536], tokens or [64, 256], images or [1, 8])])
-    rich.print(table(run(settings, rounds, json_file)))
+    rich.print(table(run(settings, rounds, json_file, Console(stderr=True).print)))
 
 
 @bench_app.command("latency")

@@ -43,7 +43,7 @@ DeviceOption = Annotated[
 OTHERS = {
     "generator": ("generator-small", 2.5, "Next-channel prediction: nested dropout or not, three sizes, exposure "
                   "bias."),
-    "car-tokens": ("car-tokens-small", 3, "Generators on channels, nested or not, and on patches: what they draw, "
+    "car-tokens": ("car-tokens-small", 4, "Generators on channels, nested or not, and on patches: what they draw, "
                    "by GenEval."),
     "orderings": ("orderings-small", 1.5, "Nested dropout beside channels sorted after training: every prefix, and the "
                   "generator's nats."),

@@ -111,8 +111,10 @@ def check(settings: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
     return settings
 
 
-def run(settings: list[tuple[int, int, int]], rounds: int, path: Path | None) -> dict[str, Any]:
-    """Measure (codes, tokens, rows) and write the result."""
+def run(
+    settings: list[tuple[int, int, int]], rounds: int, path: Path | None, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Measure (codes, tokens, rows), each told by `say` as it begins, and write the result after every one."""
     parameters = sum(p.numel() for p in fresh(*settings[0][:2]).backbone.parameters())
     protocol = machine() | {
         "rounds": rounds,
@@ -122,10 +124,13 @@ def run(settings: list[tuple[int, int, int]], rounds: int, path: Path | None) ->
         "method's",
         "preview_share": f"time to the picture of {PREVIEW} channels over that to the whole picture, exact=True",
     }
-    records = [record for codes, tokens, rows in settings for record in measure(codes, tokens, rows, rounds)]
+    records: list[dict[str, Any]] = []
     result = {"protocol": protocol, "records": records}
-    if path is not None:
-        write_json(path, result)
+    for codes, tokens, rows in settings:
+        say(f"measuring {codes:,} codes, {tokens} tokens, {rows} image(s)")
+        records += measure(codes, tokens, rows, rounds)
+        if path is not None:
+            write_json(path, result)
     return result
 
 
