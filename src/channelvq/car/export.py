@@ -139,7 +139,7 @@ def _check_same(model: "CAR", stock: PreTrainedModel, layout: ExportLayout) -> N
     with evaluating(model):
         ours = model(text, torch.ones_like(text, dtype=torch.bool), ids).logits
         inputs = torch.cat([text, marker, ids[:, :-1] + layout.first_image_id], dim=1)
-        theirs = stock(inputs).logits[:, text.shape[1] :, layout.first_image_id :]
+        theirs = stock(inputs.to(stock.device)).logits[:, text.shape[1] :, layout.first_image_id :].to(ours.device)
     # Half of the digits: the two round in another order.
     allowed = torch.finfo(model.marker.dtype).eps ** 0.5 * float(ours.abs().max())
     if not (difference := float((theirs - ours).abs().max())) <= allowed:
