@@ -97,10 +97,16 @@ class CARRecipe:
             raise ValueError(f"tokenizer {OF_START!r} is that of a generator: name it as objective.start_from")
 
 
-def image_tokenizer(recipe: CARRecipe) -> CVQTokenizer:
-    """The image tokenizer that a recipe names."""
-    if recipe.tokenizer == OF_START and recipe.objective.start_from is not None:
-        return CAR.from_pretrained(recipe.objective.start_from).tokenizer
+def start_generator(recipe: CARRecipe) -> CAR | None:
+    """The generator of `objective.start_from`, as it is stored."""
+    source = recipe.objective.start_from
+    return None if source is None else CAR.from_pretrained(source)
+
+
+def image_tokenizer(recipe: CARRecipe, start: CAR | None) -> CVQTokenizer:
+    """The image tokenizer that a recipe names; start: its `start_generator`."""
+    if start is not None and recipe.tokenizer == OF_START:
+        return start.tokenizer
     return CVQTokenizer.from_pretrained(recipe.tokenizer)
 
 
@@ -133,9 +139,10 @@ class CARTask:
 
     def __init__(self, recipe: CARRecipe) -> None:
         self.recipe = recipe
-        tokenizer = image_tokenizer(recipe)
+        start = start_generator(recipe)
+        tokenizer = image_tokenizer(recipe, start)
         check_model(recipe.model, tokenizer, muon=recipe.objective.muon_learning_rate is not None)
-        given = self._given_car(tokenizer)
+        given = None if start is None else self._begun_from(start, tokenizer)
         tokenizer.to("cuda" if on_gpu(recipe.train) else "cpu")
         self.train_set = token_set(recipe.data, tokenizer, "train", recipe.objective.train_images)
         self.held_out = token_set(recipe.data, tokenizer, "validation", recipe.data.validation_images)
@@ -155,11 +162,9 @@ class CARTask:
 
     # Data
 
-    def _given_car(self, tokenizer: CVQTokenizer) -> CAR | None:
-        """The generator of `objective.start_from`; InputError unless it is the recipe's model on this tokenizer."""
-        if (source := self.recipe.objective.start_from) is None:
-            return None
-        given = CAR.from_pretrained(source)
+    def _begun_from(self, given: CAR, tokenizer: CVQTokenizer) -> CAR:
+        """The recipe's model with these weights; InputError unless they are of such a model on this tokenizer."""
+        source = str(self.recipe.objective.start_from)
         if tokenizer_digest(given.tokenizer) != tokenizer_digest(tokenizer):
             raise InputError(
                 f"objective.start_from {source!r} has another image tokenizer than {self.recipe.tokenizer!r}; "

@@ -26,7 +26,7 @@ from channelvq.losses.semantic import SemanticHead, SemanticTeacher
 from channelvq.nn.siglip import build_siglip, siglip_config
 from channelvq.terminal import table_title
 from channelvq.tokenizer import CVQConfig, CVQTokenizer
-from channelvq.train.car_task import OF_START, CARRecipe, hidden_matrices, image_tokenizer
+from channelvq.train.car_task import OF_START, CARRecipe, hidden_matrices, image_tokenizer, start_generator
 from channelvq.train.config import TrainConfig
 from channelvq.train.run import Recipe, load_tokenizer_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe
@@ -172,7 +172,8 @@ def _car_plan(name: str, recipe: CARRecipe, machine: Machine) -> Plan:
 def tokenizer_config(recipe: CARRecipe) -> CVQConfig:
     """What a generator's image tokenizer is: from its files, or from the recipe that is to train it."""
     if recipe.tokenizer in ("bundled", OF_START) or Path(recipe.tokenizer).is_dir():
-        return image_tokenizer(recipe).config
+        start = start_generator(recipe) if recipe.tokenizer == OF_START else None  # else a plan needs no such weights
+        return image_tokenizer(recipe, start).config
     if recipe.tokenizer_recipe is None:
         raise InputError(
             f"plan: the tokenizer {recipe.tokenizer!r} is not here; name the recipe that trains it as tokenizer_recipe"
