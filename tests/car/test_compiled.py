@@ -1,6 +1,7 @@
 """The compiled sampler writes the same ids."""
 
 import shutil
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -22,6 +23,20 @@ def test_compiled_writes_the_same_ids(car64: CAR) -> None:
     assert torch.equal(car64.generate(PROMPTS, seed=3, exact=False, compiled=True).ids, wanted)
     again = car64.generate(PROMPTS, seed=3, exact=False, compiled=True, prefix_ids=wanted[:, :3]).ids
     assert torch.equal(again, wanted)
+
+
+@needs_compiler
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_compiled_follows_the_weights(new_car: Callable[..., CAR]) -> None:
+    """The compiled code holds copies of float32 weights: other weights are other code, and no earlier one is taken."""
+    car, greedy = new_car(), {"temperature": 0.0, "exact": False}
+    before = car.generate(PROMPTS, compiled=True, **greedy).ids  # type: ignore[arg-type]
+    with torch.no_grad():
+        for weight in (car.head.weight, car.backbone.get_submodule("layers.0.mlp.down_proj").weight):
+            weight.normal_()
+    wanted = car.generate(PROMPTS, **greedy).ids  # type: ignore[arg-type]
+    assert not torch.equal(wanted, before)
+    assert torch.equal(car.generate(PROMPTS, compiled=True, **greedy).ids, wanted)  # type: ignore[arg-type]
 
 
 def test_compiled_is_refused_where_bits_are_promised(car: CAR) -> None:

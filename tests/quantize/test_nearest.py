@@ -192,7 +192,13 @@ needs_bfloat16 = pytest.mark.skipif(not HARDWARE, reason="this processor does no
 
 
 @pytest.fixture
-def bfloat16_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def bfloat16_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a processor that multiplies bfloat16 faster, which this one may not."""
+    monkeypatch.setattr(bfloat16, "bfloat16_speedup", lambda: 5.0)
+
+
+@pytest.fixture
+def bfloat16_first(monkeypatch: pytest.MonkeyPatch, bfloat16_fast: None) -> None:
     """The bfloat16 pass also where there is too little to do for it."""
     for few in ("FEW_ROWS", "FEW_CODES", "FEW_NUMBERS"):
         monkeypatch.setattr(bfloat16, few, 1)
@@ -229,6 +235,7 @@ def test_bfloat16_pass_equals_float64(m: int, n: int, d: int, seed: int, size: f
 
 
 @needs_bfloat16
+@pytest.mark.usefixtures("bfloat16_fast")
 @pytest.mark.parametrize(("m", "n", "d"), [(700, 5000, 64), (257, 70_000, 33), (2100, 2049, 256), (200, 4096, 1500)])
 def test_bfloat16_pass_comes_first_and_equals_the_float32_pass(
     m: int, n: int, d: int, monkeypatch: pytest.MonkeyPatch
@@ -238,6 +245,14 @@ def test_bfloat16_pass_comes_first_and_equals_the_float32_pass(
     found = nearest_codeword(z, e)
     monkeypatch.setattr(bfloat16, "pays", lambda rows, codebook: False)
     assert torch.equal(found, nearest_codeword(z, e))
+
+
+@needs_bfloat16
+def test_bfloat16_pass_comes_first_only_where_it_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    z, e = random(700, 64, seed=21), random(5000, 64, seed=22)
+    for speedup, first in ((1.5, True), (0.6, False)):
+        monkeypatch.setattr(bfloat16, "bfloat16_speedup", lambda speedup=speedup: speedup)
+        assert bfloat16.pays(z, e) == first
 
 
 @needs_bfloat16

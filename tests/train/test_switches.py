@@ -51,6 +51,18 @@ def test_compiled_networks_train_as_others_and_keep_their_names(
         torch.testing.assert_close(compiled[name], weight, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("precision", "speedup", "said"), [("bf16", 0.5, True), ("bf16", 5, False), ("no", 0.5, False)]
+)
+def test_a_run_in_slow_bfloat16_is_told(
+    precision: str, speedup: float, said: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(launch, "bfloat16_speedup", lambda: speedup)
+    fit(recipe(tmp_path / "run", "train.steps=1", f"train.precision={precision}"))
+    assert ("2.0 times slower" in " ".join(capsys.readouterr().out.split())) == said
+
+
 @pytest.fixture
 def generator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Overrides of a tiny generator on a tokenizer in tmp_path."""

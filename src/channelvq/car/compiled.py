@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
+from torch import _inductor as inductor
 from transformers import DynamicCache, DynamicLayer
 
 from channelvq.car.cache import RoomyLayer
 from channelvq.errors import InputError
+from channelvq.nn.state import weights_version
 
 if TYPE_CHECKING:
     from channelvq.car.model import CAR
@@ -51,20 +53,22 @@ class CompiledStep:
     """Goes on from a cache that the prompt has filled, a token a call."""
 
     def __init__(self, model: "CAR", filled: DynamicCache, mask: Bool[Tensor, "R m"], have: int) -> None:
-        self.model, self.mask, self.have = model, mask, have
+        self.mask, self.have = mask, have
         self.place = torch.zeros(1, dtype=torch.int64, device=mask.device)
         self.cache = DynamicCache(config=model.backbone.config)
         self.cache.layers[:] = [FixedLayer(_roomy(layer), self.place) for layer in filled.layers]
         self.seen = (mask & (torch.arange(mask.shape[1], device=mask.device) < have))[:, None, None]
         self.step = _compiled(model)
 
-    def __call__(self, inputs: Float[Tensor, "R 1 E"]) -> Float[Tensor, "R 1 H"]:
-        """The hidden states of one input a row."""
+    def __call__(self, inputs: Float[Tensor, "R 1 E"], table: Float[Tensor, "N E"]) -> Float[Tensor, "R N"]:
+        """The logits after one input a row; table: see `CAR.logits`."""
         self.place.fill_(self.have)
         self.seen[..., self.have] = True
         self.have += 1
         positions = self.mask[:, : self.have].sum(1, keepdim=True) - 1
-        return self.step(inputs, self.seen, positions, self.cache)
+        # Frozen weights are constants of the compiled code, which keeps them in the layout that its products like best.
+        with inductor.config.patch(freezing=inputs.device.type == "cpu"):
+            return self.step(inputs, self.seen, positions, self.cache, table)
 
 
 def _roomy(layer: Any) -> RoomyLayer:
@@ -74,15 +78,20 @@ def _roomy(layer: Any) -> RoomyLayer:
 
 
 def _compiled(model: "CAR") -> Callable[..., Tensor]:
-    """One function a model, so that nothing is compiled twice."""
-    if model.compiled_step is None:
+    """One function a model while its weights stay as they are, so that nothing is compiled twice."""
+    version = weights_version([*model.backbone.parameters(), *model.head.parameters()])
+    if model.compiled_step is None or model.compiled_step[0] != version:
+        model.compiled_step = version, _compile(model)
+    return model.compiled_step[1]
 
-        def step(inputs: Tensor, seen: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
-            found = model.backbone(
-                inputs_embeds=inputs, attention_mask=seen, position_ids=positions, cache=cache, use_cache=True
-            )
-            return found.last_hidden_state
 
-        options: dict[str, Any] = {"cpp_wrapper": True} if model.device.type == "cpu" else {}
-        model.compiled_step = torch.compile(step, dynamic=False, options=options)
-    return model.compiled_step
+def _compile(model: "CAR") -> Callable[..., Tensor]:
+    def step(inputs: Tensor, seen: Tensor, positions: Tensor, cache: DynamicCache, table: Tensor) -> Tensor:
+        found = model.backbone(
+            inputs_embeds=inputs, attention_mask=seen, position_ids=positions, cache=cache, use_cache=True
+        )
+        return model.logits(found.last_hidden_state, table)[:, 0]
+
+    torch._dynamo.reset_code(step.__code__)  # or what was made of other weights would be found and taken
+    options: dict[str, Any] = {"cpp_wrapper": True} if model.device.type == "cpu" else {}
+    return torch.compile(step, dynamic=False, options=options)

@@ -30,6 +30,7 @@ from channelvq.car.files import load_car, save_car
 from channelvq.car.sampling import Generation, generate, score, stream
 from channelvq.car.text import TextTokenizer
 from channelvq.errors import InputError
+from channelvq.nn.state import weights_version
 from channelvq.tokenizer import CVQTokenizer
 
 
@@ -82,7 +83,7 @@ class CAR(nn.Module, PyTorchModelHubMixin, library_name="channelvq", license="ap
         channels = torch.empty(self.num_tokens, width) if config.channel_embedding else None
         self.channel_embedding = None if channels is None else nn.Parameter(channels)
         self._table: tuple[object, Tensor] | None = None
-        self.compiled_step: Callable[..., Tensor] | None = None
+        self.compiled_step: tuple[object, Callable[..., Tensor]] | None = None  # version of the weights, function
         self._check_length()
         self._initialise(generator)
 
@@ -209,8 +210,7 @@ class CAR(nn.Module, PyTorchModelHubMixin, library_name="channelvq", license="ap
     @torch.no_grad()
     def image_table(self) -> Float[Tensor, "N E"]:
         """The projected codebook: the input embedding of every code. Computed again only after the weights change."""
-        weights = [*self.projector.parameters(), self.codebook]
-        version = [(weight.data_ptr(), weight._version, weight.dtype) for weight in weights]
+        version = weights_version([*self.projector.parameters(), self.codebook])
         if self._table is None or self._table[0] != version:
             self._table = (version, torch.cat([self._project(part) for part in self._all_codes().split(4096)]))
         return self._table[1]

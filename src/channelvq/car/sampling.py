@@ -189,22 +189,21 @@ class _Group:
 
     def next_logits(self) -> Float[Tensor, "rows N"]:
         """Guided logits of the token after `ids`."""
-        hidden = self._feed()
-        logits = self.model.logits(hidden[:, -1:], self.table)[:, 0]
+        logits = self._feed()
         if not self.choice.guided:
             return logits
         conditional, unconditional = logits.chunk(2)
         return guide(conditional, unconditional, self.choice.guidance_scale)
 
-    def _feed(self) -> Float[Tensor, "R n H"]:
+    def _feed(self) -> Float[Tensor, "R N"]:
         # Inputs that the cache lacks: one after each step, all of a given prefix. Exact: one by one, as when they were
         # drawn; in one piece they would have other bits.
         known = self.ids.shape[1] + 1
         ends = range(self.num_fed + 1, known + 1) if self.exact else [known]
-        hidden = torch.empty(0)
+        logits = torch.empty(0)
         for end in ends:
-            hidden = self._feed_up_to(end)
-        return hidden
+            logits = self._feed_up_to(end)
+        return logits
 
     def _feed_up_to(self, end: int) -> Tensor:
         model, ids = self.model, self.ids[:, : end - 1]
@@ -218,9 +217,10 @@ class _Group:
         if self.compiled and end == before + 1 and before > 0:
             have = self.text_ids.shape[1] + before
             self.step = self.step or CompiledStep(model, self.cache, self.mask, have)
-            return self.step(inputs)
+            return self.step(inputs, self.table)
         mask = self.mask[:, : self.text_ids.shape[1] + end]
-        return run_backbone(model.backbone, inputs, mask, self.cache, padded=self.padded or self.exact)
+        hidden = run_backbone(model.backbone, inputs, mask, self.cache, padded=self.padded or self.exact)
+        return model.logits(hidden[:, -1:], self.table)[:, 0]
 
     def result(self) -> Int64[Tensor, "B k"]:
         """The ids so far, without the rows that fill the group."""

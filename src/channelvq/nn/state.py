@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,3 +80,8 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.reshape(-1).view(dtype=torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def weights_version(weights: Iterable[Tensor]) -> tuple[tuple[int, int, torch.dtype], ...]:
+    """Equal for the same tensors while nothing is written to them: for what is computed from weights and kept."""
+    return tuple((weight.data_ptr(), weight._version, weight.dtype) for weight in weights)

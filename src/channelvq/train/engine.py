@@ -134,6 +134,8 @@ class Engine:
         figures = None
         main, sink = self.accelerator.is_main_process, self.accelerator.log
         with StopSignals() as signals, Progress(config.steps, start_step, self.run_dir, main, sink) as progress:
+            for line in launch.advice(config):
+                progress.say(line)
             for step in range(start_step, config.steps):
                 began = time.perf_counter()
                 logged = self.step(next(batches), step)

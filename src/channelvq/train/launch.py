@@ -24,9 +24,12 @@ from torch.optim import Optimizer
 from channelvq.config import to_dict
 from channelvq.errors import InputError
 from channelvq.nn.compiler import check_compiler
+from channelvq.nn.processor import bfloat16_speedup
 from channelvq.train.config import TrainConfig
 from channelvq.train.muon import MuonWithAdamW
 
+# Under it a bfloat16 run is worth leaving: the product is most of a step, and halved activations give a little back.
+SLOW_BFLOAT16 = 0.8
 # The other ranks wait while the main one evaluates.
 PATIENCE = timedelta(hours=4)
 # Packages of the trackers, by any of which Accelerate can write.
@@ -62,6 +65,16 @@ def build_accelerator(config: TrainConfig, idle_parameters: bool) -> Accelerator
 def on_gpu(config: TrainConfig) -> bool:
     """Whether a run by these settings takes a GPU."""
     return config.device == "auto" and torch.cuda.is_available()
+
+
+def advice(config: TrainConfig) -> list[str]:
+    """Lines for people about settings that cost time on this machine."""
+    if config.precision != "bf16" or on_gpu(config) or (speedup := bfloat16_speedup()) > SLOW_BFLOAT16:
+        return []
+    return [
+        f"train.precision bf16: this processor multiplies bfloat16 {1 / speedup:.1f} times slower than float32; "
+        "a new run with train.precision=no is faster"
+    ]
 
 
 def check_installed(config: TrainConfig) -> None:

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import BFloat16, Float, Float64, Int64
 from torch import Tensor
 
+from channelvq.nn.processor import bfloat16_speedup
 from channelvq.quantize.lookup import rounded
 from channelvq.quantize.lookup.tiles import CROWD, GROUP, Open, Stage, read
 
@@ -32,7 +33,7 @@ _SLACK = 1 + 2.0**-20  # for the rounding of norms and of the bound itself
 
 
 def pays(rows: Tensor, codebook: Tensor) -> bool:
-    """Whether this pass comes first: the product is in hardware, accumulates in float32, and there is enough of it."""
+    """Whether this pass comes first: in hardware, accumulating in float32, faster there, and enough of it."""
     if len(rows) < FEW_ROWS or len(codebook) < FEW_CODES or not FEW_NUMBERS <= rows.shape[1] <= MANY_NUMBERS:
         return False
     if rows.device.type == "cuda":
@@ -42,6 +43,7 @@ def pays(rows: Tensor, codebook: Tensor) -> bool:
         and torch.backends.mkldnn.enabled  # pyright: ignore[reportAttributeAccessIssue]
         and torch.backends.mkldnn.is_available()
         and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+        and bfloat16_speedup() > 1
     )
 
 
