@@ -17,7 +17,7 @@ from channelvq.train.run import load_recipe
 ROOT = Path(__file__).parents[2]
 PACKAGE = {"bundled": "tokenizer", "bundled_generator": "car", "bundled_perceptual": "perceptual",
            "bundled_detector": "detector"}  # fmt: skip
-RECIPES = {"bundled": "small/bundled", "bundled_generator": "small/scenes-car",
+RECIPES = {"bundled": "small/bundled", "bundled_generator": "small/bundled-car",
            "bundled_perceptual": "small/perceptual", "bundled_detector": "small/detector"}  # fmt: skip
 
 
@@ -103,7 +103,7 @@ def test_what_has_no_known_licence_is_refused_by_name(tmp_path: Path) -> None:
     place = package(tmp_path / "package", "bundled")
     for kind, recipe, words in (
         ("bundled", "small/bundled", "data.sources={mine: {kind: folder, root: x}}"),
-        ("bundled_generator", "small/scenes-car", "data.sources={mine: {kind: folder, root: x}}"),
+        ("bundled_generator", "small/bundled-car", "data.sources={mine: {kind: folder, root: x}}"),
     ):
         run = make_run(tmp_path / kind, recipe, 900)
         save(load_recipe(recipe, ["train.steps=900", words]), run / "config.yaml")

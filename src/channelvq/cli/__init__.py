@@ -256,7 +256,7 @@ def report(
     car: Annotated[str, typer.Argument(help="'bundled', a folder written by save_pretrained, or a hub repository.")],
     output: OutputOption = Path("report"),
     recipe: Annotated[str, typer.Option(help="The recipe that trained it: it draws the held-out images.")] = (
-        "small/scenes-car"
+        "small/bundled-car"
     ),
     prompts: Annotated[int, typer.Option(min=2, help="Held-out captions to draw.")] = 64,
     seeds: Annotated[int, typer.Option(min=2, help="Images of each.")] = 4,

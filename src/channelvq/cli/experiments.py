@@ -55,7 +55,7 @@ OTHERS = {
 # The recipe of the run, and what is put into the package.
 BUNDLES = {
     "bundle": ("small/bundled", "run into the package: half-precision weights, model card, PCA baseline, results."),
-    "bundle-generator": ("small/scenes-car", "generator into the package: half-precision weights, model card, "
+    "bundle-generator": ("small/bundled-car", "generator into the package: half-precision weights, model card, "
                          "results."),
     "bundle-perceptual": ("small/perceptual", "perceptual network into the package: half-precision weights, model "
                           "card, cross-style test."),

@@ -34,6 +34,7 @@ from channelvq.nn.perceptual import PerceptualNetwork
 from channelvq.train.car_task import CARRecipe
 
 TRAINING = 4096  # images that samples are compared with
+COUNTED = 40_000  # training images whose codes are counted; each has to be tokenized first
 GUIDANCE, TEMPERATURE = (1.0, 2.0, 3.0, 5.0), (0.7, 1.0)
 SHOWN = 8
 
@@ -83,10 +84,11 @@ def run(
         metrics["sweep"] = _sweep(car, prompts, settings, sets, network, say)
         pictures["guidance"] = _guided(car, prompts)
     names = "+".join(recipe.data.sources)
+    asked = _protocol(settings, network, len(training), len(sets.train_ids))
     how = protocol(
         sets.images, data=f"{names}, as the recipe draws them", split="test", resize="see recipe", crop="see recipe",
         tokenizer=car.tokenizer,
-    ) | {"recipe": to_dict(recipe.data)} | _protocol(settings, network, len(training))  # fmt: skip
+    ) | {"recipe": to_dict(recipe.data)} | asked  # fmt: skip
     entry = make_record(car.tokenizer.config, data=names, split="held-out", metrics=metrics)
     result = {"protocol": how, "records": [entry | {"car": name, "parameters": parameters(car)}]}
     write_json(folder / "report.json", result)
@@ -98,7 +100,7 @@ def run(
 
 def _distinct_sets(recipe: CARRecipe, car: CAR) -> TokenSets:
     """What it is measured with, every held-out picture once."""
-    sets = token_sets(recipe, car.tokenizer)
+    sets = token_sets(recipe, car.tokenizer, COUNTED)
     places = distinct(sets.images)
     return TokenSets(sets.test.subset(places), sets.images[places], sets.train_ids)
 
@@ -115,9 +117,10 @@ def _restored(car: CAR, sets: TokenSets) -> UInt8[Tensor, "n 3 h w"]:
     return to_uint8(car.tokenizer.detokenize(sets.test.ids.long(), "tensor")).cpu()
 
 
-def _protocol(settings: ReportSettings, network: PerceptualNetwork, training: int) -> dict[str, Any]:
+def _protocol(settings: ReportSettings, network: PerceptualNetwork, training: int, counted: int) -> dict[str, Any]:
     return {
         **vars(settings),
+        "counts_alone": f"over {counted} training images",
         "nearest": f"1 - cosine in the embeddings of the bundled perceptual network, among {training} training images",
         "feature_network": perceptual_space(network).protocol(training)["feature_network"],
     }

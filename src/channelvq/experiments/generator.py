@@ -118,9 +118,10 @@ class TokenSets:
     train_ids: Int32[Tensor, "m C"]
 
 
-def token_sets(recipe: CARRecipe, tokenizer: CVQTokenizer) -> TokenSets:
-    """The test scenes of a recipe in the ids of a tokenizer."""
-    train = token_set(recipe.data, tokenizer, "train", recipe.objective.train_images)
+def token_sets(recipe: CARRecipe, tokenizer: CVQTokenizer, most: int | None = None) -> TokenSets:
+    """The test scenes of a recipe in the ids of a tokenizer; most: of the training images, to tokenize no more."""
+    images = recipe.objective.train_images
+    train = token_set(recipe.data, tokenizer, "train", images if most is None else min(images, most))
     images = fixed_images(scenes(recipe, tokenizer, "test"), IMAGES)
     return TokenSets(token_set(recipe.data, tokenizer, "test", IMAGES), images, train.ids)
 
