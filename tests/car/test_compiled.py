@@ -39,6 +39,17 @@ def test_compiled_follows_the_weights(new_car: Callable[..., CAR]) -> None:
     assert torch.equal(car.generate(PROMPTS, compiled=True, **greedy).ids, wanted)  # type: ignore[arg-type]
 
 
+@needs_compiler
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_compiled_models_do_not_mix(new_car: Callable[..., CAR]) -> None:
+    """Two in one process, in turns, one with the head that scores by projected codewords."""
+    cars, greedy = (new_car(), new_car(head="codebook")), {"temperature": 0.0, "exact": False}
+    wanted = [car.generate(PROMPTS, **greedy).ids for car in cars]  # type: ignore[arg-type]
+    assert not torch.equal(*wanted)
+    for car, ids in [*zip(cars, wanted, strict=True)] * 2:
+        assert torch.equal(car.generate(PROMPTS, compiled=True, **greedy).ids, ids)  # type: ignore[arg-type]
+
+
 def test_compiled_is_refused_where_bits_are_promised(car: CAR) -> None:
     for wrong in ({"exact": True}, {"exact": False, "use_cache": False}):
         with pytest.raises(InputError, match="exact=False and use_cache=True"):

@@ -38,7 +38,8 @@ def car(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CAR:
     return CAR(CARConfig(backbone=backbone, max_text_tokens=80), CVQTokenizer(config).eval(), text).eval()
 
 
-def test_report_holds_figures_pictures_and_protocol(car: CAR, tmp_path: Path) -> None:
+def test_report_holds_figures_pictures_and_protocol(car: CAR, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(car_report, "COUNTED", 5)
     recipe = load_car_recipe("small/scenes-car", DRAWN)
     settings = car_report.ReportSettings(prompts=3, seeds=2, sweep=True)
     said: list[str] = []
@@ -49,6 +50,7 @@ def test_report_holds_figures_pictures_and_protocol(car: CAR, tmp_path: Path) ->
     assert abs(metrics["nats"] - torch.log(torch.tensor(32.0))) < 0.5  # it knows nothing
     stored = json.loads((tmp_path / "out/report.json").read_text())
     assert stored["protocol"]["seeds"] == 2
+    assert stored["protocol"]["counts_alone"] == "over 5 training images"
     page = (tmp_path / "out/report.html").read_text()
     assert "mine &amp; &lt;others&gt;" in page
     for name in ("samples", "nearest", "by-channel", "guidance"):

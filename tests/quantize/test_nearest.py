@@ -290,7 +290,9 @@ def test_bfloat16_and_float64_are_read_as_float32() -> None:
 
 MEMORY = """
 import os, torch
+from channelvq.quantize.lookup import bfloat16
 from channelvq.quantize.nearest import nearest_codeword
+bfloat16.bfloat16_speedup = lambda: 5.0  # that pass, where the processor has it, is the one that takes most
 random = lambda *shape: torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
 cases = {
     "ordinary": lambda: (random(2048, 64), random(65536, 64)),
@@ -357,6 +359,7 @@ def test_pruned_lookup_equals_float64(m: int, n: int, d: int, seed: int, size: f
 
 
 @needs_bfloat16
+@pytest.mark.usefixtures("bfloat16_fast")
 def test_pruned_lookup_looks_at_few_codewords_where_the_spectrum_falls(monkeypatch: pytest.MonkeyPatch) -> None:
     spectrum = 0.8 ** torch.arange(64)
     z, e = random(512, 64, seed=23) * spectrum, random(4096, 64, seed=24) * spectrum
@@ -364,7 +367,7 @@ def test_pruned_lookup_looks_at_few_codewords_where_the_spectrum_falls(monkeypat
     scores = bfloat16._scores
     monkeypatch.setattr(bfloat16, "_scores", lambda *given: looked_at.append(len(given[3])) or scores(*given))
     assert torch.equal(PrunedCodebook(e).nearest(z), nearest_codeword(z, e))
-    assert sum(looked_at[:2]) < 10 * 512  # groups, of 256 for each row
+    assert 0 < sum(looked_at[:2]) < 10 * 512  # groups, of 256 for each row
 
 
 @pytest.mark.parametrize("axes", [0, 8])

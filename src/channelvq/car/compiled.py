@@ -1,17 +1,19 @@
 """One step of sampling, compiled by torch.compile: a token costs mostly Python and small kernels on a small backbone.
 
 Everything has a fixed shape: one new input a row, keys and values for all C tokens from the start, and a mask that says
-which of them exist. The first step of a shape compiles, which takes 10 to 60 seconds once for a machine (torch keeps
-what it made) and needs a C++ compiler on the CPU.
+which of them exist. The first step of a number of rows compiles, which takes 10 to 60 seconds in every process and
+needs a C++ compiler on the CPU. There the weights are constants of the compiled code, in the layout that its products
+like best; the copies of a number of rows stay until the process ends.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
-from torch import _inductor as inductor
 from transformers import DynamicCache, DynamicLayer
 
 from channelvq.car.cache import RoomyLayer
@@ -66,9 +68,16 @@ class CompiledStep:
         self.seen[..., self.have] = True
         self.have += 1
         positions = self.mask[:, : self.have].sum(1, keepdim=True) - 1
-        # Frozen weights are constants of the compiled code, which keeps them in the layout that its products like best.
-        with inductor.config.patch(freezing=inputs.device.type == "cpu"):
+        with _freezing() if inputs.device.type == "cpu" else nullcontext():
             return self.step(inputs, self.seen, positions, self.cache, table)
+
+
+@lru_cache(maxsize=1)
+def _freezing() -> AbstractContextManager[object]:
+    """One for all calls: each one that is made stays in its thread's context."""
+    from torch._inductor import config
+
+    return config.patch(freezing=True)
 
 
 def _roomy(layer: Any) -> RoomyLayer:
@@ -78,11 +87,15 @@ def _roomy(layer: Any) -> RoomyLayer:
 
 
 def _compiled(model: "CAR") -> Callable[..., Tensor]:
-    """One function a model while its weights stay as they are, so that nothing is compiled twice."""
-    version = weights_version([*model.backbone.parameters(), *model.head.parameters()])
+    """One function a model, on the CPU while its weights stay as they are, so that nothing is compiled twice."""
+    version = _frozen_version(model) if model.device.type == "cpu" else None
     if model.compiled_step is None or model.compiled_step[0] != version:
         model.compiled_step = version, _compile(model)
     return model.compiled_step[1]
+
+
+def _frozen_version(model: "CAR") -> object:
+    return weights_version([*model.backbone.parameters(), *model.backbone.buffers(), *model.head.parameters()])
 
 
 def _compile(model: "CAR") -> Callable[..., Tensor]:
@@ -92,6 +105,7 @@ def _compile(model: "CAR") -> Callable[..., Tensor]:
         )
         return model.logits(found.last_hidden_state, table)[:, 0]
 
-    torch._dynamo.reset_code(step.__code__)  # or what was made of other weights would be found and taken
+    # A code object of its own: by that of the source, what was made of other weights would be found and taken.
+    step.__code__ = step.__code__.replace()
     options: dict[str, Any] = {"cpp_wrapper": True} if model.device.type == "cpu" else {}
     return torch.compile(step, dynamic=False, options=options)

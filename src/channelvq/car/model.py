@@ -241,7 +241,8 @@ class CAR(nn.Module, PyTorchModelHubMixin, library_name="channelvq", license="ap
         top_k, top_p: draw from the k likeliest (0: all) and the fewest tokens that together have probability top_p.
         exact: ids do not depend on neighbours, at the price of filling up to 8 rows; False is faster for a few prompts.
         use_cache: False is the slow, naive sampler that the other one is tested against.
-        compiled: with exact=False, compile the step of a token first (10 to 60 seconds, once for a number of prompts).
+        compiled: with exact=False, compile the step of a token first: 10 to 60 seconds, once in a process for a number
+            of prompts and, on the CPU, for weights, of which each compiled step keeps a copy.
         prefix_ids: ids to continue from; the result begins with them and equals that of an uninterrupted run.
         Raises InputError for anything out of range; warns (UserWarning) where guidance cannot do what is asked.
         """

@@ -189,38 +189,41 @@ class _Group:
 
     def next_logits(self) -> Float[Tensor, "rows N"]:
         """Guided logits of the token after `ids`."""
-        logits = self._feed()
+        logits = self._logits()
         if not self.choice.guided:
             return logits
         conditional, unconditional = logits.chunk(2)
         return guide(conditional, unconditional, self.choice.guidance_scale)
 
-    def _feed(self) -> Float[Tensor, "R N"]:
+    def _logits(self) -> Float[Tensor, "R N"]:
+        known = self.ids.shape[1] + 1
+        if self.compiled and self.num_fed == known - 1 > 0:
+            self.step = self.step or CompiledStep(
+                self.model, self.cache, self.mask, self.text_ids.shape[1] + self.num_fed
+            )
+            return self.step(self._inputs(known), self.table)
+        return self.model.logits(self._feed(known)[:, -1:], self.table)[:, 0]
+
+    def _feed(self, known: int) -> Float[Tensor, "R n H"]:
         # Inputs that the cache lacks: one after each step, all of a given prefix. Exact: one by one, as when they were
         # drawn; in one piece they would have other bits.
-        known = self.ids.shape[1] + 1
-        ends = range(self.num_fed + 1, known + 1) if self.exact else [known]
-        logits = torch.empty(0)
-        for end in ends:
-            logits = self._feed_up_to(end)
-        return logits
+        hidden = torch.empty(0)
+        for end in range(self.num_fed + 1, known + 1) if self.exact else [known]:
+            inputs, mask = self._inputs(end), self.mask[:, : self.text_ids.shape[1] + end]
+            hidden = run_backbone(self.model.backbone, inputs, mask, self.cache, padded=self.padded or self.exact)
+        return hidden
 
-    def _feed_up_to(self, end: int) -> Tensor:
-        model, ids = self.model, self.ids[:, : end - 1]
-        inputs = model.image_inputs(ids, self.num_fed, self.table)
+    def _inputs(self, end: int) -> Float[Tensor, "R n E"]:
+        """The inputs that the cache lacks of the first `end`, with the text before the first."""
+        model = self.model
+        inputs = model.image_inputs(self.ids[:, : end - 1], self.num_fed, self.table)
         if self.choice.guided:
             inputs = torch.cat([inputs, inputs])
         if self.num_fed == 0:
             text = model.text_embedding(self.text_ids)
             inputs = torch.cat([text, inputs.to(text.dtype)], dim=1)
-        before, self.num_fed = self.num_fed, end
-        if self.compiled and end == before + 1 and before > 0:
-            have = self.text_ids.shape[1] + before
-            self.step = self.step or CompiledStep(model, self.cache, self.mask, have)
-            return self.step(inputs, self.table)
-        mask = self.mask[:, : self.text_ids.shape[1] + end]
-        hidden = run_backbone(model.backbone, inputs, mask, self.cache, padded=self.padded or self.exact)
-        return model.logits(hidden[:, -1:], self.table)[:, 0]
+        self.num_fed = end
+        return inputs
 
     def result(self) -> Int64[Tensor, "B k"]:
         """The ids so far, without the rows that fill the group."""

@@ -12,22 +12,23 @@ _TRIES = 5
 
 @lru_cache(maxsize=1)
 def bfloat16_speedup() -> float:
-    """Time of a float32 product over that of a bfloat16 product on the CPU, tried once a process (about 50 ms).
+    """Time of a float32 product over that of a bfloat16 product on the CPU, tried once a process.
 
-    What the processor says of itself does not tell: with AMX it is 5 and more, with the older AVX-512 instructions
-    alone it has been seen between 0.5 and 2.
+    What a processor says of itself does not tell: one with the AVX-512 instructions for bfloat16, but without AMX,
+    took twice as long by them as in float32 (docs/decisions/0006-lookup-in-bfloat16.md).
     """
-    return _time(torch.float32) / _time(torch.bfloat16)
+    with torch.autocast("cpu", enabled=False):
+        return _seconds(torch.float32) / _seconds(torch.bfloat16)
 
 
 @torch.no_grad()
-def _time(dtype: torch.dtype) -> float:
-    """Seconds of the fastest of a few products."""
+def _seconds(dtype: torch.dtype) -> float:
+    """Of the fastest of a few products."""
     matrix = torch.ones(_SIDE, _SIDE, dtype=dtype, device="cpu")
-    return min(_seconds(matrix) for _ in range(_TRIES))
+    return min(_once(matrix) for _ in range(_TRIES))
 
 
-def _seconds(matrix: Tensor) -> float:
+def _once(matrix: Tensor) -> float:
     start = time.perf_counter()
     torch.mm(matrix, matrix)
     return time.perf_counter() - start

@@ -83,5 +83,8 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def weights_version(weights: Iterable[Tensor]) -> tuple[tuple[int, int, torch.dtype], ...]:
-    """Equal for the same tensors while nothing is written to them: for what is computed from weights and kept."""
+    """Equal for the same tensors while nothing is written to them: for what is computed from weights and kept.
+
+    Writes through `.data` are not seen; torch does not count them.
+    """
     return tuple((weight.data_ptr(), weight._version, weight.dtype) for weight in weights)

@@ -5,8 +5,8 @@
 Passes over |e|^2/2 - z.e, whose order over the codewords is that of the distance; each looks again at what the one
 before left undecided (quantize/lookup/):
 
-    bfloat16  where the processor multiplies it: groups of codewords that the proven error bound leaves open, and their
-              codewords in float32
+    bfloat16  where the processor multiplies it faster: groups of codewords that the proven error bound leaves open, and
+              their codewords in float32
     float32   in tiles with a running minimum: the first pass elsewhere
     float64   the rows and codewords that the bound of float32 leaves open
     integers  the same without rounding: numbers cut into slices so short that float64 products of them are exact

@@ -28,7 +28,7 @@ from channelvq.nn.processor import bfloat16_speedup
 from channelvq.train.config import TrainConfig
 from channelvq.train.muon import MuonWithAdamW
 
-# Under it a bfloat16 run is worth leaving: the product is most of a step, and halved activations give a little back.
+# Under it bfloat16 is likely to cost time, though not all of a step is products, and halved activations give some back.
 SLOW_BFLOAT16 = 0.8
 # The other ranks wait while the main one evaluates.
 PATIENCE = timedelta(hours=4)
@@ -72,8 +72,8 @@ def advice(config: TrainConfig) -> list[str]:
     if config.precision != "bf16" or on_gpu(config) or (speedup := bfloat16_speedup()) > SLOW_BFLOAT16:
         return []
     return [
-        f"train.precision bf16: this processor multiplies bfloat16 {1 / speedup:.1f} times slower than float32; "
-        "a new run with train.precision=no is faster"
+        f"train.precision bf16: a product in bfloat16 takes {1 / speedup:.1f} times as long as in float32 on this "
+        "processor; train.precision=no is likely to be faster"
     ]
 
 
