@@ -13,6 +13,8 @@ from channelvq.images import normalize, to_uint8
 from channelvq.nn.modes import row_independent_kernels
 from channelvq.nn.state import weights_sha256
 from channelvq.quantize.nearest import nearest_codeword
+from channelvq.train.car_task import CARTask
+from channelvq.train.run import load_car_recipe
 
 ROOT = Path(__file__).parents[1]
 BUNDLED = ROOT / "src/channelvq/bundled"
@@ -87,6 +89,17 @@ def test_the_generator_is_small_and_what_its_results_were_measured_on(car: CAR) 
     metrics = GENERATOR["records"][0]["metrics"]
     assert f"{metrics['nats']:.3f}" in (BUNDLED / "car/README.md").read_text()
     assert metrics["nats"] < metrics["nats_shuffled"] < metrics["nats_unigram"]
+
+
+def test_the_recipe_of_the_generator_goes_on_from_it(
+    car: CAR, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As docs/training.md says; the model of the recipe is that of the generator, setting for setting."""
+    monkeypatch.setenv("CHANNELVQ_CACHE", str(tmp_path))
+    few = ("data.sources.scenes.sprites=shapes", "objective.train_images=8", "data.validation_images=8")
+    start = ("objective.start_from=bundled", "tokenizer=start_from", f"train.output_dir={tmp_path}/run")
+    task = CARTask(load_car_recipe("small/bundled-car", (*few, *start)))
+    assert weights_sha256(task.car) == weights_sha256(car)
 
 
 def test_images_are_drawn_for_their_prompts(car: CAR) -> None:
