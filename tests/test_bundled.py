@@ -91,9 +91,7 @@ def test_the_generator_is_small_and_what_its_results_were_measured_on(car: CAR) 
     assert metrics["nats"] < metrics["nats_shuffled"] < metrics["nats_unigram"]
 
 
-def test_the_recipe_of_the_generator_goes_on_from_it(
-    car: CAR, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_recipe_of_the_generator_goes_on_from_it(car: CAR, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As docs/training.md says; the model of the recipe is that of the generator, setting for setting."""
     monkeypatch.setenv("CHANNELVQ_CACHE", str(tmp_path))
     few = ("data.sources.scenes.sprites=shapes", "objective.train_images=8", "data.validation_images=8")

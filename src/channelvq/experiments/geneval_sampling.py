@@ -15,7 +15,9 @@ from channelvq.evaluate.report import read_result, write_json
 from channelvq.nn.detector import Detector
 
 DRAWN = Path("runs/geneval-sampling")
-SETTINGS = (*(Sampling(guidance_scale=scale, temperature=t) for t in (1.0, 0.7) for scale in (1.0, 2.0, 3.0, 5.0)),)
+SETTINGS = (
+    *(Sampling(guidance_scale=scale, temperature=t) for t in (1.0, 0.7, 0.5) for scale in (1.0, 2.0, 3.0, 5.0)),
+)
 VARIED = ("guidance_scale", "temperature", "top_k", "top_p")
 HEADINGS = ("guidance", "temperature", "top-k", "top-p", "overall (95 %)")
 
