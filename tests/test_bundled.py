@@ -10,9 +10,9 @@ from channelvq import CAR, CVQTokenizer
 from channelvq.demo import PROMPTS, run
 from channelvq.evaluate.metrics import psnr
 from channelvq.images import normalize, to_uint8
+from channelvq.lookup.nearest import nearest_codeword
 from channelvq.nn.modes import row_independent_kernels
-from channelvq.nn.state import weights_sha256
-from channelvq.quantize.nearest import nearest_codeword
+from channelvq.pretrained import weights_sha256
 from channelvq.train.car_task import CARTask
 from channelvq.train.run import load_car_recipe
 

@@ -15,11 +15,12 @@ from PIL import Image
 import channelvq.demo
 import channelvq.train.run
 from channelvq import CVQTokenizer
-from channelvq.experiments import generator, studies
 from channelvq.images import load_image
 from channelvq.nn.conv import ConvConfig
 from channelvq.quantize.codebook import PlainConfig
 from channelvq.tokenizer import CVQConfig
+from lab import study as studies
+from lab.studies import generator
 
 TOKENS, CODES = 12, 40
 Cvq = Callable[..., tuple[int, str, str]]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from channelvq.data.shards import ShardSource
+from channelvq.data.files.shards import ShardSource
 
 Cvq = Callable[..., tuple[int, str, str]]
 

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from channelvq.evaluate import geneval_report
 from channelvq.evaluate.compare import compare
+from channelvq.evaluate.geneval import report as geneval_report
 from channelvq.terminal import plain, terminal_table
-from channelvq.train import plan, reached
+from channelvq.train import plan
 from channelvq.train.progress import Progress
 from channelvq.train.run import load_recipe
+from lab.bench import reached
 
 NAMES = ("d[/b]/r.yaml", ":cat:.json", "y[bold]", "[red]x[/red]", "back\\", "[link=a]")
 

@@ -18,7 +18,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from yaml import YAMLError
 
 from channelvq.errors import InputError
-from channelvq.whole import write_text_whole
+from channelvq.files import write_text_whole
 
 T = TypeVar("T")
 # Of every config of the library. No setting has a meaning at infinity: what is without a limit is None or 0.

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from channelvq.car.model import CAR
 from channelvq.codec import num_bytes
-from channelvq.data.emoji import EmojiSource
-from channelvq.data.packages import find_package
-from channelvq.data.scenes import SceneSource
+from channelvq.data.drawn.scenes import SceneSource
+from channelvq.data.fetched.emoji import EmojiSource
+from channelvq.data.fetched.packages import find_package
 from channelvq.data.source import Source
 from channelvq.errors import InputError
 from channelvq.evaluate.baselines import PCABaseline, jpeg, webp

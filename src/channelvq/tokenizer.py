@@ -31,7 +31,7 @@ from channelvq.images.tensors import check_range
 from channelvq.nn.conv import ConvConfig
 from channelvq.nn.modes import evaluating, in_chunks
 from channelvq.nn.networks import NetworkConfig, build_decoder, build_encoder
-from channelvq.nn.state import misfits, read_settings, read_weights, write_settings, write_weights
+from channelvq.pretrained import misfits, read_settings, read_weights, write_settings, write_weights
 from channelvq.quantize.axis import Axis, from_vectors, to_vectors
 from channelvq.quantize.base import check_keep
 from channelvq.quantize.channel_vq import ChannelVQ, QuantizerConfig

@@ -6,7 +6,7 @@ import torch
 from channelvq.errors import InputError
 from channelvq.evaluate import distances
 from channelvq.evaluate.features import FeatureDistance, embeddings, pair_distances
-from channelvq.experiments.held_out import held_out
+from channelvq.evaluate.held_out import held_out
 from channelvq.nn.perceptual import PerceptualNetwork
 
 

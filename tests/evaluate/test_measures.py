@@ -8,9 +8,9 @@ import torch
 
 from channelvq.errors import InputError
 from channelvq.evaluate.features import INCEPTION_FILE, LPIPS_FILES, FeatureDistance, pair_distances, perceptual_space
+from channelvq.evaluate.held_out import held_out
 from channelvq.evaluate.measures import Measures, choose_measures
 from channelvq.evaluate.reconstruction import evaluate_reconstruction
-from channelvq.experiments.held_out import held_out
 from channelvq.nn.perceptual import PerceptualConfig, PerceptualNetwork
 from channelvq.tokenizer import CVQTokenizer
 

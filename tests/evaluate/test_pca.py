@@ -6,7 +6,7 @@ import torch
 from channelvq.errors import InputError
 from channelvq.evaluate.baselines import PCABaseline
 from channelvq.evaluate.metrics import psnr
-from channelvq.nn.state import write_weights
+from channelvq.pretrained import write_weights
 
 SIZE, COMPONENTS = 16, 12
 

@@ -8,7 +8,7 @@ from channelvq.errors import InputError
 from channelvq.evaluate.baselines import BaselinePoint
 from channelvq.evaluate.plots import quality_against_bytes
 from channelvq.evaluate.reconstruction import ReconstructionReport, evaluate_reconstruction
-from channelvq.evaluate.report import write_json
+from channelvq.evaluate.results import write_json
 
 
 class BandTokenizer:

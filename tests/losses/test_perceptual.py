@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from channelvq.data.packages import find_package
+from channelvq.data.fetched.packages import find_package
 from channelvq.errors import InputError
-from channelvq.evaluate.cross_style import cross_style_accuracy, pixels_16, style_pictures
 from channelvq.losses.perceptual import FeatureDistance, PerceptualLossConfig, build_perceptual
 from channelvq.nn.perceptual import PerceptualConfig, PerceptualNetwork, contrastive_loss
 from channelvq.train.run import load_recipe, load_tokenizer_recipe, train
 from channelvq.train.tokenizer_task import TokenizerTask
+from lab.bundle.cross_style import cross_style_accuracy, pixels_16, style_pictures
 
 HAS_EMOJI = all(find_package(name) for name in ("fluent-emoji", "noto", "twemoji", "emojibase-data"))
 needs_emoji = pytest.mark.skipif(not HAS_EMOJI, reason="emoji packages not in the cache")

@@ -3,8 +3,8 @@
 import torch
 
 from channelvq import ChannelVQ
+from channelvq.lookup.nearest import nearest_codeword
 from channelvq.quantize.ema import EMACodebook, EMAConfig
-from channelvq.quantize.nearest import nearest_codeword
 
 
 def seeded(seed: int) -> torch.Generator:

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from channelvq.errors import InputError
+from channelvq.lookup.nearest import nearest_codeword
 from channelvq.quantize.kmeans import FewVectorsWarning, kmeans
-from channelvq.quantize.nearest import nearest_codeword
 
 
 def seeded(seed: int) -> torch.Generator:

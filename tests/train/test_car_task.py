@@ -15,7 +15,7 @@ from channelvq.car.data import tokenized, tokenizer_digest
 from channelvq.car.model import CAR
 from channelvq.config import from_dict, to_dict
 from channelvq.data.build import DataConfig
-from channelvq.data.folder import FolderSource
+from channelvq.data.files.folder import FolderSource
 from channelvq.data.source import Sample
 from channelvq.data.stream import Mixture
 from channelvq.errors import InputError

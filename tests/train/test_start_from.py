@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from channelvq.errors import InputError
-from channelvq.experiments.store import run_key
 from channelvq.tokenizer import CVQTokenizer
 from channelvq.train.run import load_tokenizer_recipe, train
 from channelvq.train.tokenizer_task import TokenizerTask
+from lab.store import run_key
 
 SMALL = ("model.image_size=32", "model.latent_channels=4", "model.network.base_channels=8", "train.batch_size=2",
          "model.quantizer.codebook_size=16", "data.validation_images=4", "objective.start_images=8",

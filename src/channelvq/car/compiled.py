@@ -18,7 +18,7 @@ from transformers import DynamicCache, DynamicLayer
 
 from channelvq.car.cache import RoomyLayer
 from channelvq.errors import InputError
-from channelvq.nn.state import weights_version
+from channelvq.pretrained import weights_version
 
 if TYPE_CHECKING:
     from channelvq.car.model import CAR

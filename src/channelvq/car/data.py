@@ -21,14 +21,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from channelvq.config import to_dict
-from channelvq.data.packages import cache_root
+from channelvq.data.fetched.packages import cache_root
 from channelvq.data.source import Sample
 from channelvq.data.stream import Mixture
 from channelvq.errors import InputError
+from channelvq.files import write_text_whole
 from channelvq.images import normalize
-from channelvq.nn.state import weights_sha256, write_weights
+from channelvq.pretrained import weights_sha256, write_weights
 from channelvq.tokenizer import CVQTokenizer
-from channelvq.whole import write_text_whole
 
 SHARD_IMAGES = 1024
 FIRST_SAMPLES = 8

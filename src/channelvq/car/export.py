@@ -21,9 +21,9 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from channelvq.config import from_dict
 from channelvq.errors import InputError
+from channelvq.files import filled_whole
 from channelvq.nn.modes import evaluating
-from channelvq.nn.state import read_settings, write_settings
-from channelvq.whole import filled_whole
+from channelvq.pretrained import read_settings, write_settings
 
 if TYPE_CHECKING:
     from channelvq.car.model import CAR

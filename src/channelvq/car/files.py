@@ -12,7 +12,7 @@ from channelvq.car.config import CARConfig
 from channelvq.car.text import TextTokenizer
 from channelvq.config import from_dict, to_dict
 from channelvq.errors import InputError
-from channelvq.nn.state import misfits, read_metadata, read_settings, read_weights, write_settings, write_weights
+from channelvq.pretrained import misfits, read_metadata, read_settings, read_weights, write_settings, write_weights
 from channelvq.tokenizer import CVQTokenizer, check_source
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from channelvq.car.files import load_car, save_car
 from channelvq.car.sampling import Generation, generate, score, stream
 from channelvq.car.text import TextTokenizer
 from channelvq.errors import InputError
-from channelvq.nn.state import weights_version
+from channelvq.pretrained import weights_version
 from channelvq.tokenizer import CVQTokenizer
 
 

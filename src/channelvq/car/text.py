@@ -22,7 +22,7 @@ from tokenizers.trainers import BpeTrainer
 from torch import Tensor
 
 from channelvq.errors import InputError
-from channelvq.whole import write_text_whole
+from channelvq.files import write_text_whole
 
 NUM_BYTES = 256
 FILE_NAME = "tokenizer.json"

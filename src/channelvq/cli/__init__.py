@@ -3,17 +3,16 @@
 import re
 import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
-from channelvq.cli.bench import bench_app
 from channelvq.cli.compare import compare
 from channelvq.cli.data import data_app
 from channelvq.cli.evaluate import evaluate_app
-from channelvq.cli.experiments import experiment_app
 from channelvq.cli.inputs import batches, measured
 from channelvq.cli.options import (
     DataArgument,
@@ -30,10 +29,8 @@ from channelvq.errors import InputError
 
 Precision = Literal["float32", "bfloat16", "float16"]
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
-app.add_typer(bench_app, name="bench")
 app.add_typer(data_app, name="data")
 app.add_typer(evaluate_app, name="evaluate")
-app.add_typer(experiment_app, name="experiment")
 app.command()(compare)
 
 
@@ -179,7 +176,7 @@ def train(
     json_file: JsonOption = None,
 ) -> None:
     """Train by a recipe; the same command with train.resume=true goes on after a stop."""
-    from channelvq.evaluate.report import write_json
+    from channelvq.evaluate.results import write_json
     from channelvq.train.launch import leave
     from channelvq.train.run import load_recipe
     from channelvq.train.run import train as run
@@ -215,7 +212,7 @@ def plan(
     """What a recipe costs: parameters, tokens, FLOPs, memory, GPU-hours; built without memory."""
     import rich
 
-    from channelvq.evaluate.report import write_json
+    from channelvq.evaluate.results import write_json
     from channelvq.train.plan import Machine, table
     from channelvq.train.plan import plan as make
     from channelvq.train.run import load_recipe
@@ -238,8 +235,8 @@ def doctor(
     """What ails a codebook: use, entropy, errors, dead and duplicate codes, each finding with its remedy."""
     import rich
 
-    from channelvq.evaluate import doctor_page as page
-    from channelvq.evaluate.doctor import examine
+    from channelvq.evaluate.doctor import page
+    from channelvq.evaluate.doctor.examine import examine
 
     target(file=json_file, folder=output)
     tok, images, how = measured(tokenizer, data, max_images)
@@ -269,8 +266,8 @@ def report(
     import rich
 
     from channelvq import CAR
-    from channelvq.evaluate.report import write_json
-    from channelvq.experiments.car_report import ReportSettings, figures, run
+    from channelvq.evaluate.report.generator import ReportSettings, figures, run
+    from channelvq.evaluate.results import write_json
     from channelvq.terminal import terminal_table
     from channelvq.train.run import load_car_recipe
 
@@ -287,7 +284,7 @@ def report(
 def demo(output: OutputOption = Path("demo"), json_file: JsonOption = None) -> None:
     """Tokenize pictures that the bundled tokenizer never saw; strips, a contact sheet and a table."""
     from channelvq.demo import run
-    from channelvq.evaluate.report import write_json
+    from channelvq.evaluate.results import write_json
 
     target(file=json_file, folder=output)
     rows = run(output)
@@ -296,11 +293,16 @@ def demo(output: OutputOption = Path("demo"), json_file: JsonOption = None) -> N
 
 
 def main() -> None:
-    """Entry point: what a user can mend is one line on stderr and exit code 2, never a traceback."""
+    """Entry point of `cvq`."""
+    guarded(app)
+
+
+def guarded(command: Callable[[], object]) -> None:
+    """Run a command: what a user can mend is one line on stderr and exit code 2, never a traceback."""
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            app()
+            command()
     except KeyboardInterrupt:
         sys.exit(130)
     except (InputError, FloatingPointError) as error:

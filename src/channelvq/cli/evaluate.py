@@ -56,7 +56,7 @@ def evaluate_reconstruction(
     from channelvq.evaluate.measures import choose_measures
     from channelvq.evaluate.plots import check_plot
     from channelvq.evaluate.reconstruction import evaluate_reconstruction as run
-    from channelvq.evaluate.report import machine, make_record, write_json, write_text
+    from channelvq.evaluate.results import machine, make_record, write_json, write_text
 
     targets(json_file, markdown, plot)
     if plot:
@@ -149,10 +149,10 @@ def evaluate_geneval(
 ) -> None:
     """GenEval over the classes of our scenes; with --prompts, images for the official scorers."""
     from channelvq import CAR
-    from channelvq.evaluate.drawing import Sampling, settings_path
-    from channelvq.evaluate.geneval_run import run_closed_world, run_file
-    from channelvq.evaluate.prompt_files import read_prompts
-    from channelvq.evaluate.report import write_json
+    from channelvq.evaluate.geneval.drawing import Sampling, settings_path
+    from channelvq.evaluate.geneval.prompt_files import read_prompts
+    from channelvq.evaluate.geneval.run import run_closed_world, run_file
+    from channelvq.evaluate.results import write_json
     from channelvq.nn.detector import Detector
 
     target(folder=output)
@@ -194,7 +194,7 @@ def _tell(result: dict[str, Any]) -> None:
     """Scores as a table, or why there are none."""
     import rich
 
-    from channelvq.evaluate.geneval_report import table
+    from channelvq.evaluate.geneval.report import table
 
     if "generator" in result:
         rich.print(table(result))

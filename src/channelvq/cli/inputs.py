@@ -36,8 +36,8 @@ def measured(tokenizer: str, data: Path, max_images: int | None) -> tuple[Any, A
     import torch
 
     from channelvq import CVQTokenizer
-    from channelvq.evaluate.report import protocol
-    from channelvq.experiments.held_out import DESCRIPTIONS, held_out, held_out_protocol
+    from channelvq.evaluate.held_out import DESCRIPTIONS, held_out, held_out_protocol
+    from channelvq.evaluate.results import protocol
     from channelvq.images import to_tensor
 
     tok = CVQTokenizer.from_pretrained(tokenizer)

@@ -7,19 +7,19 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from channelvq.config import STRICT
-from channelvq.data.captions import TASKS, Task
-from channelvq.data.domains import DomainName, DomainSource
-from channelvq.data.emoji import EmojiSource
-from channelvq.data.folder import FolderSource, ManifestSource
-from channelvq.data.huggingface import HuggingFaceSource
+from channelvq.data.drawn.captions import TASKS, Task
+from channelvq.data.drawn.scenes import SceneSource
+from channelvq.data.drawn.waves import WaveSource
+from channelvq.data.fetched.domains import DomainName, DomainSource
+from channelvq.data.fetched.emoji import EmojiSource
+from channelvq.data.fetched.photos import PhotoSource
+from channelvq.data.files.folder import FolderSource, ManifestSource
+from channelvq.data.files.huggingface import HuggingFaceSource
+from channelvq.data.files.shards import ShardSource
 from channelvq.data.options import EmptySplitError, ImageOptions, SplitOrAll
-from channelvq.data.photos import PhotoSource
-from channelvq.data.scenes import SceneSource
-from channelvq.data.shards import ShardSource
 from channelvq.data.source import Source
 from channelvq.data.split import Split
 from channelvq.data.stream import Mixture
-from channelvq.data.waves import WaveSource
 from channelvq.errors import InputError
 
 

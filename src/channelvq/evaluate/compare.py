@@ -15,7 +15,7 @@ from channelvq.config import differences
 from channelvq.errors import InputError
 from channelvq.evaluate.metrics import Interval, mean_with_interval
 from channelvq.evaluate.reconstruction import HEADINGS, stacked, with_interval
-from channelvq.evaluate.report import markdown_table, reading
+from channelvq.evaluate.results import markdown_table, reading
 from channelvq.terminal import plain
 
 COMPARED = ("tokenizer_sha256", "git")  # what may differ: it is what is compared

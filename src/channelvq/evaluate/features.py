@@ -23,7 +23,7 @@ from channelvq.images import normalize
 from channelvq.losses.perceptual import FeatureDistance, PerceptualLossConfig, build_perceptual
 from channelvq.nn.modes import CHUNK_ROWS, in_chunks
 from channelvq.nn.perceptual import PerceptualNetwork
-from channelvq.nn.state import weights_sha256
+from channelvq.pretrained import weights_sha256
 
 # The official networks take one image at a time: in larger chunks the place of an image changes its last bits.
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"

@@ -17,10 +17,10 @@ from channelvq.evaluate.features import (
     perceptual_space,
 )
 from channelvq.evaluate.metrics import MS_SSIM_SIDE, ms_ssim, psnr, ssim
-from channelvq.evaluate.report import library_versions
+from channelvq.evaluate.results import library_versions
 from channelvq.losses.perceptual import FeatureDistance
 from channelvq.nn.perceptual import PerceptualNetwork
-from channelvq.nn.state import weights_sha256
+from channelvq.pretrained import weights_sha256
 
 PairMetric = Callable[[UInt8[Tensor, "n 3 h w"], UInt8[Tensor, "n 3 h w"]], Float[Tensor, " n"]]
 DEFINITIONS = {

@@ -14,7 +14,7 @@ from channelvq.checks import check_whole
 from channelvq.errors import InputError
 from channelvq.evaluate.metrics import check_images
 from channelvq.images import normalize, to_uint8
-from channelvq.nn.state import write_weights
+from channelvq.pretrained import write_weights
 
 PROTOCOL = (
     "principal components of training images in [-1, 1]; uniform quantizers over ranges fitted on the training images; "

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from channelvq.errors import InputError
 from channelvq.evaluate.baselines import BaselinePoint
 from channelvq.evaluate.reconstruction import ReconstructionReport
-from channelvq.whole import write_whole
+from channelvq.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

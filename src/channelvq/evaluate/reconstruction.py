@@ -16,7 +16,7 @@ from channelvq.codec import num_bytes
 from channelvq.errors import InputError
 from channelvq.evaluate.measures import Measures
 from channelvq.evaluate.metrics import Interval, check_images, mean_with_interval
-from channelvq.evaluate.report import markdown_table
+from channelvq.evaluate.results import markdown_table
 from channelvq.images import normalize, to_uint8
 from channelvq.pictures import prefix_lengths
 from channelvq.quantize.usage import CodebookUsage, UsageReport

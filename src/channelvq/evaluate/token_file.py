@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from channelvq.errors import InputError
-from channelvq.evaluate.report import write_json
-from channelvq.nn.state import weights_sha256
+from channelvq.evaluate.results import write_json
+from channelvq.pretrained import weights_sha256
 from channelvq.tokenizer import CVQTokenizer
 
 BATCH_SIZE = 64

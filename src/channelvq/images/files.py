@@ -8,9 +8,9 @@ from pathlib import Path
 from PIL import Image
 
 from channelvq.errors import InputError
+from channelvq.files import replace_whole
 from channelvq.images.geometry import resize_crop
 from channelvq.images.load import WHITE, Color, load_image
-from channelvq.whole import replace_whole
 
 # HEIC is listed although Pillow needs a plugin for it: such a photo is then reported as unreadable, not passed over.
 IMAGE_SUFFIXES = frozenset(

@@ -20,8 +20,8 @@ from torch.nn import functional as F
 from channelvq.config import STRICT
 from channelvq.errors import InputError
 from channelvq.images import normalize
-from channelvq.nn.files import load_network, save_network
 from channelvq.nn.layers import Downsample, ResBlock, group_norm
+from channelvq.pretrained import load_network, save_network
 
 STRIDE = 8  # pixels a cell
 CHUNK_ROWS = 64  # images at a time

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from channelvq.config import STRICT
-from channelvq.nn.files import load_network, save_network
 from channelvq.nn.layers import Downsample, ResBlock, group_norm
+from channelvq.pretrained import load_network, save_network
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -13,9 +13,9 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from channelvq.config import STRICT
+from channelvq.lookup.nearest import nearest_codeword
 from channelvq.quantize.base import Quantizer
 from channelvq.quantize.kmeans import kmeans
-from channelvq.quantize.nearest import nearest_codeword
 from channelvq.quantize.quantized import Quantized, straight_through, vq_losses
 
 

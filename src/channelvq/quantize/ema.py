@@ -20,10 +20,10 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, distributed
 
 from channelvq.config import STRICT
+from channelvq.lookup.equal import first_equal
+from channelvq.lookup.nearest import nearest_codeword
 from channelvq.quantize.base import Quantizer, WholeBatch, kept_rows, num_ranks, rank, sum_over_ranks, uniform_table
 from channelvq.quantize.kmeans import kmeans
-from channelvq.quantize.lookup.equal import first_equal
-from channelvq.quantize.nearest import nearest_codeword
 from channelvq.quantize.quantized import Quantized, mean_over_kept, straight_through
 
 # An average below this is left alone: its numbers would soon be too small for float32.

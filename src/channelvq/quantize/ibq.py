@@ -28,10 +28,10 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 from channelvq.config import STRICT
+from channelvq.lookup.nearest import nearest_codeword
 from channelvq.quantize.base import Quantizer, WholeBatch, kept_rows, num_ranks, rank, sum_over_ranks, uniform_table
 from channelvq.quantize.entropy import entropies, survey_entropies
 from channelvq.quantize.kmeans import kmeans
-from channelvq.quantize.nearest import nearest_codeword
 from channelvq.quantize.quantized import Quantized, mean_over_kept, straight_through, vq_losses
 from channelvq.quantize.soft import SoftCodes, soft_codes
 

@@ -7,8 +7,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from channelvq.errors import InputError
-from channelvq.quantize.lookup.equal import first_equal
-from channelvq.quantize.nearest import nearest_codeword
+from channelvq.lookup.equal import first_equal
+from channelvq.lookup.nearest import nearest_codeword
 
 PART = 2**18  # vectors' numbers summed in float64 at once
 

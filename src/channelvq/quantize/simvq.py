@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from channelvq.config import STRICT
+from channelvq.lookup.nearest import nearest_codeword
 from channelvq.quantize.base import Quantizer
 from channelvq.quantize.kmeans import kmeans
-from channelvq.quantize.nearest import nearest_codeword
 from channelvq.quantize.quantized import Quantized, straight_through, vq_losses
 
 

@@ -37,7 +37,7 @@ from channelvq.data.stream import position_generator, rank_share
 from channelvq.errors import InputError
 from channelvq.images import grid, save_image
 from channelvq.nn.modes import evaluating
-from channelvq.nn.state import tensor_sha256
+from channelvq.pretrained import tensor_sha256
 from channelvq.tokenizer import CVQTokenizer
 from channelvq.train.checkpoint import check_inputs
 from channelvq.train.config import TrainConfig, check_start

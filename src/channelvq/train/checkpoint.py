@@ -15,9 +15,9 @@ from safetensors import SafetensorError
 
 from channelvq.config import differences, from_dict, read_recipe, to_dict
 from channelvq.errors import InputError, reason
-from channelvq.nn.state import read_settings, write_settings
+from channelvq.files import make_ordinary
+from channelvq.pretrained import read_settings, write_settings
 from channelvq.train.config import TrainConfig
-from channelvq.whole import make_ordinary
 
 
 def checkpoints(run_dir: Path) -> list[Path]:

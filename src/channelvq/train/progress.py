@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from channelvq.files import write_text_whole
 from channelvq.terminal import plain
-from channelvq.whole import write_text_whole
 
 Sink = Callable[[dict[str, float], int], None]
 

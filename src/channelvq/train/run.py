@@ -11,11 +11,11 @@ from channelvq.errors import InputError
 from channelvq.images import check_target
 from channelvq.train.car_task import CARRecipe, CARTask
 from channelvq.train.checkpoint import check_run_folder
-from channelvq.train.detector_task import DetectorRecipe, DetectorTask
 from channelvq.train.engine import Engine, Task
 from channelvq.train.launch import check_installed
-from channelvq.train.perceptual_task import PerceptualRecipe, PerceptualTask
 from channelvq.train.tokenizer_task import TokenizerRecipe, TokenizerTask
+from lab.bundle.detector_task import DetectorRecipe, DetectorTask
+from lab.bundle.perceptual_task import PerceptualRecipe, PerceptualTask
 
 Recipe = TokenizerRecipe | CARRecipe | PerceptualRecipe | DetectorRecipe
 R = TypeVar("R", TokenizerRecipe, CARRecipe, PerceptualRecipe, DetectorRecipe)

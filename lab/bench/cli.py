@@ -1,0 +1,101 @@
+"""`cvq bench`: speed as ratios, measured in one run on this machine."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from channelvq.cli.options import JsonOption, target
+
+bench_app = typer.Typer(no_args_is_help=True, help="Speed beside other implementations, in one interleaved run.")
+
+
+@bench_app.command("lookup")
+def bench_lookup(
+    codes: Annotated[list[int] | None, typer.Option(help="Codebook sizes. [default: 1024 16384 65536]")] = None,
+    dim: Annotated[list[int] | None, typer.Option(help="Numbers in a codeword. [default: 256 1024]")] = None,
+    rows: Annotated[int, typer.Option(help="Vectors looked up at once.")] = 2048,
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved repetitions.")] = 7,
+    tokenizer: Annotated[str | None, typer.Option("--tokenizer", "-t", help="Also its codebook and tokens.")] = None,
+    json_file: JsonOption = None,
+) -> None:
+    """The exact nearest-codeword lookup beside cdist, the expanded square, vector-quantize-pytorch and faiss."""
+    import rich
+
+    from lab.bench.lookup import load_cases, run, table
+
+    target(file=json_file)
+    cases = load_cases(codes or [1024, 16384, 65536], dim or [256, 1024], rows, tokenizer)
+    rich.print(table(run(cases, rounds, json_file)))
+
+
+@bench_app.command("generate")
+def bench_generate(
+    codes: Annotated[list[int] | None, typer.Option(help="Codebook sizes. [default: 4096 65536]")] = None,
+    tokens: Annotated[list[int] | None, typer.Option(help="Tokens of an image. [default: 64 256]")] = None,
+    images: Annotated[list[int] | None, typer.Option(help="Images at once. [default: 1 8]")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved repetitions.")] = 5,
+    json_file: JsonOption = None,
+) -> None:
+    """Sampling beside transformers' generate with the same weights, and the time to the first preview."""
+    from itertools import product
+
+    import rich
+    from rich.console import Console
+
+    from lab.bench.generate import check, run, table
+
+    target(file=json_file)
+    settings = check([*product(codes or [4096, 65536], tokens or [64, 256], images or [1, 8])])
+    rich.print(table(run(settings, rounds, json_file, Console(stderr=True).print)))
+
+
+@bench_app.command("latency")
+def bench_latency(
+    codes: Annotated[int, typer.Option(min=2, help="Codebook size.")] = 65536,
+    images: Annotated[list[int] | None, typer.Option(min=1, help="Images at once. [default: 1 8]")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved repetitions.")] = 7,
+    json_file: JsonOption = None,
+) -> None:
+    """Image to tokens and text to image with many codes, channel-wise beside patch-wise."""
+    import rich
+
+    from lab.bench.latency import run, table
+
+    target(file=json_file)
+    rich.print(table(run(codes, images or [1, 8], rounds, json_file)))
+
+
+@bench_app.command("train")
+def bench_train(
+    rounds: Annotated[int, typer.Option(min=1, help="Steps of each kind, in turns.")] = 15,
+    json_file: JsonOption = None,
+) -> None:
+    """A step of the engine beside a plain PyTorch loop, and the quantizer's share of a step of the paper's recipe."""
+    import rich
+
+    from lab.bench.train import run, table
+
+    target(file=json_file)
+    rich.print(table(run(rounds, json_file)))
+
+
+@bench_app.command("run")
+def bench_run(
+    run_dir: Annotated[Path, typer.Argument(help="The folder of a run, finished or not.")],
+    peak: Annotated[
+        float, typer.Option(min=1e-6, help="TFLOP/s of one GPU in the training precision (989: H100, bf16).")
+    ] = 989,
+    json_file: JsonOption = None,
+) -> None:
+    """What a run has reached: images a second, peak of memory, share of the machine's FLOPs (MFU)."""
+    import rich
+
+    from channelvq.evaluate.results import write_json
+    from lab.bench.reached import reached, table
+
+    target(file=json_file)
+    found = reached(run_dir, peak)
+    rich.print(table(found))
+    if json_file:
+        write_json(json_file, found)

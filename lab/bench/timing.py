@@ -1,0 +1,43 @@
+"""Time as ratios: every method once in each round, so that whatever else the machine does meets all of them."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import torch
+
+from channelvq.evaluate import results as report
+from channelvq.nn.processor import bfloat16_speedup
+
+Name = TypeVar("Name")
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Wall-clock time of one call."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def interleaved(methods: Mapping[Name, Callable[[], object]], rounds: int) -> dict[Name, list[float]]:
+    """Seconds of each method in each round."""
+    found: dict[Name, list[float]] = {name: [] for name in methods}
+    for _ in range(rounds):
+        for name, work in methods.items():
+            found[name].append(seconds(work))
+    return found
+
+
+def ratio(times: list[float], base: list[float]) -> float:
+    """Median over rounds of the time over that of the base in the same round."""
+    return statistics.median(a / b for a, b in zip(times, base, strict=True))
+
+
+def machine() -> dict[str, Any]:
+    """Protocol entries: on what, with what."""
+    return {
+        "machine": f"{report.machine()}, products {bfloat16_speedup():.1f} times as fast in bfloat16 as in float32",
+        "torch": torch.__version__,
+        "git": report.git_revision(),
+    }

@@ -1,0 +1,1 @@
+"""The making of the weights that ship in the package."""

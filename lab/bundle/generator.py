@@ -1,0 +1,124 @@
+"""The generator that ships in the package: from a finished run to weights, model card and results."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from channelvq.car.model import CAR
+from channelvq.evaluate.next_channel import evaluate_next_channel
+from channelvq.evaluate.reconstruction import evaluate_reconstruction
+from channelvq.evaluate.results import make_record
+from channelvq.files import replaced_whole
+from channelvq.train.car_task import CARRecipe
+from channelvq.train.run import load_car_recipe
+from lab.bundle.tokenizer import credits_of, finished_run, halve, trained_by, works_of, write_with_card
+from lab.studies.generator import parameters, scene_protocol, token_sets
+
+# What follows from the image tokenizer: kept as it is there, so that the two are known to belong together.
+_OF_THE_TOKENIZER = ("codebook", "codeword_mean", "codeword_scale")
+
+
+def bundle(run_dir: Path, package: Path, results: Path, command: str) -> dict[str, Any]:
+    """Half-precision weights and model card into `package`/car, figures into `results`.
+
+    Everything is measured on the weights as they are stored, not as they were trained. The package keeps what it had
+    until all of it is there. Raises InputError for a run that is not finished, or trained on what may not be bundled.
+    """
+    recipe, facts = finished_run(run_dir, load_car_recipe, command)
+    works_of(recipe.data)
+    with replaced_whole(package / "car") as folder:
+        store_half(run_dir / "final", folder)
+        result = measure(CAR.from_pretrained(folder), recipe, facts)
+        card = partial(model_card, recipe=recipe)
+        return write_with_card(results / "bundled-generator.json", result, folder, card)
+
+
+def measure(car: CAR, recipe: CARRecipe, facts: dict[str, Any]) -> dict[str, Any]:
+    """{"run", "protocol", "records"} of a generator on held-out scenes; facts: of `finished_run`."""
+    sets = token_sets(recipe, car.tokenizer)
+    metrics = evaluate_next_channel(car, sets.test, sets.train_ids).to_dict()
+    training = trained_by(recipe, facts)
+    how = scene_protocol(sets.images, car.tokenizer) | {"git": training["git"]}
+    entry = make_record(car.tokenizer.config, data="scenes", split="held-out", metrics=metrics, **training)
+    entry |= {"parameters": parameters(car),
+              "reconstruction": evaluate_reconstruction(car.tokenizer, sets.images).to_dict()}  # fmt: skip
+    return {"run": facts, "protocol": how, "records": [entry]}
+
+
+def store_half(source: Path, folder: Path) -> None:
+    """Halve the image tokenizer, then everything that the generator has beside it."""
+    trained = CAR.from_pretrained(source)
+    weights = trained.tokenizer.state_dict()
+    rounded = {name: t.half().to(t.dtype) if t.is_floating_point() else t for name, t in weights.items()}
+    trained.tokenizer.load_state_dict(rounded)
+    rebuilt = CAR(trained.config, trained.tokenizer, trained.text)
+    skipped = ("tokenizer.", *_OF_THE_TOKENIZER)
+    state = {name: t for name, t in trained.state_dict().items() if not name.startswith(skipped)}
+    rebuilt.load_state_dict(state, strict=False)
+    rebuilt.save_pretrained(folder)
+    halve(folder / "model.safetensors", keep=_OF_THE_TOKENIZER)
+    halve(folder / "tokenizer" / "model.safetensors")
+
+
+def model_card(result: dict[str, Any], recipe: CARRecipe) -> str:
+    """README.md of the bundled generator, every figure from the result file."""
+    run, record = result["run"], result["records"][0]
+    m, reconstruction = record["metrics"], record["reconstruction"]
+    return CARD.format(
+        command=run["command"], steps=run["steps"], batch=recipe.train.batch_size,
+        minutes=run["training_seconds"] / 60, machine=run["machine"], torch=run["torch"], git=run["git"],
+        millions=sum(record["parameters"].values()) / 1e6, images=recipe.objective.train_images,
+        n=m["num_images"], nats=m["nats"], low=m["nats_interval"][0], high=m["nats_interval"][1],
+        shuffled=m["nats_shuffled"], unigram=m["nats_unigram"], top1=m["top1"], psnr=reconstruction["psnr"],
+        works=credits_of(works_of(recipe.data)),
+    )  # fmt: skip
+
+
+CARD = """---
+library_name: channelvq
+license: apache-2.0
+pipeline_tag: text-to-image
+tags: [text-to-image, vector-quantization]
+---
+# The bundled CAR generator
+
+Text -> 64 channel tokens of 4,096 codes -> 64 x 64 px, one channel at a time; {millions:.1f} M parameters, stored in
+half precision, with its own image tokenizer (tokenizer/) and a byte-level BPE for the text.
+
+```python
+from channelvq import CAR
+
+car = CAR.from_pretrained("bundled")
+car.generate("a photo of two bananas", seed=0).images[0].save("bananas.png")
+```
+
+It knows scenes of one to four things of 63 classes in ten colours, in GenEval's grammar ("a photo of three dogs",
+"a photo of a red car and a blue umbrella", "a photo of a cat left of a chair") and in free sentences of that meaning.
+
+## Training
+
+`{command}`: {steps} steps of {batch} images out of {images}, {minutes:.0f} minutes on {machine}, torch {torch},
+revision `{git}`.
+
+## Held-out results
+
+{n} scenes whose combinations (class and colour, class and count, two classes, relation) were never trained on. Every
+figure is in `results/bundled-generator.json`.
+
+| | nats a token |
+|---|---|
+| right caption | {nats:.3f} ({low:.3f} to {high:.3f}) |
+| another caption | {shuffled:.3f} |
+| each channel's counts alone | {unigram:.3f} |
+
+Top-1 accuracy {top1:.1%}. The tokenizer restores these scenes with {psnr:.2f} dB.
+
+## Limits
+
+A small model for learning, tests and demonstrations: it draws blurred sprites on plain backgrounds, nothing else.
+
+## Sources of the training images, with licences
+
+- Scenes drawn by channelvq (Apache-2.0), with the sprites and labels of:
+{works}
+"""

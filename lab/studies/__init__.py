@@ -1,0 +1,1 @@
+"""One file a question: its runs, its measure, its table."""

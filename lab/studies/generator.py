@@ -1,0 +1,221 @@
+"""What the generator learns: nats by channel, with and without nested dropout, its size, and its own mistakes.
+
+Short runs of small/scenes-car, each on a tokenizer of small/scenes-tokenizer: the nested one or its twin without nested
+dropout, three seeds each, and two other sizes on the nested one. Tokens of different tokenizers differ in entropy, so
+nats are compared with the counts of each tokenizer's own channels ("unigram"), not with each other alone.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int32, UInt8
+from rich.table import Table
+from torch import Tensor
+
+from channelvq.car.data import TokenSet
+from channelvq.car.model import CAR
+from channelvq.data.build import build_mixture
+from channelvq.data.split import Split
+from channelvq.data.stream import Mixture, fixed_images
+from channelvq.errors import InputError
+from channelvq.evaluate.next_channel import evaluate_next_channel
+from channelvq.evaluate.plots import channel_curves, check_plot
+from channelvq.evaluate.reconstruction import evaluate_reconstruction, with_interval
+from channelvq.evaluate.results import protocol, read_result, write_json
+from channelvq.images import grid, save_image
+from channelvq.terminal import terminal_table
+from channelvq.tokenizer import CVQTokenizer
+from channelvq.train.car_task import CARRecipe, token_set
+from channelvq.train.run import load_car_recipe, load_tokenizer_recipe
+from channelvq.train.tokenizer_task import TokenizerRecipe
+from lab.store import DEFAULT_STORE, generator_key, record, run_key, trained, trained_generator
+
+IMAGES = 1024  # test scenes: 65,536 tokens, 16 for each code
+TOKENIZERS: dict[str, tuple[str, ...]] = {"nested": (), "not nested": ("nested.alpha=0",)}
+_SHORT = (
+    "train.steps=700", "train.batch_size=64", "train.evaluate_every=350", "train.compile=null",
+    "objective.lm_steps=100", "objective.stage1_steps=100",
+)  # fmt: skip
+
+
+def _size(hidden: int, layers: int, heads: int) -> tuple[str, ...]:
+    return (
+        f"model.backbone.hidden_size={hidden}", f"model.backbone.num_hidden_layers={layers}",
+        f"model.backbone.num_attention_heads={heads}", f"model.backbone.intermediate_size={3 * hidden}",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One run: on which tokenizer, and what it changes in small/scenes-car."""
+
+    tokenizer: str
+    overrides: tuple[str, ...]
+
+
+VARIANTS: dict[str, Variant] = {
+    **{
+        f"{tokenizer}, seed {seed}": Variant(tokenizer, (*_SHORT, f"train.seed={seed}"))
+        for seed in range(3)
+        for tokenizer in TOKENIZERS
+    },
+    "small": Variant("nested", (*_SHORT, *_size(128, 4, 2))),
+    "large": Variant("nested", (*_SHORT, *_size(384, 6, 6))),
+}
+PROMPTS = (
+    "a photo of two bananas", "a photo of a dog", "a photo of a red car and a blue umbrella",
+    "a photo of a cat left of a chair", "a photo of three apples", "a photo of a green bus",
+)  # fmt: skip
+
+
+def recipes(variant: Variant) -> tuple[TokenizerRecipe, CARRecipe]:
+    """The resolved recipes of a run: of its tokenizer and its own."""
+    return (
+        load_tokenizer_recipe("small/scenes-tokenizer", TOKENIZERS[variant.tokenizer]),
+        load_car_recipe("small/scenes-car", variant.overrides),
+    )
+
+
+def keys() -> dict[str, str]:
+    """The run key of every record of the result."""
+    found = {
+        f"{n} tokenizer": run_key(load_tokenizer_recipe("small/scenes-tokenizer", o)) for n, o in TOKENIZERS.items()
+    }
+    return found | {name: generator_key(*recipes(variant)) for name, variant in VARIANTS.items()}
+
+
+def run(path: Path, store: Path = DEFAULT_STORE) -> dict[str, Any]:
+    """Train the runs (or take them from the store), measure on held-out scenes, write and return the result."""
+    check_plot()
+    _, first = recipes(next(iter(VARIANTS.values())))
+    records, sets, shown = [], {}, {}
+    for name, overrides in TOKENIZERS.items():
+        recipe = load_tokenizer_recipe("small/scenes-tokenizer", overrides)
+        tokenizer, done = trained(recipe, store)
+        sets[name] = token_sets(first, tokenizer)
+        report = evaluate_reconstruction(tokenizer, sets[name].images)
+        records.append({"name": f"{name} tokenizer"} | record(recipe, done, "scenes", report.to_dict()))
+    for name, variant in VARIANTS.items():
+        car, entry = _measured(variant, sets[variant.tokenizer], store)
+        records.append({"name": name} | entry)
+        shown.setdefault(variant.tokenizer, car)
+    write_json(path, {"protocol": scene_protocol(sets["nested"].images), "records": records})
+    result = load(path)
+    draw_plots(result, path.parent)
+    draw_samples(shown, path.parent / "generator-samples.png")
+    return result
+
+
+@dataclass(frozen=True, eq=False)
+class TokenSets:
+    """What a generator is measured with: test scenes as ids, their pixels, and the ids it was trained on."""
+
+    test: TokenSet
+    images: UInt8[Tensor, "n 3 h w"]
+    train_ids: Int32[Tensor, "m C"]
+
+
+def token_sets(recipe: CARRecipe, tokenizer: CVQTokenizer, most: int | None = None) -> TokenSets:
+    """The test scenes of a recipe in the ids of a tokenizer; most: of the training images, to tokenize no more."""
+    images = recipe.objective.train_images
+    train = token_set(recipe.data, tokenizer, "train", images if most is None else min(images, most))
+    images = fixed_images(scenes(recipe, tokenizer, "test"), IMAGES)
+    return TokenSets(token_set(recipe.data, tokenizer, "test", IMAGES), images, train.ids)
+
+
+def scenes(recipe: CARRecipe, tokenizer: CVQTokenizer, split: Split) -> Mixture:
+    """The scenes of a split as a recipe draws them."""
+    return build_mixture(recipe.data, tokenizer.image_size, split, seed=0)
+
+
+def scene_protocol(images: UInt8[Tensor, "n 3 h w"], tokenizer: CVQTokenizer | None = None) -> dict[str, Any]:
+    """How scenes are measured."""
+    return protocol(images, data="captioned scenes of Fluent sprites, combinations of the test split", split="test",
+                    resize="drawn at 64 px", crop="none", tokenizer=tokenizer)  # fmt: skip
+
+
+def _measured(variant: Variant, sets: TokenSets, store: Path) -> tuple[CAR, dict[str, Any]]:
+    tokenizer_recipe, recipe = recipes(variant)
+    car, done = trained_generator(tokenizer_recipe, recipe, store)
+    metrics = evaluate_next_channel(car, sets.test, sets.train_ids).to_dict()
+    mine = {"seed": recipe.train.seed, "steps": recipe.train.steps, "parameters": parameters(car)}
+    return car, record(tokenizer_recipe, done, "scenes", metrics) | mine
+
+
+def parameters(car: CAR) -> dict[str, int]:
+    """How many numbers training changes: in the backbone without its text embedding, in that, and in the rest."""
+    text = car.text_embedding.weight.numel()
+    backbone = sum(p.numel() for p in car.backbone.parameters()) - text
+    return {"backbone": backbone, "text_embedding": text, "image": sum(p.numel() for p in car.new_parameters())}
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A stored result; raises InputError when there is none."""
+    remedy = "make it with --rerun"
+    result = read_result(path, ("protocol.n", "records.name", "records.metrics"), remedy)
+    if not any("nats" in record["metrics"] for record in result["records"]):
+        raise InputError(f"{path}: a result of another kind: no record has the metric nats; {remedy}")
+    return result
+
+
+def seed_means(result: Mapping[str, Any], tokenizer: str) -> dict[str, list[float]]:
+    """By channel, the mean over seeds of what is measured for one tokenizer; free runs as "free after k"."""
+    rows = [r["metrics"]["by_channel"] for r in result["records"] if r["name"].startswith(f"{tokenizer}, seed")]
+    flat = [
+        {k: v for k, v in row.items() if k != "free_running"}
+        | {f"free after {k}": v for k, v in row["free_running"].items()}
+        for row in rows
+    ]
+    return {key: torch.tensor([row[key] for row in flat]).mean(0).tolist() for key in flat[0]}
+
+
+def draw_plots(result: Mapping[str, Any], folder: Path) -> None:
+    """generator-nats.png, generator-caption.png (what the right caption saves) and generator-exposure.png."""
+    means = {tokenizer: seed_means(result, tokenizer) for tokenizer in TOKENIZERS}
+    names = {"nats": "", "nats_shuffled": ", other caption", "nats_unigram": ", counts alone"}
+    nats = {f"{name}{words}": (0, mean[key]) for name, mean in means.items() for key, words in names.items()}
+    channel_curves(nats, "nats a token", folder / "generator-nats.png")
+    saved = {
+        name: (0, [b - a for a, b in zip(mean["nats"], mean["nats_shuffled"], strict=True)])
+        for name, mean in means.items()
+    }
+    channel_curves(saved, "nats that the right caption saves", folder / "generator-caption.png")
+    nested = means["nested"]
+    own = {key: (int(key.split()[-1]), values) for key, values in nested.items() if key.startswith("free")}
+    channel_curves({"told the truth": (0, nested["top1"])} | own, "accuracy", folder / "generator-exposure.png")
+
+
+def draw_samples(cars: Mapping[str, CAR], path: Path) -> None:
+    """The same prompts and seeds by each generator."""
+    pictures = [
+        image for car in cars.values() for seed in (0, 100) for image in car.generate(PROMPTS, seed=seed).images
+    ]
+    captions = [f"{name}: {prompt}" for name in cars for _ in range(2) for prompt in PROMPTS]
+    save_image(grid(pictures, len(PROMPTS), captions=captions, scale=3), path)
+
+
+def table(result: Mapping[str, Any]) -> Table:
+    """For a terminal."""
+    return terminal_table(
+        HEADINGS, rows(result), f"{result['protocol']['n']} held-out scenes", "nats a token; top-1 of the true token"
+    )
+
+
+HEADINGS = ("run", "parameters", "nats (95 %)", "other caption", "counts alone", "top-1", "seconds")
+
+
+def rows(result: Mapping[str, Any]) -> list[list[str]]:
+    """The cells of the generators' table, one row a run."""
+    return [
+        [
+            row["name"],
+            f"{sum(row['parameters'].values()) / 1e6:.1f} M",
+            with_interval(m, "nats"),
+            f"{m['nats_shuffled']:.3f}", f"{m['nats_unigram']:.3f}", f"{m['top1']:.1%}", f"{row['seconds']:.0f}",
+        ]
+        for row in result["records"]
+        if "nats" in (m := row["metrics"])
+    ]  # fmt: skip

@@ -1,0 +1,1 @@
+"""Images that code draws: scenes with captions, and waves."""

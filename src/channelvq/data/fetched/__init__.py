@@ -1,0 +1,1 @@
+"""Images that come in packages of public registries: emoji, photographs, other domains."""

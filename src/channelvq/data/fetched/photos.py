@@ -1,0 +1,38 @@
+"""Random square crops of a few freely licensed photographs, split by photograph."""
+
+from pathlib import Path
+
+from channelvq.data.fetched.crops import CropSource, Picture
+from channelvq.data.fetched.packages import fetch
+from channelvq.data.fetched.photo_list import PHOTOS
+from channelvq.data.split import Split
+
+LONGEST_HELD_SIDE = 1600
+
+
+class PhotoSource(CropSource):
+    """Crops of the photographs of a split, held with their long side at most 1,600 px; key: the photograph's name.
+
+    flip: mirror half of them; None means in the train split only.
+    """
+
+    def __init__(
+        self,
+        size: int = 64,
+        split: Split = "train",
+        min_side: int = 256,
+        crops: int = 1024,
+        flip: bool | None = None,
+        cache: Path | str | None = None,
+    ) -> None:
+        folder = fetch("photos", cache=cache) / "images"
+        super().__init__(
+            "photos",
+            [Picture(photo.name, folder / photo.file) for photo in PHOTOS if photo.split == split],
+            size,
+            min_side=min_side,
+            longest_side=LONGEST_HELD_SIDE,
+            crops=crops,
+            flip=split == "train" if flip is None else flip,
+            what=f"photograph of the {split} split",
+        )

@@ -1,0 +1,81 @@
+"""Which image files decode to the end, with the good ones remembered between runs.
+
+A header says nothing about the rest of its file, and a broken file met in the middle of a training ends it. So every
+file is decoded once. Those that were good are kept by path, size and time of change in a small file of the user's
+cache and not opened on a later start. Bad files are tried again, for what made them bad may be mended.
+"""
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+
+from channelvq.data.fetched.packages import cache_root
+from channelvq.data.files.listing import Stamp, stamp
+from channelvq.errors import InputError
+from channelvq.files import write_text_whole
+from channelvq.images import FirstFrameWarning, Skipped, load_image
+
+WORKERS = min(8, os.cpu_count() or 1)  # Pillow decodes outside Python's lock
+BLOCK = 4096  # files handed to the workers at a time, so that a million of them need no million of futures
+
+
+def unreadable(paths: Sequence[Path], name: str) -> dict[Path, Skipped]:
+    """The files among `paths` that cannot be decoded, each with its reason; name: of the data set, for its memory."""
+    memory = _memory_file(name)
+    known = _remembered(memory)
+    stamps = {path: stamp(path) for path in paths}
+    good: dict[str, Stamp] = {}
+
+    # What is known is not opened again: for a million files that alone would take many minutes of every start.
+    new = [path for path in paths if (its := stamps[path]) is None or known.get(str(path.absolute())) != its]
+
+    def check(path: Path) -> Skipped | None:
+        try:
+            load_image(path)
+        except InputError as error:
+            return Skipped(path, str(error))
+        if (its := stamps[path]) is not None:
+            good[str(path.absolute())] = its
+        return None
+
+    try:
+        with warnings.catch_warnings(), ThreadPoolExecutor(WORKERS) as pool:
+            warnings.simplefilter("ignore", FirstFrameWarning)
+            bad = [
+                skipped
+                for start in range(0, len(new), BLOCK)
+                for skipped in pool.map(check, new[start : start + BLOCK])
+                if skipped is not None
+            ]
+    finally:  # also what an interrupted check has learnt
+        if good:
+            _remember(memory, known | good)
+    return {skipped.path: skipped for skipped in bad}
+
+
+def _memory_file(name: str) -> Path:
+    digest = hashlib.sha256(f"{Path.cwd()}\n{name}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return cache_root() / "checked" / f"{digest}.json"
+
+
+def _remembered(file: Path) -> dict[str, Stamp]:
+    """What is in the memory; nothing if it is missing, broken or of another Pillow."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        files = content["files"] if content["pillow"] == version("pillow") else {}
+        return {str(path): [int(size), int(time)] for path, (size, time) in files.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
+
+
+def _remember(file: Path, good: dict[str, Stamp]) -> None:
+    """Write the memory whole or not at all; a cache that cannot be written costs time only."""
+    text = json.dumps({"pillow": version("pillow"), "files": good})
+    with suppress(OSError):
+        write_text_whole(file, text)

@@ -1,0 +1,104 @@
+"""Image files as a source: a folder, or a manifest that lists them."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+
+from channelvq.data.files.checked import unreadable
+from channelvq.data.files.labels import read_labels
+from channelvq.data.files.listing import Entry, folder_entries, manifest_entries
+from channelvq.data.options import (
+    ImageOptions,
+    SplitOrAll,
+    check_index,
+    check_request,
+    empty_split,
+    report_skipped,
+)
+from channelvq.data.source import Sample
+from channelvq.data.split import assign_split
+from channelvq.images import Skipped, load_image
+
+
+class _FileSource:
+    """Samples from image files; the two public sources differ in where their entries come from.
+
+    Each file is decoded once when the source is made (see data/checked.py).
+    skipped: files of this split that could not be decoded, each with its reason.
+    """
+
+    skipped: list[Skipped]
+
+    def __init__(
+        self, entries: Sequence[Entry], name: str, size: int, split: SplitOrAll, options: ImageOptions
+    ) -> None:
+        check_request(size, split)
+        self.size, self.options = size, options
+        found = [(entry, entry.split or assign_split(entry.key, options.validation, options.test)) for entry in entries]
+        wanted = [entry for entry, its_split in found if split in ("all", its_split)]
+        if not wanted:
+            raise empty_split(name, split, Counter(its_split for _, its_split in found))
+        bad = unreadable([entry.path for entry in wanted], name)
+        self._entries = [entry for entry in wanted if entry.path not in bad]
+        self.skipped = [bad[entry.path] for entry in wanted if entry.path in bad]
+        report_skipped(name, self.skipped, len(self._entries), stacklevel=4)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def stamp(self) -> str:
+        """Digest of the entries, and of their files' sizes and times of change."""
+        listed = [[entry.key, entry.text, entry.stamps()] for entry in self._entries]
+        return sha256(json.dumps(listed).encode()).hexdigest()
+
+    def sample(self, index: int, generator: torch.Generator) -> Sample:
+        """Sample `index` with an image (3, size, size); InputError naming the file if it broke since it was checked."""
+        check_index(index, len(self))
+        entry = self._entries[index]
+        image = self.options.square(load_image(entry.path), self.size, generator)
+        return Sample(image=image, text=entry.caption(), key=entry.key)
+
+
+class FolderSource(_FileSource):
+    """The images of a folder and its subfolders; text from a .txt file of the same name beside an image.
+
+    root: the folder; hidden files are ignored. size: side of the square samples. split: which share to use, decided by
+    the hash of the path relative to `root`, which is a sample's key. labels: captions of folders of classes, see
+    data/labels.py; then no .txt file is looked for.
+    Raises InputError for an empty folder or split, and if no file can be read; warns (SkippedFilesWarning) if only some
+    can.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        size: int,
+        split: SplitOrAll = "train",
+        options: ImageOptions | None = None,
+        *,
+        labels: str | None = None,
+    ) -> None:
+        entries = folder_entries(root)
+        if labels is not None:
+            caption = read_labels(labels)
+            entries = [replace(entry, text=caption(entry.key)) for entry in entries]
+        super().__init__(entries, f"image folder {str(root)!r}", size, split, options or ImageOptions())
+
+
+class ManifestSource(_FileSource):
+    """The images that a manifest lists: .jsonl (an object a line) or .csv (with a header), in the manifest's order.
+
+    Fields: `image`, a path relative to the manifest's folder; `text`, optional (else a .txt file beside the image);
+    `split`, optional: train, validation or test (else by the hash of `image`). A sample's key is `image` as written.
+    Warnings and errors as for FolderSource; an entry that cannot be used is an InputError with its line.
+    """
+
+    def __init__(
+        self, path: str | Path, size: int, split: SplitOrAll = "train", options: ImageOptions | None = None
+    ) -> None:
+        super().__init__(manifest_entries(path), f"manifest {str(path)!r}", size, split, options or ImageOptions())

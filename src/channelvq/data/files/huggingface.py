@@ -1,0 +1,176 @@
+"""Data sets of the library Hugging Face `datasets` as a source; the library is imported only when one is asked for."""
+
+import hashlib
+import json
+import os
+import warnings
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from channelvq.data.fetched.packages import cache_root
+from channelvq.data.files.checked import WORKERS
+from channelvq.data.options import (
+    ImageOptions,
+    SplitOrAll,
+    check_index,
+    check_request,
+    empty_split,
+    report_skipped,
+)
+from channelvq.data.source import Sample
+from channelvq.data.split import assign_split
+from channelvq.errors import InputError, reason
+from channelvq.files import write_text_whole
+from channelvq.images import FirstFrameWarning, Skipped, load_image
+
+AT_ONCE = 256  # images in memory while they are checked
+
+
+class HuggingFaceSource:
+    """The images of one split of a data set, with the texts or the names of the class labels of a column.
+
+    name: on the hub, a folder that `save_to_disk` wrote, or a folder that `load_dataset` reads. rows: which of its own
+    splits. columns: of the images, and of the captions if there are any. size, split, options: as for the other
+    sources; a sample's key is "<rows>/<row number>", so another order of rows is another split by hash. Every image is
+    decoded once, when the source is first made.
+    skipped: rows of this split that cannot be used, each with its reason; a SkippedFilesWarning counts them.
+    Raises InputError without the library, for what it cannot load, and for columns that are missing or of another kind.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        rows: str,
+        size: int,
+        split: SplitOrAll = "train",
+        options: ImageOptions | None = None,
+        *,
+        subset: str | None = None,
+        columns: tuple[str, str | None] = ("image", None),
+    ) -> None:
+        check_request(size, split)
+        self.size, self.options, self.rows = size, options or ImageOptions(), rows
+        self.image_column, self.caption_column = columns
+        shown = f"data set {name!r}, split {rows!r}"
+        self._table, self._classes = _columns(_loaded(name, rows, subset), shown, *columns)
+        shares = (self.options.validation, self.options.test)
+        splits = [assign_split(self._key(row), *shares) for row in range(len(self._table))]
+        wanted = [row for row, its_split in enumerate(splits) if split in ("all", its_split)]
+        if not wanted:
+            raise empty_split(shown, split, Counter(splits))
+        bad = _bad_rows(self._table, f"{name}/{subset}/{rows}", self.image_column)
+        self._wanted = [row for row in wanted if row not in bad]
+        self.skipped = [Skipped(Path(name, self._key(row)), bad[row]) for row in wanted if row in bad]
+        report_skipped(shown, self.skipped, len(self._wanted))
+
+    def _key(self, row: int) -> str:
+        return f"{self.rows}/{row}"
+
+    def __len__(self) -> int:
+        return len(self._wanted)
+
+    def stamp(self) -> str:
+        """The fingerprint that the library gives the table."""
+        return str(self._table._fingerprint)
+
+    def sample(self, index: int, generator: torch.Generator) -> Sample:
+        """Sample `index` with an image (3, size, size)."""
+        check_index(index, len(self))
+        row = self._table[self._wanted[index]]
+        image = self.options.square(load_image(_content(row[self.image_column])), self.size, generator)
+        return Sample(image, self._caption(row), self._key(self._wanted[index]))
+
+    def _caption(self, row: dict[str, Any]) -> str:
+        found = row[self.caption_column] if self.caption_column is not None else None
+        if found is None or (self._classes is not None and found < 0):  # -1 is "not labelled"
+            return ""
+        return str(found).strip() if self._classes is None else self._classes[found].replace("_", " ")
+
+
+def _library() -> Any:
+    try:
+        import datasets  # type: ignore[import-not-found]
+    except ImportError:
+        raise InputError(
+            "data of kind 'huggingface' needs the package datasets: pip install 'channelvq[huggingface]'"
+        ) from None
+    return datasets
+
+
+def _loaded(name: str, rows: str, subset: str | None) -> Any:
+    datasets = _library()
+    try:
+        if (Path(name) / "dataset_dict.json").is_file() or (Path(name) / "state.json").is_file():
+            found = datasets.load_from_disk(name)
+            if not isinstance(found, datasets.DatasetDict):
+                return found  # one split, saved alone
+            if rows not in found:
+                raise InputError(f"data set {name!r} has no split {rows!r}, it has {', '.join(found)}")
+            return found[rows]
+        return datasets.load_dataset(name, subset, split=rows)
+    except InputError:
+        raise
+    except Exception as error:  # of many kinds: no network, no such name, split or subset, a broken file
+        raise InputError(f"data set {name!r}, split {rows!r} cannot be loaded: {reason(error)}") from error
+
+
+def _columns(table: Any, shown: str, image: str, caption: str | None) -> tuple[Any, list[str] | None]:
+    """The table with these two columns, images as they are stored; and the names of the classes, if it has such."""
+    datasets = _library()
+    for column in (image, *([caption] if caption is not None else [])):
+        if column not in table.features:
+            raise InputError(f"{shown}: no column {column!r}, there are {', '.join(table.features)}")
+    if not isinstance(table.features[image], datasets.Image):
+        raise InputError(f"{shown}: column {image!r} holds {table.features[image]}, expected images")
+    classes = None
+    if caption is not None:
+        kind = table.features[caption]
+        classes = kind.names if isinstance(kind, datasets.ClassLabel) else None
+        if classes is None and getattr(kind, "dtype", None) not in ("string", "large_string"):
+            raise InputError(f"{shown}: column {caption!r} holds {kind}, expected texts or class labels")
+    kept = table.select_columns([image] if caption is None else [image, caption])
+    return kept.cast_column(image, datasets.Image(decode=False)), classes
+
+
+def _content(stored: dict[str, Any] | None) -> bytes | Path:
+    if stored is None or (stored["bytes"] is None and stored["path"] is None):
+        raise InputError("the image is missing")
+    return stored["bytes"] if stored["bytes"] is not None else Path(stored["path"])
+
+
+def _bad_rows(table: Any, name: str, column: str) -> dict[int, str]:
+    """Rows whose image cannot be decoded, and why; remembered while the files of the table are the same."""
+    files = [(file["filename"], *_stamp(file["filename"])) for file in table.cache_files]
+    settings = json.dumps([name, column, len(table), files, version("pillow")])
+    memory = cache_root() / "huggingface" / f"{hashlib.sha256(settings.encode()).hexdigest()[:24]}.json"
+    if files:
+        with suppress(OSError, ValueError, AttributeError):
+            return {int(row): str(reason) for row, reason in json.loads(memory.read_text()).items()}
+
+    def check(stored: dict[str, Any] | None) -> str | None:
+        try:
+            load_image(_content(stored))
+        except InputError as error:
+            return str(error)
+        return None
+
+    bad = {}
+    with warnings.catch_warnings(), ThreadPoolExecutor(WORKERS) as pool:
+        warnings.simplefilter("ignore", FirstFrameWarning)
+        for start in range(0, len(table), AT_ONCE):
+            reasons = pool.map(check, table[start : start + AT_ONCE][column])
+            bad |= {row: reason for row, reason in enumerate(reasons, start) if reason is not None}
+    with suppress(OSError):  # a cache that cannot be written costs time only
+        write_text_whole(memory, json.dumps(bad))
+    return bad
+
+
+def _stamp(file: str) -> tuple[int, int]:
+    status = os.stat(file)
+    return status.st_size, status.st_mtime_ns

@@ -1,0 +1,245 @@
+"""What is where in a tar shard: read once, kept in the user's cache, so that any sample can be read at once.
+
+    ~/.cache/channelvq/shards/<hash of path and caption field>.npz: where each image and caption begins and how long it
+    is, keys, and what is left out and why
+
+A shard is read to its end and every image in it decoded, as with image files (data/checked.py): a broken one met in the
+middle of a training would end it. An index counts while the shard's size and time of change are the same.
+"""
+
+import json
+import os
+import re
+import tarfile
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import unquote
+from zipfile import BadZipFile
+
+import numpy as np
+from jaxtyping import UInt8
+from webdataset.tariterators import group_by_keys
+
+from channelvq.data.fetched.packages import cache_root
+from channelvq.data.files.checked import WORKERS
+from channelvq.data.split import split_number
+from channelvq.errors import InputError
+from channelvq.files import write_whole
+from channelvq.images import IMAGE_SUFFIXES, FirstFrameWarning, Skipped, load_image
+
+BLOCK = 512  # bytes: what a tar archive is made of
+COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstandard
+META = re.compile(r"__[^/]*__($|/)")  # members that webdataset itself passes over
+FORMAT = 1  # of the index files
+
+# Kinds of caption
+NONE, TEXT, JSON = range(3)
+
+# One usable sample. image, text: first byte in the shard; key: first byte in the index's keys; *_size in bytes.
+SAMPLE = np.dtype(
+    [
+        ("image", "i8"), ("image_size", "i8"), ("text", "i8"), ("text_size", "i4"), ("text_kind", "u1"),
+        ("key", "i8"), ("key_size", "i4"), ("split_number", "u8"),
+    ]
+)  # fmt: skip
+Place = tuple[int, int]  # first byte, number of bytes
+
+
+class Stamp(NamedTuple):
+    """What tells one state of a file from another."""
+
+    size: int
+    changed_ns: int
+
+
+@dataclass(frozen=True, eq=False)
+class ShardIndex:
+    """The usable samples of one shard in their order, as an array of SAMPLE; skipped: what is not usable, and why."""
+
+    path: Path
+    stamp: Stamp
+    samples: np.ndarray
+    keys: UInt8[np.ndarray, "bytes"]
+    skipped: tuple[Skipped, ...]
+
+    def read(self, first: int, size: int) -> bytes:
+        """Some bytes of the shard; InputError if it is gone or no longer what was indexed."""
+        try:
+            with self.path.open("rb") as file:
+                if _stamp(file.fileno()) != self.stamp:
+                    raise InputError(f"shard {str(self.path)!r} has changed since the run began: start again")
+                file.seek(first)
+                return file.read(size)
+        except OSError as error:
+            raise InputError(f"shard {str(self.path)!r} cannot be read: {error.strerror}") from error
+
+    def key(self, sample: np.void) -> str:
+        """The name of a sample."""
+        return self.keys[sample["key"] : sample["key"] + sample["key_size"]].tobytes().decode("utf-8", "surrogatepass")
+
+
+def index_shard(path: Path, caption_field: str) -> ShardIndex:
+    """The index of a shard from the cache, or made now; caption_field: which field of a .json member is the caption.
+
+    Raises InputError where the shard is missing, no plain tar archive, cut off, or holds a name twice.
+    """
+    try:
+        stamp = _stamp(path)
+    except OSError as error:
+        raise InputError(f"shard {str(path)!r} cannot be read: {error.strerror}") from error
+    digest = sha256(f"{path.absolute()}\n{caption_field}".encode("utf-8", "surrogatepass")).hexdigest()[:24]
+    memory = cache_root() / "shards" / f"{digest}.npz"
+    if (found := _remembered(memory, path, stamp)) is not None:
+        return found
+    index = _read_shard(path, stamp, caption_field)
+    with suppress(OSError):  # a cache that cannot be written costs time only
+        write_whole(memory, partial(_save, index))
+    return index
+
+
+def _stamp(file: Path | int) -> Stamp:
+    status = os.stat(file)
+    return Stamp(status.st_size, status.st_mtime_ns)
+
+
+def _maker() -> str:
+    return f"{FORMAT}, Pillow {version('pillow')}"
+
+
+def _save(index: ShardIndex, stream: Any) -> None:
+    skipped = json.dumps([[str(each.path), each.reason] for each in index.skipped])
+    np.savez(
+        stream, maker=_maker(), stamp=np.array(index.stamp), samples=index.samples, keys=index.keys, skipped=skipped
+    )
+
+
+def _remembered(memory: Path, path: Path, stamp: Stamp) -> ShardIndex | None:
+    """The stored index; None if it is missing, broken, of another state of the shard or of another Pillow."""
+    try:
+        with memory.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            if str(stored["maker"]) != _maker() or Stamp(*stored["stamp"].tolist()) != stamp:
+                return None
+            skipped = tuple(Skipped(Path(name), reason) for name, reason in json.loads(str(stored["skipped"])))
+            return ShardIndex(path, stamp, stored["samples"], stored["keys"], skipped)
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile):
+        return None
+
+
+# Reading a shard
+
+
+class _Found(NamedTuple):
+    """A sample of the archive: where its image and its caption are."""
+
+    key: str
+    image: Place
+    text: Place
+    kind: int
+
+
+def _read_shard(path: Path, stamp: Stamp, caption_field: str) -> ShardIndex:
+    found, skipped = [], []
+    for members in _grouped(path):
+        sample = _classified(path, members)
+        (skipped if isinstance(sample, Skipped) else found).append(sample)
+    plain = ShardIndex(path, stamp, np.empty(0, SAMPLE), np.empty(0, np.uint8), ())
+    with warnings.catch_warnings(), ThreadPoolExecutor(WORKERS) as pool:
+        warnings.simplefilter("ignore", FirstFrameWarning)
+        checked = list(pool.map(partial(_checked, plain, caption_field), found))
+    good = [sample for sample in checked if isinstance(sample, _Found)]
+    skipped += [sample for sample in checked if isinstance(sample, Skipped)]
+    samples, keys, start = np.empty(len(good), SAMPLE), [], 0
+    for row, (key, image, text, kind) in enumerate(good):
+        keys.append(key.encode("utf-8", "surrogatepass"))
+        samples[row] = (*image, *text, kind, start, len(keys[-1]), split_number(key))
+        start += len(keys[-1])
+    return ShardIndex(path, stamp, samples, np.frombuffer(b"".join(keys), np.uint8), tuple(skipped))
+
+
+def _grouped(path: Path) -> Iterator[dict[str, Any]]:
+    """The members of a shard by sample, as webdataset groups them: {"__key__": name, suffix: place, ...}."""
+    files = ({"fname": name, "data": place, "__url__": str(path)} for name, place in _members(path))
+    try:
+        yield from group_by_keys(files, lcase=False)
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"shard {str(path)!r}: {error.args[0]}; write the shard again with different names") from None
+
+
+def _members(path: Path) -> Iterator[tuple[str, Place]]:
+    """Name and place of the plain files of a tar archive, in their order."""
+    end = 0
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                size = member.size if member.isreg() else 0
+                end = member.offset_data + -(-size // BLOCK) * BLOCK
+                if member.isreg() and not META.match(member.name):
+                    yield member.name, (member.offset_data, member.size)
+    except (tarfile.TarError, OSError) as error:
+        raise _unusable(path, str(error)) from None
+    with path.open("rb") as file:
+        # tarfile takes whatever is no header for the end; only a block of zeros is.
+        file.seek(end)
+        if file.read(BLOCK) != bytes(BLOCK):
+            raise _unusable(path, f"after {end} bytes there is neither a member nor the end mark")
+
+
+def _unusable(path: Path, reason: str) -> InputError:
+    with path.open("rb") as file:
+        start = file.read(8)
+    if start.startswith(COMPRESSED):
+        return InputError(f"shard {str(path)!r} is compressed: a plain .tar is needed, unpack it first")
+    return InputError(f"shard {str(path)!r} is broken or cut off ({reason}): copy or download it again")
+
+
+def _classified(path: Path, members: dict[str, Any]) -> _Found | Skipped:
+    name = members["__key__"]
+    files = {suffix: place for suffix, place in members.items() if not suffix.startswith("__")}
+    images = [suffix for suffix in files if f".{suffix.lower()}" in IMAGE_SUFFIXES]
+    if len(images) != 1:
+        what = f"{len(images)} images" if images else "no image"
+        return Skipped(path / name, f"{str(path / name)!r}: {what} among its members ({', '.join(files)})")
+    by_lower = {suffix.lower(): place for suffix, place in files.items()}
+    kind = TEXT if "txt" in by_lower else JSON if "json" in by_lower else NONE
+    text = by_lower[("txt", "json")[kind - 1]] if kind else (0, 0)
+    # Names are quoted where the format leaves no room for them, see data/shard_writer.py.
+    return _Found(unquote(f"{name}.{images[0]}", errors="surrogatepass"), files[images[0]], text, kind)
+
+
+def _checked(shard: ShardIndex, caption_field: str, sample: _Found) -> _Found | Skipped:
+    """The sample if its image decodes and its caption can be used, with kind NONE where the caption is empty."""
+    try:
+        load_image(shard.read(*sample.image))
+        caption = parse_caption(shard.read(*sample.text), sample.kind, caption_field)
+    except InputError as error:
+        name = shard.path / sample.key
+        return Skipped(name, f"{str(name)!r}: {error}")
+    return sample if caption else sample._replace(kind=NONE)
+
+
+def parse_caption(content: bytes, kind: int, caption_field: str) -> str:
+    """The caption in a .txt (TEXT) or .json (JSON) member, "" where there is none; InputError where it is no text."""
+    if kind == NONE:
+        return ""
+    try:
+        text = content.decode("utf-8-sig")
+        found = json.loads(text) if kind == JSON else text
+    except ValueError as error:
+        raise InputError(f"its caption cannot be read ({error})") from None
+    if kind == JSON:
+        if not isinstance(found, dict):
+            raise InputError(f"its .json is a {type(found).__name__}, expected an object with {caption_field!r}")
+        found = found.get(caption_field) or ""
+    if not isinstance(found, str):
+        raise InputError(f"its caption {caption_field!r} is {found!r}, expected a text")
+    return found.strip()

@@ -1,0 +1,152 @@
+"""Tar shards in the layout of webdataset as a source: any sample is read by its number, straight from its place.
+
+    train-00000.tar: cat.jpg cat.txt dog.png dog.json ...
+
+Nothing is streamed: the indices (data/shard_index.py) say where each sample lies, so shards are shuffled, shared among
+ranks and workers and resumed by position like every other source (docs/decisions/0007).
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from webdataset.shardlists import expand_urls
+
+from channelvq.data.files.shard_index import NONE, ShardIndex, index_shard, parse_caption
+from channelvq.data.options import (
+    ImageOptions,
+    SplitOrAll,
+    check_index,
+    check_request,
+    empty_split,
+    report_skipped,
+)
+from channelvq.data.source import Sample
+from channelvq.data.split import Split, split_mask
+from channelvq.errors import InputError
+from channelvq.images import Skipped, load_image
+
+SHOWN = 3  # missing shards that an error names
+
+
+class ShardSource:
+    """The images of tar shards with the captions beside them.
+
+    urls: paths of the shards, with braces for numbers: "data/train-{00000..00256}.tar", and :: between several. Each
+    sample is one image (.jpg, .png, .webp, ...) and perhaps a caption: a .txt member of the same name, or the field
+    `caption_field` of a .json member. size: side of the square samples. split: which share to use, by the hash of the
+    image's name, which is a sample's key. captioned: leave out images without a caption.
+    skipped: what is left out of all splits: images that cannot be decoded, captions without an image, shards without
+    an image; with reasons. A SkippedFilesWarning counts them.
+    Raises InputError for a shard that is missing, compressed, cut off or not on a file system, and for an empty split.
+    """
+
+    def __init__(
+        self,
+        urls: str,
+        size: int,
+        split: SplitOrAll = "train",
+        options: ImageOptions | None = None,
+        *,
+        caption_field: str = "caption",
+        captioned: bool = False,
+    ) -> None:
+        check_request(size, split)
+        self.size, self.options, self.caption_field = size, options or ImageOptions(), caption_field
+        paths = shard_paths(urls)
+        name = f"shards {urls!r}"
+        indices = _indices(paths, caption_field)
+        samples = np.concatenate([index.samples for index in indices])
+        shards = np.repeat(np.arange(len(indices), dtype=np.int32), [len(index.samples) for index in indices])
+        self.skipped = list(_left_out(indices))
+        self._shards = [replace(index, samples=samples[:0].copy(), skipped=()) for index in indices]  # not all twice
+        if captioned:
+            bare = samples["text_kind"] == NONE
+            self.skipped += [
+                _skipped(self._shards[shard], sample, "it has no caption")
+                for shard, sample in zip(shards[bare], samples[bare], strict=True)
+            ]
+            samples, shards = samples[~bare], shards[~bare]
+        report_skipped(name, self.skipped, len(samples))
+        chosen = self._in_split(samples["split_number"], split, name)
+        self._samples, self._shard_of = samples[chosen], shards[chosen]
+
+    def _in_split(self, numbers: np.ndarray, split: SplitOrAll, name: str) -> np.ndarray:
+        if split == "all":
+            return np.ones(len(numbers), bool)
+        shares = (self.options.validation, self.options.test)
+        chosen = split_mask(numbers, split, *shares)
+        if not chosen.any():
+            counts = {each: int(split_mask(numbers, each, *shares).sum()) for each in get_args(Split)}
+            raise empty_split(name, split, counts)
+        return chosen
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def stamp(self) -> str:
+        """Digest of the shards' names, sizes and times of change."""
+        return sha256(repr([(str(shard.path), shard.stamp) for shard in self._shards]).encode()).hexdigest()
+
+    def sample(self, index: int, generator: torch.Generator) -> Sample:
+        """Sample `index` with an image (3, size, size); InputError naming the shard if it changed since it was read."""
+        check_index(index, len(self))
+        sample, shard = self._samples[index], self._shards[self._shard_of[index]]
+        picture = load_image(shard.read(int(sample["image"]), int(sample["image_size"])))
+        text = ""
+        if sample["text_kind"] != NONE:
+            content = shard.read(int(sample["text"]), int(sample["text_size"]))
+            text = parse_caption(content, int(sample["text_kind"]), self.caption_field)
+        return Sample(self.options.square(picture, self.size, generator), text, shard.key(sample))
+
+
+def shard_paths(urls: str) -> list[Path]:
+    """The files that `urls` names, braces expanded; InputError for what is no file, or missing."""
+    try:
+        names = expand_urls(urls)
+        paths = [Path(name).expanduser() for name in names]
+    # A variable of the environment that is not set, a brace without its other half, a home that is nobody's.
+    except (AssertionError, ValueError, RuntimeError) as error:
+        example = "data/train-{00000..00256}.tar"
+        raise InputError(f"shards {urls!r}: {error}; expected paths such as {example!r}") from None
+    if remote := next((name for name in names if "://" in name or name.startswith("pipe:")), None):
+        raise InputError(
+            f"shards {remote!r}: expected files, for samples are read at random places; "
+            "copy the shards to a disk or mount their store"
+        )
+    if missing := [path for path in paths if not path.is_file()]:
+        more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
+        listed = ", ".join(str(path) for path in missing[:SHOWN])
+        raise InputError(f"shards {urls!r}: {len(missing)} of {len(paths)} files are missing: {listed}{more}")
+    return paths
+
+
+def _indices(paths: Sequence[Path], caption_field: str) -> list[ShardIndex]:
+    """The index of each shard, with a bar on a terminal."""
+    console = Console(stderr=True)
+    found: dict[int, ShardIndex] = {}
+    # Processes of one run begin at different shards: what one has indexed, another finds in the cache.
+    first = os.getpid() * 7919 % len(paths)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
+        for number in bar.track([*range(first, len(paths)), *range(first)], description="indexing shards"):
+            found[number] = index_shard(paths[number], caption_field)
+    return [found[number] for number in range(len(paths))]
+
+
+def _left_out(shards: Sequence[ShardIndex]) -> Iterator[Skipped]:
+    for shard in shards:
+        yield from shard.skipped
+        if not len(shard.samples) and not shard.skipped:
+            yield Skipped(shard.path, f"shard {str(shard.path)!r} holds no image")
+
+
+def _skipped(shard: ShardIndex, sample: np.void, reason: str) -> Skipped:
+    path = shard.path / shard.key(sample)
+    return Skipped(path, f"{str(path)!r}: {reason}")

@@ -1,0 +1,1 @@
+"""What ails a codebook: figures, findings with remedies, pictures, a page."""

@@ -1,0 +1,154 @@
+"""The doctor's report: as text for a terminal, as JSON, and as one HTML page with its pictures."""
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from jaxtyping import UInt8
+from PIL import Image
+from rich.console import Group
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor
+
+from channelvq.evaluate.doctor.examine import PROTOCOL, DoctorReport, Observation
+from channelvq.evaluate.doctor.findings import Finding, findings, verdict
+from channelvq.evaluate.doctor.pictures import pictures
+from channelvq.evaluate.page import document, figure, rows
+from channelvq.evaluate.results import write_json, write_text
+from channelvq.images import save_image
+from channelvq.terminal import plain, table_title
+from channelvq.tokenizer import CVQTokenizer
+
+_COLOURS = {"problem": "red", "warning": "yellow", "note": "blue"}
+
+
+def figures(report: DoctorReport) -> list[tuple[str, str]]:
+    """(name, value) of the whole codebook, for people."""
+    usage, low, high = report.usage, *_ends(report)
+    five, median, ninety_five = report.table_norms
+    return [
+        ("images, tokens", f"{report.num_images}, {usage.tokens} ({usage.tokens / report.codebook_size:.1f} N)"),
+        ("use", f"{usage.use:.1%} of {report.codebook_size} codes (drawn at random: {usage.use_if_uniform:.1%})"),
+        ("perplexity", f"{usage.perplexity:.0f} ({usage.perplexity_ratio:.1%} of N)"),
+        ("codes not in use", f"{len(report.dead)}"),
+        ("duplicate codes", f"{len(report.duplicates)}"),
+        (
+            "quantization error",
+            f"{report.relative_error:.3f} of the variance (white noise: {report.gaussian_error:.3f})",
+        ),
+        (f"entropy of a {report.position}", f"{low:.1f} to {high:.1f} bits"),
+        ("norm of features, codewords", f"{report.feature_norm:.3g}, {report.code_norm:.3g} (rms over tokens)"),
+        ("norm of the codes", f"{median:.3g} (5 %: {five:.3g}, 95 %: {ninety_five:.3g})"),
+    ]
+
+
+def text(report: DoctorReport, name: str) -> Group:
+    """For a terminal: `rich.print(text(report, "bundled"))`."""
+    found = findings(report)
+    table = Table("figure", "value", title=table_title(f"{name}: {verdict(found)}"))
+    for row in figures(report):
+        table.add_row(*map(plain, row))
+    parts: list[Any] = [table]
+    for each in found:
+        colour = _COLOURS[each.level]
+        parts.append(plain(f"{each.level}: {each.name}", colour))
+        lines = Text.assemble(f"{each.measured}.\n{each.meaning}\n", ("Remedy:", "bold"), f" {each.remedy}")
+        parts.append(Padding(lines, (0, 0, 0, 2)))
+    return Group(*parts)
+
+
+def write_record(path: Path, report: DoctorReport, how: dict[str, Any]) -> None:
+    """Write a result file; how: of `evaluate.report.protocol`."""
+    found = findings(report)
+    entry = {
+        "axis": report.axis,
+        "codes": report.codebook_size,
+        "dim": report.codebook_dim,
+        "tokens": len(report.position_bits),
+        "metrics": report.to_dict(),
+        "verdict": verdict(found),
+        "findings": [vars(each) for each in found],
+    }
+    write_json(path, {"protocol": {**how, "doctor": PROTOCOL}, "records": [entry]})
+
+
+def write_page(
+    folder: Path,
+    name: str,
+    data: str,
+    tokenizer: CVQTokenizer,
+    images: UInt8[Tensor, "n 3 h w"],
+    report: DoctorReport,
+    seen: Observation,
+) -> Path:
+    """Draw the pictures, write each as PNG, and report.html, which holds them all; returns the page's path.
+
+    name, data: what the tokenizer and the images are called there. Raises InputError where matplotlib is missing or
+    the folder cannot be written.
+    """
+    drawn = pictures(tokenizer, images, report, seen)
+    for title, (image, _) in drawn.items():
+        save_image(image, folder / f"{title}.png")
+    page = folder / "report.html"
+    write_text(page, html_page(name, data, report, drawn))
+    return page
+
+
+def html_page(name: str, data: str, report: DoctorReport, drawn: dict[str, tuple[Image.Image, str]]) -> str:
+    """The report as one HTML document, its pictures inside."""
+    found = findings(report)
+    body = _BODY.substitute(
+        name=escape(name),
+        data=escape(data),
+        verdict=escape(verdict(found)),
+        level=found[0].level if found else "healthy",
+        findings="".join(map(_finding, found)),
+        figures=rows(figures(report)),
+        pictures="".join(figure(title, image, caption) for title, (image, caption) in drawn.items()),
+        position=escape(report.position),
+        tokens=rows(
+            [str(k), f"{use:.2%}", f"{perplexity:.0f}", f"{bits:.2f}", f"{error:.3f}", f"{loss:.3f}"]
+            for k, (use, perplexity, bits, error, loss) in enumerate(report.position_rows())
+        ),
+        codes=_codes(report),
+        protocol=rows(PROTOCOL.items()),
+    )
+    return document(f"cvq doctor: {name}", body)
+
+
+def _ends(report: DoctorReport) -> tuple[float, float]:
+    return report.position_bits.min().item(), report.position_bits.max().item()
+
+
+def _finding(found: Finding) -> str:
+    return _FINDING.substitute({key: escape(value) for key, value in vars(found).items()})
+
+
+def _codes(report: DoctorReport) -> str:
+    pairs = [f"{code} = {first}" for code, first in report.duplicates]
+    return f"<p>Not in use: {_some(report.dead)}</p><p>Duplicates: {_some(pairs)}</p>"
+
+
+def _some(items: Sequence[object]) -> str:
+    shown = ", ".join(map(str, items[:1000])) or "none"
+    return escape(shown + (f" and {len(items) - 1000} more" if len(items) > 1000 else ""))
+
+
+_FINDING = Template("""<section class="$level"><h3>$level: $name</h3>
+<p>$measured.</p><p>$meaning</p><p><b>Remedy.</b> $remedy</p></section>
+""")
+_BODY = Template("""<h1>cvq doctor: $name</h1><p>on $data</p>
+<section class="$level verdict">$verdict</section>
+$findings
+<table>$figures</table>
+$pictures
+<details><summary>Each $position</summary><table>
+<tr><th>$position</th><th>use</th><th>perplexity</th><th>bits</th><th>error</th><th>dB lost without it</th></tr>
+$tokens</table></details>
+<details><summary>Codes</summary>$codes</details>
+<details><summary>How it was measured</summary><table>$protocol</table></details>
+""")

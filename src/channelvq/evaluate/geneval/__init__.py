@@ -1,0 +1,1 @@
+"""GenEval: whether an image shows what its prompt says."""

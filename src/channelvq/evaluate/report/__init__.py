@@ -1,0 +1,1 @@
+"""An honest look at a generator: prediction, prompt, copies, diversity, guidance."""

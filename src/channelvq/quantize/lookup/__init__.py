@@ -1,1 +1,0 @@
-"""The passes of the exact nearest-codeword lookup (quantize/nearest.py puts them together)."""

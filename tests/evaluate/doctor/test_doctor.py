@@ -1,0 +1,389 @@
+"""The doctor: figures by closed forms, what is planted is found, the verdict, the pictures and the command."""
+
+import json
+import math
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+from channelvq import CVQTokenizer
+from channelvq.cli import main
+from channelvq.errors import InputError
+from channelvq.evaluate.doctor import pictures as doctor_pictures
+from channelvq.evaluate.doctor.examine import (
+    DoctorReport,
+    Observation,
+    diagnose,
+    entropy_bits,
+    examine,
+    knockout_loss,
+    near_duplicates,
+    observe,
+)
+from channelvq.evaluate.doctor.examine import examine as doctor
+from channelvq.evaluate.doctor.findings import findings, usage_findings, verdict
+from channelvq.evaluate.doctor.page import html_page, text
+from channelvq.evaluate.held_out import held_out
+from channelvq.images import normalize
+from channelvq.nn.conv import ConvConfig
+from channelvq.quantize.axis import to_vectors
+from channelvq.quantize.codebook import PlainConfig
+from channelvq.quantize.usage import CodebookUsage
+from channelvq.tokenizer import CVQConfig
+
+CHANNELS, CODES = 6, 20
+
+
+def tiny(axis: str = "channel") -> CVQTokenizer:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = ConvConfig(stem=2, base_channels=16, multipliers=(1, 2), num_blocks=1)
+        config = CVQConfig(
+            image_size=16, latent_channels=CHANNELS, axis=axis, network=network,  # type: ignore[arg-type]
+            quantizer=PlainConfig(codebook_size=CODES),
+        )  # fmt: skip
+        tokenizer = CVQTokenizer(config)
+    tokenizer.quantizer.start_from(tokenizer.latents(noise(30)), torch.Generator().manual_seed(0))
+    return tokenizer
+
+
+def noise(count: int) -> torch.Tensor:
+    shape = (count, 3, 16, 16)
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def scenes() -> torch.Tensor:
+    return held_out("scenes", 16)
+
+
+@pytest.fixture(scope="module")
+def bundled(scenes: torch.Tensor) -> DoctorReport:
+    return examine(CVQTokenizer.from_pretrained("bundled"), scenes[:8])[0]
+
+
+def seen(ids: torch.Tensor, table: torch.Tensor, errors: torch.Tensor, variances: torch.Tensor) -> Observation:
+    """What `observe` would give for these ids (n, K) and mean squares (K,)."""
+    usage = CodebookUsage(len(table))
+    usage.update(ids)
+    assert usage.position_counts is not None
+    k, dim = ids.shape[1], table.shape[1]
+    return Observation(
+        axis="channel", table=table.double(), usage=usage.result(), counts=usage.position_counts,
+        errors=errors.double(), variances=variances.double(), feature_squares=variances.double(),
+        code_squares=variances.double(), mean_codes=torch.zeros(k, dim, dtype=torch.float64),
+        features=torch.zeros(0, dim), feature_positions=torch.zeros(0, dtype=torch.int64),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def healthy() -> DoctorReport:
+    """32 codes that each of 4 positions uses 8 times: nothing to find."""
+    ids = torch.arange(32).repeat(8)[:, None].expand(-1, 4).contiguous()
+    table = torch.randn(32, 8, generator=torch.Generator().manual_seed(0))
+    return diagnose(seen(ids, table, torch.full((4,), 0.3), torch.ones(4)), torch.full((4,), 0.5).double())
+
+
+# Closed forms
+
+
+def test_entropy_of_constant_and_uniform_positions() -> None:
+    counts = torch.zeros(5, 64, dtype=torch.int64)
+    counts[0, 3] = 100  # constant
+    counts[1] = 10  # uniform
+    counts[2, :2] = 50  # a fair coin
+    counts[3] = 1  # every id once: as far as can be told, uniform
+    counts[4, 0] = 1  # a single token
+    assert entropy_bits(counts).tolist() == pytest.approx([0.0, 6.0, 1.0, 6.0, 0.0], abs=1e-6)
+
+
+def test_entropy_of_few_tokens_is_nearer_than_counting() -> None:
+    p = torch.exp(-torch.arange(4096) / 400.0).double()
+    p /= p.sum()
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.multinomial(p.expand(20, -1), 512, replacement=True, generator=generator)
+    counts = torch.zeros(20, 4096, dtype=torch.int64).scatter_add_(1, ids, torch.ones_like(ids))
+    true = torch.special.entr(p).sum().item() / math.log(2)
+    counted = torch.special.entr(counts / 512).sum(dim=1).mean().item() / math.log(2)
+    assert counted < true - 1.5
+    assert entropy_bits(counts).mean().item() == pytest.approx(true, abs=0.4)
+
+
+def test_figures_of_constructed_positions() -> None:
+    ids = torch.stack([torch.full((64,), 5), torch.arange(64) % 8], dim=1)
+    table = torch.arange(8.0)[:, None].expand(-1, 3) * 100
+    errors, variances = torch.tensor([0.0, 1.0]), torch.tensor([0.0, 4.0])
+    report = diagnose(seen(ids, table, errors, variances), torch.zeros(2).double())
+    assert report.position_use.tolist() == [1 / 8, 1.0]
+    assert report.position_perplexity.tolist() == pytest.approx([1.0, 8.0])
+    assert report.position_bits.tolist() == pytest.approx([0.0, 3.0])
+    assert math.isnan(report.position_errors[0].item())  # what does not vary has no relative error
+    assert report.position_errors[1].item() == report.relative_error == 0.25
+    assert report.gaussian_error == pytest.approx(8 ** (-2 / 3))
+    assert report.num_images == 64
+    assert report.usage.use == 1.0
+    assert report.dead == ()
+
+
+def test_planted_dead_and_duplicate_codes_are_found_by_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = torch.randn(50, 16, generator=torch.Generator().manual_seed(0)) + 1000
+    table[17] = table[4]
+    table[30] = table[4] + 1e-3
+    table[31] = table[4] + 1.0
+    ids = torch.arange(50)[~torch.isin(torch.arange(50), torch.tensor([2, 17, 40]))].repeat(9)[:, None]
+    observation = seen(ids, table, torch.tensor([4.0]), torch.tensor([16.0]))
+    for tile in (doctor._TILE, 7):
+        monkeypatch.setattr(doctor, "_TILE", tile)
+        report = diagnose(observation, torch.zeros(1).double())
+        assert report.dead == (2, 17, 40)
+        assert report.duplicates == ((17, 4), (30, 4))
+    exact = near_duplicates(table.double(), 0.0)
+    assert (exact != torch.arange(50)).nonzero().flatten().tolist() == [17]
+
+
+# A tokenizer
+
+
+@pytest.mark.parametrize("axis", ["channel", "patch"])
+def test_observation_is_that_of_the_tokenizer(axis: str) -> None:
+    tokenizer, images = tiny(axis), noise(11)
+    seen = observe(tokenizer, images)
+    ids = tokenizer.tokenize(normalize(images))
+    for position, counts in enumerate(seen.counts):
+        assert torch.equal(counts, torch.bincount(ids[:, position], minlength=CODES))
+    z = to_vectors(tokenizer.latents(normalize(images)), tokenizer.config.axis).double()
+    e = tokenizer.quantizer.codes().detach().double()[ids]
+    torch.testing.assert_close(seen.errors, (z - e).square().sum(2).mean(0))
+    torch.testing.assert_close(seen.variances, z.var(0).sum(1))
+    torch.testing.assert_close(seen.mean_codes, e.mean(0))
+    torch.testing.assert_close(seen.features, z.flatten(0, 1).float())  # few enough to be kept all
+    assert seen.feature_positions.tolist() == list(range(z.shape[1])) * 11
+
+
+def test_a_channel_that_the_decoder_ignores_costs_nothing() -> None:
+    tokenizer = tiny()
+    first = tokenizer.decoder.layers[0]
+    assert isinstance(first, torch.nn.Conv2d)
+    with torch.no_grad():
+        first.weight[:, 2] = 0
+    loss = knockout_loss(tokenizer, noise(3))
+    assert loss[2].item() == 0.0
+    assert (loss != 0).sum() == CHANNELS - 1
+
+
+def test_images_of_another_size_are_refused() -> None:
+    with pytest.raises(InputError, match="16 x 16 pixels, got 8 x 16"):
+        observe(tiny(), torch.zeros(1, 3, 8, 16, dtype=torch.uint8))
+
+
+# The verdict
+
+
+def test_the_bundled_tokenizer_is_healthy(bundled: DoctorReport) -> None:
+    found = findings(bundled)
+    assert [each.name for each in found] == ["too few images to tell"]
+    assert verdict(found) == "healthy, as far as so few tokens can tell"
+    assert bundled.duplicates == ()
+    assert (bundled.knockout[:3] > 0).all()
+
+
+def test_a_collapsed_codebook_gets_its_remedy(scenes: torch.Tensor) -> None:
+    bundled = CVQTokenizer.from_pretrained("bundled")
+    tokenizer = CVQTokenizer(replace(bundled.config, quantizer=PlainConfig(codebook_size=4096))).eval()
+    tokenizer.encoder.load_state_dict(bundled.encoder.state_dict())
+    tokenizer.decoder.load_state_dict(bundled.decoder.state_dict())
+    heap = torch.empty(4086, 64).uniform_(-1 / 4096, 1 / 4096, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        tokenizer.quantizer.codes()[:10] = bundled.quantizer.codes()[:10]
+        tokenizer.quantizer.codes()[10:] = heap + 30  # ten codes win everything, the others are where no feature is
+    found = findings(diagnose(observe(tokenizer, scenes), torch.zeros(64).double()))
+    assert (found[0].name, found[0].level) == ("collapsed codebook", "problem")
+    assert "model.quantizer.start=data" in found[0].remedy
+    assert "0003" in found[0].remedy
+    assert {"high quantization error", "duplicate codes"} <= {each.name for each in found}
+    assert verdict(found).startswith("1 problem and ")
+
+
+def test_nothing_is_found_in_a_healthy_report(healthy: DoctorReport) -> None:
+    assert findings(healthy) == []
+    assert verdict([]) == "healthy"
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "remedy"),
+    [
+        ({"relative_error": 0.95}, "high quantization error", "codebook_size"),
+        ({"code_norm": 0.1}, "features run away", "beta"),
+        ({"duplicates": ((1, 0),)}, "duplicate codes", "start_images"),
+        ({"position_bits": torch.tensor([5.0, 0.2, 5, 5])}, "silent tokens", "latent_channels"),
+        ({"position_errors": torch.tensor([0.3, 0.3, 1.5, 0.3])}, "tokens worse than their mean", "start=data"),
+    ],
+)
+def test_each_finding_names_its_remedy(healthy: DoctorReport, change: dict, name: str, remedy: str) -> None:
+    found = findings(replace(healthy, **change))
+    assert [each.name for each in found] == [name]
+    assert remedy in found[0].remedy
+
+
+def test_findings_of_use_alone(healthy: DoctorReport) -> None:
+    usage = healthy.usage
+
+    def names(**change: float) -> list[str]:
+        return [each.name for each in usage_findings(replace(usage, **change), 32)]
+
+    assert names() == []
+    assert names(use=0.05, perplexity=1.5) == ["collapsed codebook"]
+    assert names(use=0.05, perplexity=1.5, tokens=100) == ["collapsed codebook"]
+    assert names(use=0.6, perplexity=12.0) == ["low use"]
+    assert names(use=0.6, perplexity=12.0, tokens=100) == ["too few images to tell"]
+    assert names(use=0.9, perplexity=8.0) == ["uneven use"]
+
+
+def test_a_single_image_is_no_ground_for_warnings() -> None:
+    report, _ = examine(tiny(), noise(1))
+    assert all(each.level == "note" for each in findings(report))
+    assert math.isnan(report.relative_error)  # one image does not vary
+
+
+# The report
+
+
+def test_terminal_text_says_what_was_found(healthy: DoctorReport) -> None:
+    console = Console(width=200, record=True, file=None)
+    with console.capture() as capture:
+        console.print(text(replace(healthy, code_norm=0.1), "my[tok]"))
+    assert "my[tok]: 1 warning" in capture.get()
+    assert "features run away" in capture.get()
+    assert "model.quantizer.beta" in capture.get()
+
+
+@pytest.mark.parametrize("axis", ["channel", "patch"])
+def test_all_pictures_of_either_axis(axis: str) -> None:
+    tokenizer, images = tiny(axis), noise(20)
+    report, seen = examine(tokenizer, images)
+    drawn = doctor_pictures.pictures(tokenizer, images, report, seen)
+    assert set(drawn) == {"tokens", "atlas", "map", "knockout"}
+    for image, caption in drawn.values():
+        assert len(np.unique(np.asarray(image))) > 10
+        assert axis in caption
+    assert "t-SNE" in drawn["map"][1]
+
+
+def test_map_falls_back_to_the_main_axes(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = torch.randn(200, 5, generator=torch.Generator().manual_seed(0)).double()
+    monkeypatch.setitem(sys.modules, "sklearn.manifold", None)
+    plane, method = doctor_pictures._on_a_plane(points)
+    assert method == "PCA"
+    centred = points - points.mean(dim=0)
+    values = torch.linalg.svdvals(centred)[:2]
+    torch.testing.assert_close(plane.square().sum(dim=0), values.square())
+    assert doctor_pictures._on_a_plane(points[:1, :1])[0].tolist() == [[0.0, 0.0]]
+    assert doctor_pictures._on_a_plane(torch.ones(300, 4).double())[1] == "PCA"
+
+
+def test_page_is_escaped(healthy: DoctorReport) -> None:
+    page = html_page("<b>&tok", '"data"$x', replace(healthy, dead=tuple(range(3000))), {})
+    assert "<b>&tok" not in page
+    assert "&lt;b&gt;&amp;tok" in page
+    assert "&quot;data&quot;$x" in page
+    assert "and 2000 more" in page
+
+
+# The command
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["cvq", "doctor", *map(str, words)])
+    try:
+        main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder: `tok`, a tokenizer; `pictures`, 20 images and a broken one; `file`."""
+    monkeypatch.chdir(tmp_path)
+    tiny().save_pretrained(tmp_path / "tok")
+    (tmp_path / "pictures").mkdir()
+    for i, image in enumerate(noise(20).permute(0, 2, 3, 1).numpy()):
+        Image.fromarray(image).save(tmp_path / f"pictures/{i:02d}.png")
+    (tmp_path / "pictures/broken.png").write_bytes(b"no image")
+    (tmp_path / "file").write_text("in the way")
+    return tmp_path
+
+
+def test_command_writes_a_report_that_needs_no_other_file(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "tok", "pictures", "--json", "new/d.json", "-o", "out", "--max-images", 18) == 0
+    stdout, stderr = capsys.readouterr()
+    assert "use" in stdout
+    assert "report: out/report.html" in stdout
+    assert "Traceback" not in stderr
+    content = json.loads((here / "new/d.json").read_text())
+    assert content["protocol"]["n"] == 18
+    assert {"entropy", "knockout"} <= content["protocol"]["doctor"].keys()
+    (entry,) = content["records"]
+    assert len(entry["metrics"]["positions"]) == CHANNELS
+    assert {"use", "use_if_uniform", "perplexity", "perplexity_ratio"} <= entry["metrics"].keys()
+    assert isinstance(entry["verdict"], str)
+    assert isinstance(entry["findings"], list)
+    # Exactly these: nothing that a write left behind.
+    names = ["atlas.png", "knockout.png", "map.png", "report.html", "tokens.png"]
+    assert sorted(path.name for path in (here / "out").iterdir()) == names
+    page = (here / "out/report.html").read_text()
+    sources = re.findall(r'(?:src|href|url)\s*[=(]\s*"?([^"\s>)]+)', page)
+    assert len(sources) == 4
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+    assert "http" not in page
+    assert "$" not in page
+
+
+def test_named_sets_are_drawn(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("channelvq.evaluate.held_out.held_out", lambda name, count, size: noise(count))
+    assert run(monkeypatch, "tok", "scenes", "--json", "d.json", "--max-images", 3) == 0
+    how = json.loads((here / "d.json").read_text())["protocol"]
+    assert (how["n"], how["split"], how["data"].split(":")[0]) == (3, "test", "scenes")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("nowhere/at/all", "pictures"), "neither 'bundled', a folder, nor a hub repository"),
+        (("pictures", "pictures"), "holds no config.json"),
+        (("tok", "missing"), "no such file or folder"),
+        (("tok", "tok"), "no image file"),
+        (("tok", "pictures/broken.png"), "not an image"),
+        (("tok", "pictures", "--json", "pictures"), "expected a file"),
+        (("tok", "pictures", "-o", "file"), "expected a folder"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: tuple, message: str
+) -> None:
+    assert run(monkeypatch, *words) == 2
+    stderr = capsys.readouterr().err
+    assert message in stderr
+    assert stderr.startswith("error: ")
+    assert stderr.count("\n") == 1
+
+
+def test_without_matplotlib_the_figures_still_come(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert run(monkeypatch, "tok", "pictures", "-o", "out", "--json", "d.json") == 2
+    stdout, stderr = capsys.readouterr()
+    assert "perplexity" in stdout
+    assert "pip install 'channelvq[eval]'" in stderr
+    assert (here / "d.json").exists()
+    assert not (here / "out").exists()
