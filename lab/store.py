@@ -18,7 +18,8 @@ from channelvq.pretrained import weights_sha256
 from channelvq.tokenizer import CVQTokenizer
 from channelvq.train.car_task import CARRecipe
 from channelvq.train.engine import training_seconds
-from channelvq.train.run import Recipe, train
+from channelvq.train.run import train
+from channelvq.train.task import Recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe
 from lab.channel_order import permuted
 

@@ -17,7 +17,7 @@ from channelvq.images import grid, normalize, save_image, to_pil
 from channelvq.pictures import restored
 from channelvq.terminal import terminal_table
 from channelvq.train.engine import read_metrics
-from channelvq.train.run import load_tokenizer_recipe
+from channelvq.train.run import load_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe
 from lab.store import DEFAULT_STORE, kept_records, record, run_key, trained
 from lab.studies import table1
@@ -26,7 +26,10 @@ from lab.study_list import STUDIES
 
 def recipes(study: str) -> dict[str, TokenizerRecipe]:
     """The resolved recipes of a study by name."""
-    return {name: load_tokenizer_recipe(base, overrides) for name, (base, overrides) in STUDIES[study].runs.items()}
+    return {
+        name: load_recipe(base, overrides, of=TokenizerRecipe)
+        for name, (base, overrides) in STUDIES[study].runs.items()
+    }
 
 
 def run(study: str, path: Path, store: Path = DEFAULT_STORE, missing: bool = False) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from channelvq.images import normalize, to_uint8
 from channelvq.lookup.nearest import nearest_codeword
 from channelvq.nn.modes import row_independent_kernels
 from channelvq.pretrained import weights_sha256
-from channelvq.train.car_task import CARTask
-from channelvq.train.run import load_car_recipe
+from channelvq.train.car_task import CARRecipe, CARTask
+from channelvq.train.run import load_recipe
 
 ROOT = Path(__file__).parents[1]
 BUNDLED = ROOT / "src/channelvq/bundled"
@@ -96,7 +96,7 @@ def test_the_recipe_of_the_generator_goes_on_from_it(car: CAR, tmp_path: Path, m
     monkeypatch.setenv("CHANNELVQ_CACHE", str(tmp_path))
     few = ("data.sources.scenes.sprites=shapes", "objective.train_images=8", "data.validation_images=8")
     start = ("objective.start_from=bundled", "tokenizer=start_from", f"train.output_dir={tmp_path}/run")
-    task = CARTask(load_car_recipe("small/bundled-car", (*few, *start)))
+    task = CARTask(load_recipe("small/bundled-car", (*few, *start), of=CARRecipe))
     assert weights_sha256(task.car) == weights_sha256(car)
 
 

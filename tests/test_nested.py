@@ -5,7 +5,8 @@ import torch
 
 from channelvq.errors import InputError
 from channelvq.nested import CurriculumConfig, NestedConfig, alpha_at, draw_keep, keep_mask, shortest_at
-from channelvq.train.run import load_tokenizer_recipe
+from channelvq.train.run import load_recipe
+from channelvq.train.tokenizer_task import TokenizerRecipe
 
 # Quantiles of the chi-square distribution at 0.999, by degrees of freedom.
 CHI_SQUARE = {3: 16.27, 4: 18.47, 7: 24.32}
@@ -98,4 +99,4 @@ def test_a_recipe_says_what_is_wrong_with_a_policy() -> None:
     with pytest.raises(
         InputError, match=r"nested\.curriculum\.until(.|\n)*nested\.lengths|nested\.lengths(.|\n)*until"
     ):
-        load_tokenizer_recipe("small/smoke", ["nested.curriculum.until=0", "nested.lengths=odd"])
+        load_recipe("small/smoke", ["nested.curriculum.until=0", "nested.lengths=odd"], of=TokenizerRecipe)

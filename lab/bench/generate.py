@@ -26,7 +26,8 @@ from channelvq.quantize.axis import Axis
 from channelvq.quantize.codebook import PlainConfig
 from channelvq.terminal import terminal_table
 from channelvq.tokenizer import CVQTokenizer
-from channelvq.train.run import load_tokenizer_recipe
+from channelvq.train.run import load_recipe
+from channelvq.train.tokenizer_task import TokenizerRecipe
 from lab.bench.timing import interleaved, machine, ratio
 
 PROMPT = "a photo of a red car and a blue umbrella"
@@ -37,7 +38,7 @@ PREVIEW = 8  # channels
 
 def fresh(codes: int, tokens: int, axis: Axis = "channel") -> CAR:
     """The small backbone with fresh weights over a fresh 64 px tokenizer; along patches there are always 64 tokens."""
-    small = load_tokenizer_recipe(f"small/axis-{axis}", ()).model
+    small = load_recipe(f"small/axis-{axis}", (), of=TokenizerRecipe).model
     quantizer = PlainConfig(codebook_size=codes, start="uniform")
     channels = tokens if axis == "channel" else small.latent_channels
     tokenizer = CVQTokenizer(replace(small, latent_channels=channels, quantizer=quantizer)).eval()

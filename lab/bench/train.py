@@ -27,9 +27,9 @@ from channelvq.losses.adversarial import adaptive_weight, hinge_discriminator, h
 from channelvq.nested import draw_keep, keep_mask
 from channelvq.terminal import terminal_table
 from channelvq.tokenizer import CVQTokenizer
-from channelvq.train.car_task import CARTask
+from channelvq.train.car_task import CARRecipe, CARTask
 from channelvq.train.engine import Engine, schedule
-from channelvq.train.run import load_car_recipe, load_tokenizer_recipe
+from channelvq.train.run import load_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe, TokenizerTask
 from lab.bench.timing import machine, ratio, seconds
 
@@ -56,9 +56,9 @@ def run(
     generator_extra: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Measure and write the result. extra, ...: overrides of the small, the paper's and the generator's recipe."""
-    records = [_overhead(name, load_tokenizer_recipe(recipe, [*settings, *extra]), rounds)
+    records = [_overhead(name, load_recipe(recipe, [*settings, *extra], of=TokenizerRecipe), rounds)
                for name, (recipe, settings) in CASES.items()]  # fmt: skip
-    records.append(_share(load_tokenizer_recipe(PAPER[0], [*PAPER[1], *paper_extra]), max(3, rounds // 4)))
+    records.append(_share(load_recipe(PAPER[0], [*PAPER[1], *paper_extra], of=TokenizerRecipe), max(3, rounds // 4)))
     records.append(_compiled([*GENERATOR[1], *generator_extra], rounds))
     result = {"protocol": _protocol(rounds), "records": records}
     if path is not None:
@@ -103,7 +103,9 @@ def _compiled(settings: Sequence[str], rounds: int) -> dict[str, Any]:
         engines = []
         for switch in ("true", "false"):
             place = f"train.output_dir={folder}/{switch}"
-            recipe = load_car_recipe(GENERATOR[0], [*settings, f"train.compile={switch}", place, "train.device=cpu"])
+            recipe = load_recipe(
+                GENERATOR[0], [*settings, f"train.compile={switch}", place, "train.device=cpu"], of=CARRecipe
+            )
             engines.append(Engine(CARTask(recipe), recipe.train, recipe))
         first = recipe.objective.lm_steps + recipe.objective.stage1_steps
         batch = next(engines[0].task.batches(first, 0, 1))

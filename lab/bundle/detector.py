@@ -14,8 +14,8 @@ from channelvq.nn.detector import Detector
 from channelvq.pictures import restored
 from channelvq.pretrained import weights_sha256
 from channelvq.tokenizer import CVQTokenizer
-from channelvq.train.run import load_detector_recipe
 from lab.bundle.degrade import degraded
+from lab.bundle.detector_task import DetectorRecipe
 from lab.bundle.tokenizer import copy_half, credits_of, finished_run, write_with_card
 
 SAMPLES = 4  # scenes of each prompt
@@ -33,7 +33,7 @@ def bundle(run_dir: Path, package: Path, results: Path, command: str) -> dict[st
     Measured on the weights as they are stored; the package keeps what it had until all of it is there. Raises
     InputError where the run is not finished or the emoji package is not there.
     """
-    _, facts = finished_run(run_dir, load_detector_recipe, command)
+    _, facts = finished_run(run_dir, DetectorRecipe, command)
     with replaced_whole(package / "detector") as folder:
         copy_half(run_dir / "final", folder)
         result = {"run": facts, **measure(Detector.load(folder))}

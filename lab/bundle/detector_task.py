@@ -7,8 +7,7 @@ that an orange tv must be something else. What a thing in one colour is called i
 the scene are shifted at random, and what the colour is called where they are not.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
 from dataclasses import field, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from channelvq.config import STRICT
-from channelvq.data.drawn.captions import ALL_TASKS, Task
+from channelvq.data.drawn import captions
 from channelvq.data.drawn.scenes import SceneSource
 from channelvq.data.drawn.sprites import COLOURS
 from channelvq.data.stream import position_generator, rank_share
@@ -34,7 +33,8 @@ from channelvq.nn.detector import STRIDE, Detection, Detector, DetectorConfig
 from channelvq.nn.modes import evaluating
 from channelvq.pictures import restored
 from channelvq.tokenizer import CVQTokenizer
-from channelvq.train.config import TrainConfig
+from channelvq.train.run import TASKS
+from channelvq.train.task import Losses, Recipe, Task
 from lab.bundle.degrade import degraded, shift_colours
 from lab.bundle.detection_loss import NOTHING, UNSAID, detection_loss
 
@@ -49,11 +49,11 @@ class DetectionSceneConfig:
     """The scenes that the detector learns from; see `channelvq.data.build.SceneConfig`."""
 
     sprites: Literal["shapes", "fluent"] = "fluent"
-    tasks: tuple[Task, ...] = ALL_TASKS
+    tasks: tuple[captions.Task, ...] = captions.ALL_TASKS
 
 
 @dataclass(frozen=True, config=STRICT)
-class DetectorRecipe:
+class DetectorRecipe(Recipe):
     """Everything that decides the training of a detector. model.classes and model.colours follow from the data.
 
     tokenizer: restores a share `restored` of the images from `least_tokens` or more of their tokens (None: no image).
@@ -70,11 +70,12 @@ class DetectorRecipe:
     least_tokens: PositiveInt = 24
     damaged: Annotated[float, Field(ge=0, le=1)] = 0.5
     shifted: Annotated[float, Field(ge=0, le=1)] = 0.7
-    train: TrainConfig = field(default_factory=TrainConfig)
 
 
-class DetectorTask:
-    """Implements `channelvq.train.engine.Task`."""
+class DetectorTask(Task):
+    """A network that finds the things of drawn scenes, also in what a tokenizer restored."""
+
+    recipe_type = DetectorRecipe
 
     def __init__(self, recipe: DetectorRecipe) -> None:
         self.recipe = recipe
@@ -98,16 +99,12 @@ class DetectorTask:
         self.tokenizer = CVQTokenizer.from_pretrained(recipe.tokenizer) if recipe.tokenizer else None
         self.models: dict[str, nn.Module] = {"network": self.network}
         self.networks: list[nn.Module] = [self.network]
-        self.idle_parameters = False
         self.optimizers: dict[str, Optimizer] = {
             "network": AdamW(
                 self.network.parameters(), train.learning_rate, train.betas, weight_decay=train.weight_decay
             )
         }
         self.threshold = config.threshold
-
-    def start(self) -> None:
-        """Nothing: the weights are initialised with the network."""
 
     # Data
 
@@ -157,15 +154,13 @@ class DetectorTask:
 
     # Training
 
-    def losses(
-        self, name: str, models: dict[str, nn.Module], batch: Tensor, step: int, part: int
-    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+    def losses(self, name: str, models: dict[str, nn.Module], batch: Tensor, step: int, part: int) -> Losses:
         """See `detection_loss`."""
         size = self.recipe.image_size
         x, rows = batch.split([3 * size * size, MOST_OBJECTS * FIELDS], dim=1)
         rows = rows.unflatten(1, (MOST_OBJECTS, FIELDS))
         maps = models[name](x.reshape(-1, 3, size, size))
-        return detection_loss(maps, rows[..., :4], rows[..., 4].long(), rows[..., 5].long()), {}
+        return Losses(detection_loss(maps, rows[..., :4], rows[..., 4].long(), rows[..., 5].long()))
 
     # Evaluation
 
@@ -177,10 +172,6 @@ class DetectorTask:
         damaged = degraded(images, [position_generator(0, -1 - i) for i in range(len(images))])
         return prompts, {"real": images, "damaged": damaged}
 
-    def survey(self, parts: Sequence[Tensor], step: int, first: int) -> AbstractContextManager[None]:
-        """Nothing: the batch never comes in parts."""
-        return nullcontext()
-
     def evaluate(self, models: dict[str, nn.Module], run_dir: Path, step: int) -> dict[str, float]:
         """The GenEval score of validation scenes, as they are and damaged, at the threshold that is best for both."""
         network, (prompts, images) = cast(Detector, models["network"]), self.held_out
@@ -189,10 +180,6 @@ class DetectorTask:
         scores = {t: {kind: _score(prompts, each, t) for kind, each in found.items()} for t in THRESHOLDS}
         self.threshold = max(THRESHOLDS, key=lambda t: sum(scores[t].values()))
         return {**scores[self.threshold], "threshold": self.threshold}
-
-    def alarms(self, figures: dict[str, float]) -> list[str]:
-        """None: there is no codebook."""
-        return []
 
     def save(self, models: dict[str, nn.Module], folder: Path) -> None:
         """config.json, with the threshold of the last evaluation, and model.safetensors."""
@@ -207,3 +194,6 @@ def _score(prompts: PromptSet, found: list[list[Detection]], threshold: float) -
         for prompt, objects in zip(prompts.prompts, found, strict=True)
     ]
     return task_scores([plan.tag for plan in prompts.plans], right)["overall"]
+
+
+TASKS.register("detector", DetectorTask)

@@ -9,10 +9,10 @@ from channelvq.evaluate.next_channel import evaluate_next_channel
 from channelvq.evaluate.reconstruction import evaluate_reconstruction
 from channelvq.evaluate.results import make_record
 from channelvq.files import replaced_whole
+from channelvq.report.token_sets import parameters, token_sets
 from channelvq.train.car_task import CARRecipe
-from channelvq.train.run import load_car_recipe
 from lab.bundle.tokenizer import credits_of, finished_run, halve, trained_by, works_of, write_with_card
-from lab.studies.generator import parameters, scene_protocol, token_sets
+from lab.studies.generator import scene_protocol
 
 # What follows from the image tokenizer: kept as it is there, so that the two are known to belong together.
 _OF_THE_TOKENIZER = ("codebook", "codeword_mean", "codeword_scale")
@@ -24,7 +24,7 @@ def bundle(run_dir: Path, package: Path, results: Path, command: str) -> dict[st
     Everything is measured on the weights as they are stored, not as they were trained. The package keeps what it had
     until all of it is there. Raises InputError for a run that is not finished, or trained on what may not be bundled.
     """
-    recipe, facts = finished_run(run_dir, load_car_recipe, command)
+    recipe, facts = finished_run(run_dir, CARRecipe, command)
     works_of(recipe.data)
     with replaced_whole(package / "car") as folder:
         store_half(run_dir / "final", folder)

@@ -6,8 +6,8 @@ from typing import Any
 from channelvq.data.fetched.catalogue import PACKAGES
 from channelvq.files import replaced_whole
 from channelvq.nn.perceptual import PerceptualNetwork
-from channelvq.train.run import load_perceptual_recipe
 from lab.bundle.cross_style import GALLERY, STYLES, cross_style_accuracy, pixels_16, style_pictures
+from lab.bundle.perceptual_task import PerceptualRecipe
 from lab.bundle.tokenizer import copy_half, credits_of, finished_run, write_with_card
 
 SOURCES = ("emojibase-data", "fluent-emoji", "noto", "twemoji")
@@ -19,7 +19,7 @@ def bundle(run_dir: Path, package: Path, results: Path, command: str) -> dict[st
     Measured on the weights as they are stored; the package keeps what it had until all of it is there. Raises
     InputError where the run is not finished or the emoji packages are not there.
     """
-    recipe, facts = finished_run(run_dir, load_perceptual_recipe, command)
+    recipe, facts = finished_run(run_dir, PerceptualRecipe, command)
     with replaced_whole(package / "perceptual") as folder:
         copy_half(run_dir / "final", folder)
         result = {"run": facts, **cross_style(PerceptualNetwork.load(folder), recipe.image_size)}

@@ -3,8 +3,7 @@
 Labels are split as everywhere (data/split.py), so the test of it is on emoji that it never saw in any art set.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
 from dataclasses import field
 from functools import cached_property
 from pathlib import Path
@@ -24,23 +23,25 @@ from channelvq.errors import InputError
 from channelvq.images import normalize
 from channelvq.nn.modes import evaluating
 from channelvq.nn.perceptual import PerceptualConfig, PerceptualNetwork, contrastive_loss
-from channelvq.train.config import TrainConfig
+from channelvq.train.run import TASKS
+from channelvq.train.task import Losses, Recipe, Task
 from lab.bundle.cross_style import STYLES, cross_style_accuracy, style_pictures
 
 
 @dataclass(frozen=True, config=STRICT)
-class PerceptualRecipe:
+class PerceptualRecipe(Recipe):
     """Everything that decides the training of a perceptual network; train.batch_size counts pairs."""
 
     task: Literal["perceptual"] = "perceptual"
     model: PerceptualConfig = field(default_factory=PerceptualConfig)
     image_size: PositiveInt = 64
     temperature: PositiveFloat = 0.1
-    train: TrainConfig = field(default_factory=TrainConfig)
 
 
-class PerceptualTask:
-    """Implements `channelvq.train.engine.Task`."""
+class PerceptualTask(Task):
+    """A network that tells emoji of two art sets apart by what they show."""
+
+    recipe_type = PerceptualRecipe
 
     def __init__(self, recipe: PerceptualRecipe) -> None:
         self.recipe = recipe
@@ -49,7 +50,6 @@ class PerceptualTask:
             self.network = PerceptualNetwork(recipe.model)
         self.models: dict[str, nn.Module] = {"network": self.network}
         self.networks: list[nn.Module] = [self.network]
-        self.idle_parameters = False
         train = recipe.train
         if (train.accumulation or 1) > 1:
             raise InputError(
@@ -74,9 +74,6 @@ class PerceptualTask:
         """Pictures of the validation labels in every art set."""
         return style_pictures("validation", self.recipe.image_size)
 
-    def start(self) -> None:
-        """Nothing: the weights are initialised with the network."""
-
     def batches(self, start_step: int, rank: int, world: int) -> Iterator[Tensor]:
         """(b, 2, 3, H, W) uint8: each row is one label in two art sets, and no label comes twice in a batch."""
         train = self.recipe.train
@@ -92,17 +89,11 @@ class PerceptualTask:
         two = torch.randperm(len(able), generator=generator)[:2].tolist()
         return torch.stack([self.sources[able[i]].sample(self.places[able[i]][base], generator).image for i in two])
 
-    def losses(
-        self, name: str, models: dict[str, nn.Module], batch: Tensor, step: int, part: int
-    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+    def losses(self, name: str, models: dict[str, nn.Module], batch: Tensor, step: int, part: int) -> Losses:
         """InfoNCE between the two art sets; matched: share of rows that find their own pair in the batch."""
         a, b = models[name](normalize(batch.flatten(0, 1))).unflatten(0, batch.shape[:2]).unbind(1)
         loss, matched = contrastive_loss(a, b, self.recipe.temperature)
-        return {"contrastive": loss}, {"matched": float(matched)}
-
-    def survey(self, parts: Sequence[Tensor], step: int, first: int) -> AbstractContextManager[None]:
-        """Nothing: the batch never comes in parts."""
-        return nullcontext()
+        return Losses({"contrastive": loss}, lambda: {"matched": float(matched)})
 
     def evaluate(self, models: dict[str, nn.Module], run_dir: Path, step: int) -> dict[str, float]:
         """The cross-style test on validation labels."""
@@ -113,10 +104,9 @@ class PerceptualTask:
             found = cross_style_accuracy(lambda x: network(x.to(device)), pictures, queries)
         return {"cross_style": found["mean"]}
 
-    def alarms(self, figures: dict[str, float]) -> list[str]:
-        """None: there is no codebook."""
-        return []
-
     def save(self, models: dict[str, nn.Module], folder: Path) -> None:
         """config.json and model.safetensors."""
         cast(PerceptualNetwork, models["network"]).save(folder)
+
+
+TASKS.register("perceptual", PerceptualTask)

@@ -28,7 +28,8 @@ from channelvq.pretrained import read_metadata, read_weights, write_weights
 from channelvq.tokenizer import CVQTokenizer
 from channelvq.train.checkpoint import checkpoints, read_state
 from channelvq.train.engine import training_seconds
-from channelvq.train.run import R, Recipe, load_tokenizer_recipe
+from channelvq.train.run import R, load_recipe
+from channelvq.train.task import Recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe
 from lab.store import run_key
 
@@ -43,7 +44,7 @@ def bundle(run_dir: Path, package: Path, results: Path, command: str) -> dict[st
     Everything is measured on the weights as they are stored, not as they were trained. The package keeps what it had
     until all of it is there. Raises InputError for a run that is not finished, or trained on what may not be bundled.
     """
-    recipe, facts = finished_run(run_dir, load_tokenizer_recipe, command)
+    recipe, facts = finished_run(run_dir, TokenizerRecipe, command)
     works_of(recipe.data)
     check_plot()
     with replaced_whole(package / "tokenizer") as folder:
@@ -112,15 +113,15 @@ def trained_by(recipe: Recipe, facts: dict[str, Any]) -> dict[str, Any]:
     return settings | {"seconds": facts["training_seconds"], "git": facts["git"]}
 
 
-def finished_run(run_dir: Path, load: Callable[[Path], R], command: str) -> tuple[R, dict[str, Any]]:
+def finished_run(run_dir: Path, of: type[R], command: str) -> tuple[R, dict[str, Any]]:
     """The recipe of a run, and how it was made; asked before the package is written to, which changes the checkout.
 
-    load: reads its recipe. Raises InputError, which says how to go on, for a run that is not there or not finished.
+    of: the kind of its recipe. Raises InputError, which says how to go on, for a run that is not there or not finished.
     """
     config = run_dir / "config.yaml"
     if not config.is_file():
         raise InputError(f"{run_dir}: there is no run, it has no config.yaml; train one with `{command}`")
-    recipe = load(config)
+    recipe = load_recipe(config, of=of)
     found = checkpoints(run_dir)
     lacking = [name for name in FINAL if not (run_dir / "final" / name).is_file()]
     if not found and not lacking:

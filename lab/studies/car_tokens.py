@@ -20,9 +20,10 @@ from channelvq.evaluate.next_channel import evaluate_next_channel
 from channelvq.evaluate.reconstruction import evaluate_reconstruction
 from channelvq.evaluate.results import read_result, write_json
 from channelvq.images import grid, normalize, save_image, to_pil
+from channelvq.report.token_sets import IMAGES, scenes
 from channelvq.terminal import terminal_table
 from channelvq.train.car_task import CARRecipe
-from channelvq.train.run import load_car_recipe, load_tokenizer_recipe
+from channelvq.train.run import load_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe
 from lab.store import (
     DEFAULT_STORE,
@@ -50,12 +51,12 @@ VARIANTS = {f"{name}, seed {seed}": (name, seed) for seed in range(SEEDS) for na
 def recipes(variant: str) -> tuple[TokenizerRecipe, CARRecipe]:
     """The resolved recipes of a run: of its tokenizer and its own."""
     name, seed = VARIANTS[variant]
-    return tokenizer_recipe(name), load_car_recipe("small/scenes-car", (*_SHORT, f"train.seed={seed}"))
+    return tokenizer_recipe(name), load_recipe("small/scenes-car", (*_SHORT, f"train.seed={seed}"), of=CARRecipe)
 
 
 def tokenizer_recipe(name: str) -> TokenizerRecipe:
     """The resolved recipe of one of TOKENIZERS."""
-    return load_tokenizer_recipe("small/scenes-tokenizer", TOKENIZERS[name])
+    return load_recipe("small/scenes-tokenizer", TOKENIZERS[name], of=TokenizerRecipe)
 
 
 def keys() -> dict[str, str]:
@@ -88,7 +89,7 @@ def _write(path: Path, how: dict[str, Any], found: dict[str, Any]) -> None:
 def _protocol() -> dict[str, Any]:
     _, recipe = recipes(next(iter(VARIANTS)))
     bundled = CAR.from_pretrained("bundled")
-    images = fixed_images(generator.scenes(recipe, bundled.tokenizer, "test"), generator.IMAGES)
+    images = fixed_images(scenes(recipe, bundled.tokenizer, "test"), IMAGES)
     return generator.scene_protocol(images) | {"geneval": car_tokens_geneval.how_judged(bundled)}
 
 
@@ -105,7 +106,7 @@ def _restored(name: str, store: Path) -> dict[str, Any]:
     recipe = tokenizer_recipe(name)
     tokenizer, done = trained(recipe, store)
     _, car_recipe = recipes(f"{name}, seed 0")
-    images = fixed_images(generator.scenes(car_recipe, tokenizer, "test"), generator.IMAGES)
+    images = fixed_images(scenes(car_recipe, tokenizer, "test"), IMAGES)
     report = evaluate_reconstruction(tokenizer, images)
     return {"name": f"{name} tokenizer"} | record(recipe, done, "scenes", report.to_dict())
 

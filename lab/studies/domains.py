@@ -25,7 +25,7 @@ from channelvq.images import grid, normalize, save_image, to_pil
 from channelvq.pictures import restored
 from channelvq.terminal import terminal_table
 from channelvq.tokenizer import CVQTokenizer
-from channelvq.train.run import load_tokenizer_recipe
+from channelvq.train.run import load_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe
 from lab.store import DEFAULT_STORE, trained
 from lab.studies import domain_failures
@@ -49,7 +49,7 @@ HUBBLE = ("ic4406.png", "n2261.png", "n2808.png", "n3314.png", "n6240.png", "n65
 
 def recipes() -> dict[str, TokenizerRecipe]:
     """How the bundled tokenizer is finetuned, by the kind of pictures."""
-    return {name: load_tokenizer_recipe("small/domain", settings) for name, settings in FINETUNED.items()}
+    return {name: load_recipe("small/domain", settings, of=TokenizerRecipe) for name, settings in FINETUNED.items()}
 
 
 def run(path: Path, store: Path = DEFAULT_STORE) -> dict[str, Any]:

@@ -11,29 +11,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Int32, UInt8
+from jaxtyping import UInt8
 from rich.table import Table
 from torch import Tensor
 
-from channelvq.car.data import TokenSet
 from channelvq.car.model import CAR
-from channelvq.data.build import build_mixture
-from channelvq.data.split import Split
-from channelvq.data.stream import Mixture, fixed_images
 from channelvq.errors import InputError
 from channelvq.evaluate.next_channel import evaluate_next_channel
 from channelvq.evaluate.plots import channel_curves, check_plot
 from channelvq.evaluate.reconstruction import evaluate_reconstruction, with_interval
 from channelvq.evaluate.results import protocol, read_result, write_json
 from channelvq.images import grid, save_image
+from channelvq.report.token_sets import TokenSets, parameters, token_sets
 from channelvq.terminal import terminal_table
 from channelvq.tokenizer import CVQTokenizer
-from channelvq.train.car_task import CARRecipe, token_set
-from channelvq.train.run import load_car_recipe, load_tokenizer_recipe
+from channelvq.train.car_task import CARRecipe
+from channelvq.train.run import load_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe
 from lab.store import DEFAULT_STORE, generator_key, record, run_key, trained, trained_generator
 
-IMAGES = 1024  # test scenes: 65,536 tokens, 16 for each code
 TOKENIZERS: dict[str, tuple[str, ...]] = {"nested": (), "not nested": ("nested.alpha=0",)}
 _SHORT = (
     "train.steps=700", "train.batch_size=64", "train.evaluate_every=350", "train.compile=null",
@@ -74,15 +70,16 @@ PROMPTS = (
 def recipes(variant: Variant) -> tuple[TokenizerRecipe, CARRecipe]:
     """The resolved recipes of a run: of its tokenizer and its own."""
     return (
-        load_tokenizer_recipe("small/scenes-tokenizer", TOKENIZERS[variant.tokenizer]),
-        load_car_recipe("small/scenes-car", variant.overrides),
+        load_recipe("small/scenes-tokenizer", TOKENIZERS[variant.tokenizer], of=TokenizerRecipe),
+        load_recipe("small/scenes-car", variant.overrides, of=CARRecipe),
     )
 
 
 def keys() -> dict[str, str]:
     """The run key of every record of the result."""
     found = {
-        f"{n} tokenizer": run_key(load_tokenizer_recipe("small/scenes-tokenizer", o)) for n, o in TOKENIZERS.items()
+        f"{n} tokenizer": run_key(load_recipe("small/scenes-tokenizer", o, of=TokenizerRecipe))
+        for n, o in TOKENIZERS.items()
     }
     return found | {name: generator_key(*recipes(variant)) for name, variant in VARIANTS.items()}
 
@@ -93,7 +90,7 @@ def run(path: Path, store: Path = DEFAULT_STORE) -> dict[str, Any]:
     _, first = recipes(next(iter(VARIANTS.values())))
     records, sets, shown = [], {}, {}
     for name, overrides in TOKENIZERS.items():
-        recipe = load_tokenizer_recipe("small/scenes-tokenizer", overrides)
+        recipe = load_recipe("small/scenes-tokenizer", overrides, of=TokenizerRecipe)
         tokenizer, done = trained(recipe, store)
         sets[name] = token_sets(first, tokenizer)
         report = evaluate_reconstruction(tokenizer, sets[name].images)
@@ -109,28 +106,6 @@ def run(path: Path, store: Path = DEFAULT_STORE) -> dict[str, Any]:
     return result
 
 
-@dataclass(frozen=True, eq=False)
-class TokenSets:
-    """What a generator is measured with: test scenes as ids, their pixels, and the ids it was trained on."""
-
-    test: TokenSet
-    images: UInt8[Tensor, "n 3 h w"]
-    train_ids: Int32[Tensor, "m C"]
-
-
-def token_sets(recipe: CARRecipe, tokenizer: CVQTokenizer, most: int | None = None) -> TokenSets:
-    """The test scenes of a recipe in the ids of a tokenizer; most: of the training images, to tokenize no more."""
-    images = recipe.objective.train_images
-    train = token_set(recipe.data, tokenizer, "train", images if most is None else min(images, most))
-    images = fixed_images(scenes(recipe, tokenizer, "test"), IMAGES)
-    return TokenSets(token_set(recipe.data, tokenizer, "test", IMAGES), images, train.ids)
-
-
-def scenes(recipe: CARRecipe, tokenizer: CVQTokenizer, split: Split) -> Mixture:
-    """The scenes of a split as a recipe draws them."""
-    return build_mixture(recipe.data, tokenizer.image_size, split, seed=0)
-
-
 def scene_protocol(images: UInt8[Tensor, "n 3 h w"], tokenizer: CVQTokenizer | None = None) -> dict[str, Any]:
     """How scenes are measured."""
     return protocol(images, data="captioned scenes of Fluent sprites, combinations of the test split", split="test",
@@ -143,13 +118,6 @@ def _measured(variant: Variant, sets: TokenSets, store: Path) -> tuple[CAR, dict
     metrics = evaluate_next_channel(car, sets.test, sets.train_ids).to_dict()
     mine = {"seed": recipe.train.seed, "steps": recipe.train.steps, "parameters": parameters(car)}
     return car, record(tokenizer_recipe, done, "scenes", metrics) | mine
-
-
-def parameters(car: CAR) -> dict[str, int]:
-    """How many numbers training changes: in the backbone without its text embedding, in that, and in the rest."""
-    text = car.text_embedding.weight.numel()
-    backbone = sum(p.numel() for p in car.backbone.parameters()) - text
-    return {"backbone": backbone, "text_embedding": text, "image": sum(p.numel() for p in car.new_parameters())}
 
 
 def load(path: Path) -> dict[str, Any]:

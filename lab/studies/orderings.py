@@ -21,10 +21,11 @@ from channelvq.evaluate.plots import check_plot, line_panels
 from channelvq.evaluate.reconstruction import with_interval
 from channelvq.evaluate.results import read_result, write_json
 from channelvq.pictures import prefix_lengths
+from channelvq.report.token_sets import scenes
 from channelvq.terminal import terminal_table
 from channelvq.tokenizer import CVQTokenizer
 from channelvq.train.car_task import CARRecipe
-from channelvq.train.run import load_car_recipe
+from channelvq.train.run import load_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe
 from lab import channel_order
 from lab.store import DEFAULT_STORE, ordered_generator_key, record, trained, trained_on_order
@@ -42,7 +43,7 @@ ORDERS = ("nested", "as trained", "energy", "variance", "greedy")
 def recipes(order: str) -> tuple[TokenizerRecipe, CARRecipe]:
     """Of the tokenizer, which is one of the study of kinds of tokens, and of the generator."""
     tokenizer = car_tokens.tokenizer_recipe("nested" if order == "nested" else "not nested")
-    return tokenizer, load_car_recipe("small/scenes-car", _SHORT)
+    return tokenizer, load_recipe("small/scenes-car", _SHORT, of=CARRecipe)
 
 
 def keys() -> dict[str, str]:
@@ -76,7 +77,7 @@ def run(path: Path, store: Path = DEFAULT_STORE) -> dict[str, Any]:
         recipe, car_recipe = recipes(first)
         tokenizer, _ = trained(recipe, store)
         sets = generator.token_sets(car_recipe, tokenizer)
-        training = fixed_images(generator.scenes(car_recipe, tokenizer, "train"), SORTED_BY)
+        training = fixed_images(scenes(car_recipe, tokenizer, "train"), SORTED_BY)
         maps = channel_order.quantized_maps(tokenizer, training)
         tests, mean = channel_order.quantized_maps(tokenizer, sets.images), maps.mean(0)
         found = {first: torch.arange(tokenizer.num_tokens)} if nested else orders(tokenizer, maps, training)

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from channelvq.errors import InputError
-from channelvq.train.run import load_car_recipe, load_tokenizer_recipe
+from channelvq.train.car_task import CARRecipe
+from channelvq.train.run import load_recipe
+from channelvq.train.tokenizer_task import TokenizerRecipe
 from lab.store import generator_key, record, run_key, trained, trained_generator
 from lab.studies import car_tokens, generator, orderings
 from lab.study import load, recipes, table
@@ -27,14 +29,14 @@ TINY_CAR = (
 
 
 def test_key_follows_the_result_not_the_place() -> None:
-    recipe = load_tokenizer_recipe("small/smoke", TINY)
+    recipe = load_recipe("small/smoke", TINY, of=TokenizerRecipe)
     elsewhere = replace(recipe, train=replace(recipe.train, output_dir="x", resume=True))
     assert run_key(elsewhere) == run_key(recipe)
     assert run_key(replace(recipe, train=replace(recipe.train, seed=1))) != run_key(recipe)
 
 
 def test_a_stored_run_is_not_trained_again(tmp_path: Path) -> None:
-    recipe = load_tokenizer_recipe("small/smoke", TINY)
+    recipe = load_recipe("small/smoke", TINY, of=TokenizerRecipe)
     first, done = trained(recipe, tmp_path)
     weights = tmp_path / run_key(recipe) / "final" / "model.safetensors"
     before = weights.stat().st_mtime_ns
@@ -48,18 +50,18 @@ def test_a_stored_run_is_not_trained_again(tmp_path: Path) -> None:
 
 
 def test_a_generator_is_named_by_its_tokenizers_recipe_not_by_a_path() -> None:
-    tokenizer = load_tokenizer_recipe("small/scenes-tokenizer")
-    car = load_car_recipe("small/scenes-car")
+    tokenizer = load_recipe("small/scenes-tokenizer", of=TokenizerRecipe)
+    car = load_recipe("small/scenes-car", of=CARRecipe)
     assert generator_key(tokenizer, replace(car, tokenizer="elsewhere")) == generator_key(tokenizer, car)
-    twin = load_tokenizer_recipe("small/scenes-tokenizer", ["nested.alpha=0"])
+    twin = load_recipe("small/scenes-tokenizer", ["nested.alpha=0"], of=TokenizerRecipe)
     assert generator_key(twin, car) != generator_key(tokenizer, car)
     assert generator_key(tokenizer, replace(car, train=replace(car.train, seed=1))) != generator_key(tokenizer, car)
 
 
 def test_a_generator_trains_on_the_stored_tokenizer_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHANNELVQ_CACHE", str(tmp_path / "cache"))
-    tokenizer = load_tokenizer_recipe("small/smoke", TINY)
-    recipe = load_car_recipe("small/scenes-car", TINY_CAR)
+    tokenizer = load_recipe("small/smoke", TINY, of=TokenizerRecipe)
+    recipe = load_recipe("small/scenes-car", TINY_CAR, of=CARRecipe)
     car, done = trained_generator(tokenizer, recipe, tmp_path)
     assert done["run"] == generator_key(tokenizer, recipe)
     base, _ = trained(tokenizer, tmp_path)

@@ -11,5 +11,9 @@ def reason(error: Exception) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+class NotFiniteError(InputError):
+    """NaN or infinity where only numbers make sense; in a training it means that the training has diverged."""
+
+
 class DivergedError(InputError):
     """Training met a number that is not finite: the message says the step, where, and the last good checkpoint."""

@@ -21,7 +21,7 @@ from channelvq.losses.adversarial import (
     ramp,
 )
 from channelvq.train.engine import Engine, read_metrics
-from channelvq.train.run import load_tokenizer_recipe
+from channelvq.train.run import load_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe, TokenizerTask
 
 TINY = (
@@ -32,7 +32,9 @@ TINY = (
 
 
 def recipe(folder: Path, steps: int, *more: str) -> TokenizerRecipe:
-    return load_tokenizer_recipe("small/smoke", [*TINY, f"train.steps={steps}", f"train.output_dir={folder}", *more])
+    return load_recipe(
+        "small/smoke", [*TINY, f"train.steps={steps}", f"train.output_dir={folder}", *more], of=TokenizerRecipe
+    )
 
 
 def discriminator(**settings: float) -> PatchDiscriminator:
@@ -106,13 +108,14 @@ def test_each_side_learns_from_its_own_terms_only(tmp_path: Path) -> None:
     task = TokenizerTask(recipe(tmp_path, 2, "objective.adversarial.r1=1", "objective.adversarial.lecam=0.1"))
     task.start()
     batch = next(task.batches(0, 0, 1))
-    terms, _ = task.losses("tokenizer", task.models, batch, 0, part=0)
+    terms = task.losses("tokenizer", task.models, batch, 0, part=0).terms
     assert "adversarial" in terms
     sum(terms.values()).backward()  # type: ignore[union-attr]
     judge = task.models["discriminator"]
     assert all(p.grad is None for p in judge.parameters())
     decoder = [p.grad.clone() for p in task.tokenizer.decoder.parameters() if p.grad is not None]
-    terms, figures = task.losses("discriminator", task.models, batch, 0, part=0)
+    losses = task.losses("discriminator", task.models, batch, 0, part=0)
+    terms, figures = losses.terms, losses.figures()
     assert terms.keys() == {"discriminator", "r1", "lecam"}
     assert figures.keys() == {"logit_real", "logit_fake"}
     sum(terms.values()).backward()  # type: ignore[union-attr]

@@ -11,8 +11,8 @@ from channelvq.data.fetched.packages import find_package
 from channelvq.errors import InputError
 from channelvq.losses.perceptual import FeatureDistance, PerceptualLossConfig, build_perceptual
 from channelvq.nn.perceptual import PerceptualConfig, PerceptualNetwork, contrastive_loss
-from channelvq.train.run import load_recipe, load_tokenizer_recipe, train
-from channelvq.train.tokenizer_task import TokenizerTask
+from channelvq.train.run import load_recipe, train
+from channelvq.train.tokenizer_task import TokenizerRecipe, TokenizerTask
 from lab.bundle.cross_style import cross_style_accuracy, pixels_16, style_pictures
 
 HAS_EMOJI = all(find_package(name) for name in ("fluent-emoji", "noto", "twemoji", "emojibase-data"))
@@ -74,15 +74,15 @@ def test_lpips_that_cannot_be_imported_is_named(monkeypatch: pytest.MonkeyPatch)
 
 def test_the_term_reaches_the_decoder_and_not_the_network(network: PerceptualNetwork, tmp_path: Path) -> None:
     network.save(tmp_path / "features")
-    recipe = load_tokenizer_recipe(
+    recipe = load_recipe(
         "small/smoke",
         ["model.image_size=32", "model.latent_channels=4", "model.network.base_channels=8", "train.batch_size=2",
          "model.quantizer.codebook_size=16", "data.validation_images=4", "objective.start_images=8",
          f"objective.perceptual.network={tmp_path / 'features'}", "objective.perceptual.weight=0.5"],
-    )  # fmt: skip
+        of=TokenizerRecipe)  # fmt: skip
     task = TokenizerTask(recipe)
     task.start()
-    terms, _ = task.losses("tokenizer", task.models, next(task.batches(0, 0, 1)), 0, part=0)
+    terms = task.losses("tokenizer", task.models, next(task.batches(0, 0, 1)), 0, part=0).terms
     terms["perceptual"].backward()
     assert all(p.grad is not None for p in task.tokenizer.decoder.parameters())
     assert task.perceptual is not None

@@ -12,7 +12,7 @@ from torch import nn
 from channelvq.config import digest
 from channelvq.errors import InputError
 from channelvq.losses.semantic import SemanticConfig, SemanticHead, build_teacher, semantic_loss
-from channelvq.train.run import load_tokenizer_recipe, train
+from channelvq.train.run import load_recipe, train
 from channelvq.train.tokenizer_task import TokenizerRecipe, TokenizerTask
 
 TINY = (
@@ -23,7 +23,7 @@ TINY = (
 
 
 def recipe(teacher: Path, *more: str) -> TokenizerRecipe:
-    return load_tokenizer_recipe("small/smoke", [*TINY, f"objective.semantic.teacher={teacher}", *more])
+    return load_recipe("small/smoke", [*TINY, f"objective.semantic.teacher={teacher}", *more], of=TokenizerRecipe)
 
 
 def test_loss_in_closed_form() -> None:
@@ -71,7 +71,7 @@ def test_who_learns_from_the_term(siglip_folder: Path, kind: str) -> None:
     task = TokenizerTask(recipe(siglip_folder, f"model.quantizer.kind={kind}", "nested.alpha=0"))
     task.start()
     task.tokenizer.train()
-    terms, _ = task.losses("tokenizer", task.models, next(task.batches(0, 0, 1)), 0, part=0)
+    terms = task.losses("tokenizer", task.models, next(task.batches(0, 0, 1)), 0, part=0).terms
     assert 0 < float(terms["semantic"].detach()) < 2
     terms["semantic"].backward()
 
@@ -95,7 +95,7 @@ def test_the_term_is_of_the_kept_prefix_and_weighted(siglip_folder: Path) -> Non
     assert keep is not None
     assert not keep.all()
     with torch.no_grad():
-        terms, _ = task.losses("tokenizer", task.models, batch, 0, part=0)
+        terms = task.losses("tokenizer", task.models, batch, 0, part=0).terms
         x = batch.float() / 127.5 - 1
         predicted = task.models["semantic_head"](task.tokenizer.encode(x, keep).z_q)
         assert task.teacher is not None
@@ -134,5 +134,5 @@ def test_head_maps_every_position_alone() -> None:
 
 
 def test_the_option_leaves_digests_as_they_were() -> None:
-    plain = load_tokenizer_recipe("small/smoke")
-    assert digest(plain) == digest(load_tokenizer_recipe("small/smoke", ["objective.semantic=null"]))
+    plain = load_recipe("small/smoke", of=TokenizerRecipe)
+    assert digest(plain) == digest(load_recipe("small/smoke", ["objective.semantic=null"], of=TokenizerRecipe))

@@ -17,7 +17,8 @@ from channelvq.quantize.axis import Axis
 from channelvq.quantize.codebook import PlainConfig
 from channelvq.tokenizer import CVQConfig
 from channelvq.train.plan import Machine, plan
-from channelvq.train.run import load_tokenizer_recipe, train
+from channelvq.train.run import load_recipe, train
+from channelvq.train.tokenizer_task import TokenizerRecipe
 
 SHAPE = {"patch_size": 8, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2}
 DECODER = ConvConfig(stem=4, base_channels=8, multipliers=(1, 2), num_blocks=1)
@@ -113,9 +114,9 @@ def test_shapes_that_cannot_be_are_named() -> None:
     with pytest.raises(ValueError, match=r"network's downsampling 8 \(patch_size 8\)"):
         CVQConfig(image_size=36, network=network())
     with pytest.raises(InputError, match=r"\n  model\.network\.stem: there is no such setting"):
-        load_tokenizer_recipe("small/vit", ["model.network.stem=2"])
+        load_recipe("small/vit", ["model.network.stem=2"], of=TokenizerRecipe)
     with pytest.raises(InputError, match=r"model\.network: .*kind is conv or vit"):
-        load_tokenizer_recipe("small/vit", ["model.network.kind=cnn"])
+        load_recipe("small/vit", ["model.network.kind=cnn"], of=TokenizerRecipe)
 
 
 # The tokenizer's promises
@@ -171,22 +172,25 @@ def test_every_parameter_gets_a_gradient(tokenizer: CVQTokenizer) -> None:
 
 def test_training_starts_from_the_weights_and_learns(siglip_folder: Path, tmp_path: Path) -> None:
     settings = [*TINY, f"model.network.weights={siglip_folder}", f"train.output_dir={tmp_path}"]
-    figures = train(load_tokenizer_recipe("small/vit", [*settings, "train.steps=2", "train.learning_rate=1e-6"]))
+    figures = train(
+        load_recipe("small/vit", [*settings, "train.steps=2", "train.learning_rate=1e-6"], of=TokenizerRecipe)
+    )
     assert figures is not None
     state, theirs = load_file(tmp_path / "final/model.safetensors"), load_siglip(str(siglip_folder)).state_dict()
     for name in ("embeddings.patch_embedding.weight", "encoder.layers.1.mlp.fc2.weight"):
         torch.testing.assert_close(state[f"encoder.siglip.{name}"], theirs[name], atol=1e-5, rtol=0)
     # Going on needs the checkpoint of the run, not SigLIP's.
     gone_on = [*settings, "train.steps=3", "train.learning_rate=1e-6", "train.resume=true"]
-    assert train(load_tokenizer_recipe("small/vit", gone_on)) is not None
+    assert train(load_recipe("small/vit", gone_on, of=TokenizerRecipe)) is not None
+    elsewhere = [*TINY, "model.network.weights=nobody/siglip", f"train.output_dir={tmp_path / 'other'}"]
+    missing = load_recipe("small/vit", elsewhere, of=TokenizerRecipe)
     with pytest.raises(InputError, match="nobody/siglip"):
-        train(load_tokenizer_recipe("small/vit", [*TINY, "model.network.weights=nobody/siglip",
-                                                    f"train.output_dir={tmp_path / 'other'}"]))  # fmt: skip
+        train(missing)
 
 
 def test_a_plan_counts_encoder_head_and_frozen_teacher(siglip_folder: Path) -> None:
-    without = plan("x", load_tokenizer_recipe("small/vit", TINY), Machine(gpus=1))
-    recipe = load_tokenizer_recipe("small/vit", [*TINY, f"objective.semantic.teacher={siglip_folder}"])
+    without = plan("x", load_recipe("small/vit", TINY, of=TokenizerRecipe), Machine(gpus=1))
+    recipe = load_recipe("small/vit", [*TINY, f"objective.semantic.teacher={siglip_folder}"], of=TokenizerRecipe)
     found = plan("x", recipe, Machine(gpus=1))
     parts = {part.name: part for part in found.parts}
     whole = sum(p.numel() for p in load_siglip(str(siglip_folder)).parameters())

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from channelvq.errors import InputError
 from channelvq.train.engine import Engine, read_metrics
-from channelvq.train.run import load_recipe, load_tokenizer_recipe, train
-from channelvq.train.tokenizer_task import TokenizerTask
+from channelvq.train.run import load_recipe, train
+from channelvq.train.tokenizer_task import TokenizerRecipe, TokenizerTask
 
 TINY = (
     "model.image_size=32", "model.latent_channels=8", "model.network.base_channels=8", "model.network.stem=2",
@@ -25,7 +25,7 @@ GAME = (
 
 def fit(folder: Path, *settings: str) -> dict[str, Tensor]:
     """Weights and buffers of every model in the last checkpoint."""
-    recipe = load_tokenizer_recipe("small/smoke", [*TINY, *settings, f"train.output_dir={folder}"])
+    recipe = load_recipe("small/smoke", [*TINY, *settings, f"train.output_dir={folder}"], of=TokenizerRecipe)
     assert Engine(TokenizerTask(recipe), recipe.train, recipe).fit() is not None
     (last,) = (folder / "checkpoints").glob("step-00000004")
     return {f"{path.stem}.{k}": v for path in last.glob("*.safetensors") for k, v in load_file(path).items()}
@@ -63,7 +63,7 @@ def test_without_the_survey_a_quantizer_of_the_whole_batch_would_differ(tmp_path
             return nullcontext()
 
     settings = [*TINY, "model.quantizer.kind=ema", f"train.output_dir={tmp_path / 'blind'}", "train.accumulation=4"]
-    recipe = load_tokenizer_recipe("small/smoke", settings)
+    recipe = load_recipe("small/smoke", settings, of=TokenizerRecipe)
     assert Engine(Blind(recipe), recipe.train, recipe).fit() is not None
     blind = load_file(tmp_path / "blind/final/model.safetensors")["quantizer.quantizer.weight"]
     whole = fit(tmp_path / "whole", "model.quantizer.kind=ema")["model.quantizer.quantizer.weight"]

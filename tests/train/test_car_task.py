@@ -146,7 +146,7 @@ def test_each_stage_trains_its_part(recipe: Callable[..., CARRecipe]) -> None:
     moved = []
     for step in range(3):
         before = {name: p.detach().clone() for name, p in task.car.named_parameters()}
-        terms, _ = task.losses("car", task.models, next(batches), step, part=0)
+        terms = task.losses("car", task.models, next(batches), step, part=0).terms
         sum(terms.values()).backward()  # type: ignore[union-attr]
         task.optimizers["car"].step()
         task.optimizers["car"].zero_grad()
@@ -218,7 +218,7 @@ def test_a_hidden_caption_is_the_empty_prompt(
     task = CARTask(recipe(1))
     batch = next(task.batches(0, 0, 1))
     monkeypatch.setattr(task, "_hidden", lambda count, step, rank: torch.ones(count, dtype=torch.bool))
-    terms, _ = task.losses("car", task.models, batch, 0, 0)
+    terms = task.losses("car", task.models, batch, 0, 0).terms
     task.car.eval()
     expected = -task.car.score([""] * 8, batch[:, 20:]).mean()
     torch.testing.assert_close(terms["nats"].detach(), expected, atol=1e-4, rtol=1e-4)
@@ -260,7 +260,7 @@ def test_muon_moves_the_matrices_of_the_layers_and_adamw_the_rest(recipe: Callab
     ]  # fmt: skip
     batch = next(task.batches(0, 0, 1))
     for each in (task, twin):
-        sum(each.losses("car", each.models, batch, 3, 0)[0].values()).backward()
+        sum(each.losses("car", each.models, batch, 3, 0).terms.values()).backward()
     task.optimizers["car"].step()
     for optimizer in alone:
         optimizer.step()

@@ -20,7 +20,7 @@ from channelvq.errors import DivergedError, InputError
 from channelvq.nested import NestedConfig
 from channelvq.train.checkpoint import checkpoints
 from channelvq.train.engine import Engine, read_metrics, schedule, training_seconds
-from channelvq.train.run import load_tokenizer_recipe
+from channelvq.train.run import load_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe, TokenizerTask
 
 TINY = (
@@ -32,7 +32,7 @@ LONG = ("steps", "evaluate_every", "checkpoint_every")
 
 
 def recipe(folder: Path, *overrides: str) -> TokenizerRecipe:
-    return load_tokenizer_recipe("small/smoke", [*TINY, f"train.output_dir={folder}", *overrides])
+    return load_recipe("small/smoke", [*TINY, f"train.output_dir={folder}", *overrides], of=TokenizerRecipe)
 
 
 def fit(config: TokenizerRecipe) -> dict[str, float] | None:
@@ -124,7 +124,7 @@ def test_twenty_steps_lower_the_loss_and_leave_a_loadable_tokenizer(tmp_path: Pa
     tokenizer = CVQTokenizer.from_pretrained(tmp_path / "final")
     assert tokenizer.config == config.model
     assert list((tmp_path / "samples").glob("*.png"))
-    assert to_dict(load_tokenizer_recipe(tmp_path / "config.yaml")) == to_dict(config)
+    assert to_dict(load_recipe(tmp_path / "config.yaml", of=TokenizerRecipe)) == to_dict(config)
 
 
 def test_moving_average_is_saved_not_the_raw_weights(tmp_path: Path) -> None:
@@ -172,8 +172,10 @@ def test_another_thread_count_is_said(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_stops_with_its_name(tmp_path: Path) -> None:
     class Broken(TokenizerTask):
         def losses(self, name, models, batch, step, rank):  # type: ignore[no-untyped-def]
-            terms, figures = super().losses(name, models, batch, step, rank)
-            return (terms | {"pixel": terms["pixel"] * float("nan")} if step == 2 else terms), figures
+            losses = super().losses(name, models, batch, step, rank)
+            if step == 2:
+                losses.terms["pixel"] = losses.terms["pixel"] * float("nan")
+            return losses
 
     config = recipe(tmp_path, "train.steps=4", "train.checkpoint_every=1")
     with pytest.raises(DivergedError, match=r"'pixel' is nan at step 3.*step-00000002"):
@@ -184,10 +186,10 @@ def test_a_loss_that_is_not_finite_stops_with_its_name(tmp_path: Path) -> None:
 def test_a_gradient_that_is_not_finite_never_gets_into_a_checkpoint(clip: str, tmp_path: Path) -> None:
     class Broken(TokenizerTask):
         def losses(self, name, models, batch, step, rank):  # type: ignore[no-untyped-def]
-            terms, figures = super().losses(name, models, batch, step, rank)
+            losses = super().losses(name, models, batch, step, rank)
             if step == 2:  # 0, whose root has no derivative
-                terms["root"] = next(models["tokenizer"].parameters()).mul(0).sum().sqrt()
-            return terms, figures
+                losses.terms["root"] = next(models["tokenizer"].parameters()).mul(0).sum().sqrt()
+            return losses
 
     config = recipe(tmp_path, "train.steps=4", "train.checkpoint_every=1", f"train.clip_norm={clip}")
     with pytest.raises(DivergedError, match=r"gradient of tokenizer is nan at step 3.*step-00000002"):

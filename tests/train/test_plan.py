@@ -14,7 +14,8 @@ from channelvq.errors import InputError
 from channelvq.tokenizer import CVQTokenizer
 from channelvq.train.car_task import CARRecipe
 from channelvq.train.plan import Machine, _measure, plan
-from channelvq.train.run import load_recipe, load_tokenizer_recipe
+from channelvq.train.run import load_recipe
+from channelvq.train.tokenizer_task import TokenizerRecipe
 
 PAPER = [name for name in recipe_names() if name.startswith("paper/")]
 
@@ -47,7 +48,7 @@ def test_the_backbones_have_their_published_sizes(name: str, backbone: float, wi
 
 
 def test_parameters_are_those_of_the_model() -> None:
-    recipe = load_tokenizer_recipe("small/bundled")
+    recipe = load_recipe("small/bundled", of=TokenizerRecipe)
     found = plan("small/bundled", recipe, Machine(gpus=1))
     assert found.parameters == sum(p.numel() for p in CVQTokenizer(recipe.model).parameters())
     assert found.memory["optimizer"] == 8 * found.parameters

@@ -12,7 +12,8 @@ from channelvq.car.config import CARConfig
 from channelvq.car.text import TextTokenizer, train_bpe
 from channelvq.errors import InputError
 from channelvq.train import run
-from channelvq.train.run import load_recipe, load_tokenizer_recipe, train
+from channelvq.train.run import load_recipe, train
+from channelvq.train.tokenizer_task import TokenizerRecipe
 
 KINDS = ("ema", "simvq", "ibq", "lc", "fsq", "lfq")
 TINY = (
@@ -24,7 +25,7 @@ TINY = (
 
 def fit(kind: str, folder: Path, steps: int, *more: str) -> dict[str, torch.Tensor]:
     settings = [*TINY, f"model.quantizer.kind={kind}", f"train.output_dir={folder}", f"train.steps={steps}", *more]
-    figures = train(load_tokenizer_recipe("small/smoke", settings))
+    figures = train(load_recipe("small/smoke", settings, of=TokenizerRecipe))
     assert figures is not None
     assert figures["use"] > 0.1
     return load_file(folder / "final" / "model.safetensors")

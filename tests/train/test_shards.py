@@ -17,7 +17,7 @@ from channelvq.data.files.shard_writer import write_shards
 from channelvq.tokenizer import CVQTokenizer
 from channelvq.train.car_task import token_set
 from channelvq.train.engine import Engine, read_metrics
-from channelvq.train.run import load_tokenizer_recipe
+from channelvq.train.run import load_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe, TokenizerTask
 
 TINY = (
@@ -53,7 +53,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def recipe(name: str, folder: Path, data: dict[str, tuple[str, ...]]) -> TokenizerRecipe:
-    return load_tokenizer_recipe(name, [*TINY, *data[name], f"train.output_dir={folder}"])
+    return load_recipe(name, [*TINY, *data[name], f"train.output_dir={folder}"], of=TokenizerRecipe)
 
 
 def final(folder: Path) -> dict[str, torch.Tensor]:

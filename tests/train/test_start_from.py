@@ -7,8 +7,8 @@ import torch
 
 from channelvq.errors import InputError
 from channelvq.tokenizer import CVQTokenizer
-from channelvq.train.run import load_tokenizer_recipe, train
-from channelvq.train.tokenizer_task import TokenizerTask
+from channelvq.train.run import load_recipe, train
+from channelvq.train.tokenizer_task import TokenizerRecipe, TokenizerTask
 from lab.store import run_key
 
 SMALL = ("model.image_size=32", "model.latent_channels=4", "model.network.base_channels=8", "train.batch_size=2",
@@ -20,14 +20,14 @@ SMALL = ("model.image_size=32", "model.latent_channels=4", "model.network.base_c
 def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The end of a short run."""
     folder = tmp_path_factory.mktemp("given")
-    train(load_tokenizer_recipe("small/smoke", [*SMALL, "train.steps=3", f"train.output_dir={folder}"]))
+    train(load_recipe("small/smoke", [*SMALL, "train.steps=3", f"train.output_dir={folder}"], of=TokenizerRecipe))
     return folder / "final"
 
 
 def test_at_a_learning_rate_of_nothing_the_weights_stay_as_given(given: Path, tmp_path: Path) -> None:
     settings = [*SMALL, f"objective.start_from={given}", "train.steps=2", "train.seed=5", "train.ema=0.9",
                 "train.learning_rate=1e-30", f"train.output_dir={tmp_path}"]  # fmt: skip
-    train(load_tokenizer_recipe("small/smoke", settings))
+    train(load_recipe("small/smoke", settings, of=TokenizerRecipe))
     first, last = (CVQTokenizer.from_pretrained(path).state_dict() for path in (given, tmp_path / "final"))
     assert first.keys() == last.keys()
     for name, tensor in first.items():
@@ -36,7 +36,7 @@ def test_at_a_learning_rate_of_nothing_the_weights_stay_as_given(given: Path, tm
 
 def test_the_given_codebook_is_not_started_again_and_learns_on(given: Path, tmp_path: Path) -> None:
     settings = [f"objective.start_from={given}", "train.steps=2", "train.learning_rate=1e-3"]
-    recipe = load_tokenizer_recipe("small/smoke", [*SMALL, *settings, f"train.output_dir={tmp_path}"])
+    recipe = load_recipe("small/smoke", [*SMALL, *settings, f"train.output_dir={tmp_path}"], of=TokenizerRecipe)
     task, codes = TokenizerTask(recipe), CVQTokenizer.from_pretrained(given).quantizer.codes()
     task.start()
     assert torch.equal(task.tokenizer.quantizer.codes(), codes)
@@ -46,20 +46,22 @@ def test_the_given_codebook_is_not_started_again_and_learns_on(given: Path, tmp_
 
 
 def test_another_model_is_refused_with_its_differences(given: Path) -> None:
-    recipe = load_tokenizer_recipe("small/smoke", [*SMALL, f"objective.start_from={given}", "model.latent_channels=8"])
+    recipe = load_recipe(
+        "small/smoke", [*SMALL, f"objective.start_from={given}", "model.latent_channels=8"], of=TokenizerRecipe
+    )
     with pytest.raises(InputError, match=r"objective\.start_from.*latent_channels: 4 -> 8"):
         TokenizerTask(recipe)
     with pytest.raises(InputError, match="no such folder"):
-        TokenizerTask(load_tokenizer_recipe("small/smoke", [*SMALL, "objective.start_from=./nowhere"]))
+        TokenizerTask(load_recipe("small/smoke", [*SMALL, "objective.start_from=./nowhere"], of=TokenizerRecipe))
 
 
 def test_the_option_leaves_the_keys_of_stored_runs_as_they_are() -> None:
-    plain = load_tokenizer_recipe("small/smoke")
-    assert run_key(load_tokenizer_recipe("small/smoke", ["objective.start_from=null"])) == run_key(plain)
-    assert run_key(load_tokenizer_recipe("small/smoke", ["objective.start_from=bundled"])) != run_key(plain)
+    plain = load_recipe("small/smoke", of=TokenizerRecipe)
+    assert run_key(load_recipe("small/smoke", ["objective.start_from=null"], of=TokenizerRecipe)) == run_key(plain)
+    assert run_key(load_recipe("small/smoke", ["objective.start_from=bundled"], of=TokenizerRecipe)) != run_key(plain)
 
 
 def test_the_bundled_tokenizer_fits_the_recipes_that_finetune_it() -> None:
     for recipe in ("small/domain", "small/own"):
-        loaded = load_tokenizer_recipe(recipe)
+        loaded = load_recipe(recipe, of=TokenizerRecipe)
         assert loaded.model == CVQTokenizer.from_pretrained("bundled").config

@@ -12,9 +12,9 @@ from channelvq.car.backbone import SHORT, build_backbone, run_backbone, settings
 from channelvq.car.model import CAR
 from channelvq.errors import InputError
 from channelvq.train import launch, run
-from channelvq.train.car_task import COMPILED_WIDTHS, CARTask
+from channelvq.train.car_task import COMPILED_WIDTHS, CARRecipe, CARTask
 from channelvq.train.engine import Engine, read_metrics
-from channelvq.train.run import load_car_recipe, load_tokenizer_recipe
+from channelvq.train.run import load_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe, TokenizerTask
 
 TINY = (
@@ -25,7 +25,7 @@ TINY = (
 
 
 def recipe(folder: Path, *overrides: str) -> TokenizerRecipe:
-    return load_tokenizer_recipe("small/smoke", [*TINY, f"train.output_dir={folder}", *overrides])
+    return load_recipe("small/smoke", [*TINY, f"train.output_dir={folder}", *overrides], of=TokenizerRecipe)
 
 
 def fit(config: TokenizerRecipe) -> dict[str, float] | None:
@@ -94,8 +94,10 @@ def test_a_compiled_generator_trains_as_another_and_is_evaluated_uncompiled(
     monkeypatch.setattr(CARTask, "_samples", samples)
     for name in ("false", "true"):
         torch._dynamo.reset()
-        config = load_car_recipe(
-            "small/scenes-car", [*generator, f"train.compile={name}", f"train.output_dir={tmp_path / name}"]
+        config = load_recipe(
+            "small/scenes-car",
+            [*generator, f"train.compile={name}", f"train.output_dir={tmp_path / name}"],
+            of=CARRecipe,
         )
         Engine(CARTask(config), config.train, config).fit()
     assert compiled_calls == [False, False]
@@ -107,7 +109,7 @@ def test_a_compiled_generator_trains_as_another_and_is_evaluated_uncompiled(
 def test_a_missing_compiler_is_named_before_images_are_tokenized(
     generator: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = load_car_recipe("small/scenes-car", [*generator, f"train.output_dir={tmp_path}/run"])
+    config = load_recipe("small/scenes-car", [*generator, f"train.output_dir={tmp_path}/run"], of=CARRecipe)
     monkeypatch.setenv("PATH", "")
     with pytest.raises(InputError, match=r"train\.compile=true: .* C\+\+ compiler"):
         run.train(config)
@@ -115,7 +117,7 @@ def test_a_missing_compiler_is_named_before_images_are_tokenized(
 
 
 def test_the_text_of_a_compiled_generator_has_few_widths(generator: list[str], tmp_path: Path) -> None:
-    config = load_car_recipe("small/scenes-car", [*generator, f"train.output_dir={tmp_path}/run"])
+    config = load_recipe("small/scenes-car", [*generator, f"train.output_dir={tmp_path}/run"], of=CARRecipe)
     task = CARTask(config)
     text, _ = task._split(next(task.batches(0, 0, 1)))
     assert text.shape[1] % COMPILED_WIDTHS == 0

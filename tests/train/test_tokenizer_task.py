@@ -8,7 +8,7 @@ import pytest
 from channelvq.data.stream import fixed_images
 from channelvq.train import tokenizer_task
 from channelvq.train.engine import Engine, read_metrics
-from channelvq.train.run import load_tokenizer_recipe
+from channelvq.train.run import load_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe, TokenizerTask
 
 TINY = (
@@ -19,7 +19,7 @@ TINY = (
 
 
 def recipe(folder: Path, *overrides: str) -> TokenizerRecipe:
-    return load_tokenizer_recipe("small/smoke", [*TINY, f"train.output_dir={folder}", *overrides])
+    return load_recipe("small/smoke", [*TINY, f"train.output_dir={folder}", *overrides], of=TokenizerRecipe)
 
 
 def test_pictures_that_come_again_use_no_more_codes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from channelvq.train import launch
-from channelvq.train.run import load_tokenizer_recipe
+from channelvq.train.run import load_recipe
+from channelvq.train.tokenizer_task import TokenizerRecipe
 from lab.bench.train import CASES, build, plain_loop, rows, run, started
 
 NARROW = (
@@ -38,7 +39,7 @@ def test_every_case_is_measured_and_written(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize("case", CASES)
 def test_the_plain_loop_does_the_work_of_the_engine(case: str, tmp_path: Path) -> None:
     name, settings = CASES[case]
-    recipe = load_tokenizer_recipe(name, [*settings, *TINY, "train.precision=no", "train.warmup_steps=0"])
+    recipe = load_recipe(name, [*settings, *TINY, "train.precision=no", "train.warmup_steps=0"], of=TokenizerRecipe)
     engine, batch = build(recipe, tmp_path)
     twin = started(recipe)
     plain = plain_loop(twin)

@@ -8,8 +8,9 @@ from safetensors.torch import load_file
 
 from channelvq.errors import InputError
 from channelvq.nn.detector import Detector
+from channelvq.train.car_task import CARRecipe
 from channelvq.train.engine import Engine, read_metrics
-from channelvq.train.run import load_car_recipe, load_detector_recipe, train
+from channelvq.train.run import load_recipe, train
 from lab.bundle.detection_loss import NOTHING, UNSAID
 from lab.bundle.detector_task import MOST_OBJECTS, DetectorRecipe, DetectorTask
 
@@ -21,7 +22,7 @@ TINY = (
 
 
 def recipe(folder: Path, *overrides: str) -> DetectorRecipe:
-    return load_detector_recipe("lab/bundle/detector.yaml", [*TINY, f"train.output_dir={folder}", *overrides])
+    return load_recipe("lab/bundle/detector.yaml", [*TINY, f"train.output_dir={folder}", *overrides], of=DetectorRecipe)
 
 
 def test_batches_hold_scenes_of_training_and_their_truth(tmp_path: Path) -> None:
@@ -96,6 +97,6 @@ def test_it_learns_and_goes_on_to_the_same_end(tmp_path: Path) -> None:
 
 def test_a_recipe_of_another_kind_is_named() -> None:
     with pytest.raises(InputError, match="expected one with task: car, this one has task: detector"):
-        load_car_recipe("lab/bundle/detector.yaml")
+        load_recipe("lab/bundle/detector.yaml", of=CARRecipe)
     with pytest.raises(InputError, match=r"image_size: .*multiple of 8"):
-        load_detector_recipe("lab/bundle/detector.yaml", ["image_size=60"])
+        load_recipe("lab/bundle/detector.yaml", ["image_size=60"], of=DetectorRecipe)

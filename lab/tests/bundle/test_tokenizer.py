@@ -6,7 +6,8 @@ import pytest
 
 from channelvq import CVQTokenizer
 from channelvq.evaluate.pca import PCABaseline
-from channelvq.train.run import load_tokenizer_recipe
+from channelvq.train.run import load_recipe
+from channelvq.train.tokenizer_task import TokenizerRecipe
 from lab.bundle.tokenizer import measure, trained_by
 from lab.store import run_key
 
@@ -29,7 +30,7 @@ KEYS = {
 
 @pytest.mark.timeout(600)
 def test_record_of_the_bundled_tokenizer(tmp_path: Path) -> None:
-    recipe = load_tokenizer_recipe("small/bundled")
+    recipe = load_recipe("small/bundled", of=TokenizerRecipe)
     training = trained_by(recipe, {"training_seconds": 7.5, "git": "abc"})
     tokenizer, pca = CVQTokenizer.from_pretrained("bundled"), PCABaseline.load("bundled")
     entry = measure(tokenizer, pca, "scenes", tmp_path, training, count=4)

@@ -266,14 +266,15 @@ def report(
     import rich
 
     from channelvq import CAR
-    from channelvq.evaluate.report.generator import ReportSettings, figures, run
     from channelvq.evaluate.results import write_json
+    from channelvq.report.generator import ReportSettings, figures, run
     from channelvq.terminal import terminal_table
-    from channelvq.train.run import load_car_recipe
+    from channelvq.train.car_task import CARRecipe
+    from channelvq.train.run import load_recipe
 
     target(file=json_file, folder=output)
     settings = ReportSettings(prompts, seeds, guidance_scale, temperature, sweep)
-    result = run(CAR.from_pretrained(car), car, load_car_recipe(recipe), output, settings, typer.echo)
+    result = run(CAR.from_pretrained(car), car, load_recipe(recipe, of=CARRecipe), output, settings, typer.echo)
     rich.print(terminal_table(("figure", "value"), figures(result), car))
     if json_file:
         write_json(json_file, result)

@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from channelvq.errors import InputError
+from channelvq.errors import InputError, NotFiniteError
 from channelvq.lookup import bfloat16, rounded
 from channelvq.lookup.equal import first_equal, merge
 from channelvq.lookup.integers import solve_exactly
@@ -106,7 +106,7 @@ def largest_magnitude(table: Tensor, name: str) -> float:
         ends[start // size] = torch.stack(torch.aminmax(part))
     largest = ends.abs().amax().item()
     if not largest < float("inf"):
-        raise InputError(f"nearest_codeword: {name} hold NaN or infinity; distances to them have no order")
+        raise NotFiniteError(f"nearest_codeword: {name} hold NaN or infinity; distances to them have no order")
     return largest
 
 

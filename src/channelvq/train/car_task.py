@@ -8,8 +8,7 @@ The step decides the stage, the images, their order and which captions are hidde
 """
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
 from dataclasses import field, replace
 from functools import lru_cache
 from hashlib import sha256
@@ -40,9 +39,10 @@ from channelvq.nn.modes import evaluating
 from channelvq.pretrained import tensor_sha256
 from channelvq.tokenizer import CVQTokenizer
 from channelvq.train.checkpoint import check_inputs
-from channelvq.train.config import TrainConfig, check_start
+from channelvq.train.config import check_start
 from channelvq.train.launch import on_gpu
 from channelvq.train.muon import MuonWithAdamW
+from channelvq.train.task import Losses, Recipe, Task
 
 Stage = Literal["lm", "stage1", "stage2"]
 OF_START = "start_from"  # as the name of an image tokenizer
@@ -72,7 +72,7 @@ class CARObjectiveConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
-class CARRecipe:
+class CARRecipe(Recipe):
     """Everything that decides a generator's training.
 
     tokenizer: "bundled", a folder or a hub id; "start_from": that of the generator objective.start_from.
@@ -85,7 +85,6 @@ class CARRecipe:
     model: CARConfig = field(default_factory=CARConfig)
     objective: CARObjectiveConfig = field(default_factory=CARObjectiveConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
         before = self.objective.lm_steps + self.objective.stage1_steps
@@ -134,8 +133,10 @@ def check_model(config: CARConfig, tokenizer: CVQTokenizer, muon: bool = False) 
         raise InputError("objective.muon_learning_rate: the backbone has no linear layers; leave it out")
 
 
-class CARTask:
-    """Implements `channelvq.train.engine.Task`."""
+class CARTask(Task):
+    """A language model that learns captions, then the tokens of the images after them."""
+
+    recipe_type = CARRecipe
 
     def __init__(self, recipe: CARRecipe) -> None:
         self.recipe = recipe
@@ -252,23 +253,17 @@ class CARTask:
         rate, decay = objective.muon_learning_rate, train.weight_decay
         return MuonWithAdamW(groups, matrices, muon_lr=rate, weight_decay=decay, betas=train.betas)
 
-    def losses(
-        self, name: str, models: dict[str, nn.Module], batch: Tensor, step: int, part: int
-    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+    def losses(self, name: str, models: dict[str, nn.Module], batch: Tensor, step: int, part: int) -> Losses:
         """Nats per text token in the language stage, else nats per image token with some captions hidden."""
         stage = self.stage_at(step)
         self._enter(stage)
         text, ids = self._split(batch)
         if stage == "lm":
-            return {"text_nats": self._text_loss(models[name](text.clamp(min=0), text >= 0), step)}, {}
+            return Losses({"text_nats": self._text_loss(models[name](text.clamp(min=0), text >= 0), step)})
         mask = (text >= 0) & ~self._hidden(len(batch), step, part).to(text.device)[:, None]
         predicted = models[name](text.clamp(min=0), mask, ids)
-        top1 = (predicted.logits.detach().argmax(2) == ids).float().mean()
-        return {"nats": predicted.loss}, {"top1": float(top1)}
-
-    def survey(self, parts: Sequence[Tensor], step: int, first: int) -> AbstractContextManager[None]:
-        """Nothing: every image token counts the same, and `_text_loss` knows the global batch."""
-        return nullcontext()
+        logits = predicted.logits.detach()
+        return Losses({"nats": predicted.loss}, lambda: {"top1": float((logits.argmax(2) == ids).float().mean())})
 
     def _text_loss(self, predicted: Prediction, step: int) -> Tensor:
         """Mean over the text tokens of the global batch, of which the parts have different numbers."""
@@ -324,10 +319,6 @@ class CARTask:
         drawn = car.generate(prompts, guidance_scale=scale, exact=False).images
         restored = car.tokenizer.detokenize(self.held_out.ids[:SAMPLES].long(), exact=False)
         save_image(grid([*restored, *drawn], columns=SAMPLES, captions=prompts * 2, scale=2), path)
-
-    def alarms(self, figures: dict[str, float]) -> list[str]:
-        """None."""
-        return []
 
     def save(self, models: dict[str, nn.Module], folder: Path) -> None:
         """config.json, model.safetensors, tokenizer.json, tokenizer/ and README.md."""

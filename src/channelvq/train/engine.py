@@ -1,81 +1,32 @@
 """The one training loop, over Hugging Face Accelerate: setup -> fit -> evaluate -> save.
 
-A task (train/tokenizer_task.py, ...) says what is trained on what; the engine does everything that all tasks share:
-schedules, precision, clipping, moving averages, progress, metrics, checkpoints, resuming and stopping well.
+A task (train/task.py) says what is trained on what; the engine does everything that all tasks share: schedules,
+precision, clipping, moving averages, progress, metrics, checkpoints, resuming and stopping well.
 """
 
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Sequence
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from accelerate.utils import set_seed
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from channelvq.config import save
-from channelvq.errors import DivergedError, InputError
+from channelvq.errors import DivergedError, NotFiniteError
 from channelvq.train import launch
 from channelvq.train.averages import moving_average, update_average
 from channelvq.train.checkpoint import check_run_folder, checkpoints, load_checkpoint, read_state, save_checkpoint
 from channelvq.train.config import TrainConfig
 from channelvq.train.progress import Progress
 from channelvq.train.signals import StopSignals
-
-
-class Task(Protocol):
-    """What the engine needs to know of a task.
-
-    models and optimizers: by name; each optimizer makes one update a step, in this order, of the model of its name and
-    of helpers, models without an optimizer of their own, whose parameters it holds. `losses` gets the prepared
-    (possibly wrapped) models and gives the weighted, named terms of one optimizer's objective, plus figures to log; no
-    terms, no update.
-
-    A rank's share of the global batch comes in one part, or in `train.accumulation` equal ones. `part` is the number of
-    a part among those of all ranks, in the order of the global batch: what is drawn for an image depends on its place
-    in the global batch alone. Terms are means over the part; the engine makes of them the mean over the global batch.
-    """
-
-    models: dict[str, nn.Module]
-    optimizers: dict[str, Optimizer]
-    networks: list[nn.Module]  # what torch.compile may compile
-    idle_parameters: bool  # whether some steps leave out parameters, which distributed training has to look for
-
-    def start(self) -> None:
-        """Once, before the first step of a run that does not resume."""
-        ...
-
-    def batches(self, start_step: int, rank: int, world: int) -> Iterator[Tensor]:
-        """Batches of this rank from a step on; the data position is the step, so nothing else needs restoring."""
-        ...
-
-    def losses(
-        self, name: str, models: dict[str, nn.Module], batch: Tensor, step: int, part: int
-    ) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """(terms, figures) of optimizer `name` on this part of the batch."""
-        ...
-
-    def survey(self, parts: Sequence[Tensor], step: int, first: int) -> AbstractContextManager[None]:
-        """Around the losses of a step whose batch comes in several parts: here they are all, from number `first` on."""
-        ...
-
-    def evaluate(self, models: dict[str, nn.Module], run_dir: Path, step: int) -> dict[str, float]:
-        """Figures on held-out data; may write pictures under run_dir/samples."""
-        ...
-
-    def alarms(self, figures: dict[str, float]) -> list[str]:
-        """Lines for people about what an evaluation's figures show to go wrong, each once a run, with its remedy."""
-        ...
-
-    def save(self, models: dict[str, nn.Module], folder: Path) -> None:
-        """What `from_pretrained` loads."""
-        ...
+from channelvq.train.task import Figures, Losses, Task
 
 
 def schedule(config: TrainConfig, step: int) -> float:
@@ -126,7 +77,7 @@ class Engine:
         self.averages = {name: moving_average(models[name], config.ema) for name in averaged}
         accelerator.register_for_checkpointing(*self.schedulers.values(), *self.averages.values())
 
-    def fit(self) -> dict[str, float] | None:
+    def fit(self) -> Figures | None:
         """Run from the start or the newest checkpoint to `steps`; evaluate; write final/."""
         config = self.config
         start_step = self._start_step()
@@ -137,13 +88,14 @@ class Engine:
             for line in launch.advice(config):
                 progress.say(line)
             for step in range(start_step, config.steps):
-                began = time.perf_counter()
-                logged = self.step(next(batches), step)
-                self.seconds += time.perf_counter() - began
                 done = step + 1
                 last = done == config.steps
-                if done % config.log_every == 0 or last or step == start_step:
-                    progress.log(done, self._over_ranks(logged), config.batch_size)
+                log = done % config.log_every == 0 or last or step == start_step
+                began = time.perf_counter()
+                figures_of_step = self.step(next(batches), step, log=log)
+                self.seconds += time.perf_counter() - began
+                if log:
+                    progress.log(done, self._over_ranks(figures_of_step), config.batch_size)
                 if done % config.evaluate_every == 0 or last:
                     figures = self._evaluate(done)
                     progress.log_evaluation(done, figures)
@@ -183,29 +135,29 @@ class Engine:
             return None
         return signal or "a signal to another rank"
 
-    def step(self, batch: Tensor, step: int) -> dict[str, float]:
-        """One update by every optimizer from this rank's share of the global batch; what there is to log."""
+    def step(self, batch: Tensor, step: int, *, log: bool = True) -> Figures:
+        """One update by every optimizer from this rank's share of the global batch; where `log`, what there is to."""
         parts = batch.to(self.accelerator.device).chunk(self.accumulation)
         if self.config.channels_last and batch.ndim == 4:
             parts = [part.contiguous(memory_format=torch.channels_last) for part in parts]
-        logged: dict[str, float] = {}
+        logged: Figures = {}
         with ExitStack() as surveyed:
             if len(parts) > 1:
                 with self.accelerator.autocast():
                     surveyed.enter_context(self.task.survey(parts, step, self._first_part()))
             for name in self.optimizers:
-                logged |= self._update(name, parts, step)
+                logged |= self._update(name, parts, step, log)
         logged["learning_rate"] = float(next(iter(self.schedulers.values())).get_last_lr()[0])
         return logged
 
     def _first_part(self) -> int:
         return self.accelerator.process_index * self.accumulation
 
-    def _update(self, name: str, parts: Sequence[Tensor], step: int) -> dict[str, float]:
+    def _update(self, name: str, parts: Sequence[Tensor], step: int, log: bool) -> Figures:
         """The gradients of all parts, then one step of an optimizer."""
         optimizer = self.optimizers[name]
         self.models[name].train()
-        found = [self._backward(name, part, step, i) for i, part in enumerate(parts)]
+        found = [self._backward(name, part, step, i, log) for i, part in enumerate(parts)]
         if not any(found):  # nothing to do yet: without gradients a step changes nothing, but the schedule goes on
             self.task.optimizers[name].step()
             self.schedulers[name].step()
@@ -222,19 +174,19 @@ class Engine:
             update_average(self.averages[name], self.task.models[name])
         return logged
 
-    def _backward(self, name: str, batch: Tensor, step: int, i: int) -> dict[str, float]:
-        """Add the gradients of part i of this rank's share; terms and figures as numbers."""
+    def _backward(self, name: str, batch: Tensor, step: int, i: int, log: bool) -> Figures:
+        """Add the gradients of part i of this rank's share; the terms and, where they are logged, the figures."""
         with ExitStack() as unsynced:
             if i + 1 < self.accumulation:  # ranks add up their gradients once, after the last part
                 for each in (name, *self._helpers()):
                     unsynced.enter_context(self.accelerator.no_sync(self.models[each]))
-            terms, figures = self._losses(name, batch, step, self._first_part() + i)
-            if not terms:
-                return figures
-            numbers = self._finite(terms, step)
-            total = sum(terms.values(), start=torch.zeros((), device=self.accelerator.device))
+            losses = self._losses(name, batch, step, self._first_part() + i)
+            if not losses.terms:
+                return {}
+            numbers = self._finite(losses.terms, step)
+            total = sum(losses.terms.values(), start=torch.zeros((), device=self.accelerator.device))
             self.accelerator.backward(total / self.accumulation)
-        return numbers | figures
+        return numbers | losses.figures() if log else numbers
 
     def _checked_norm(self, name: str, norm: Tensor | None, step: int) -> float:
         """The norm as a number; DivergedError before a gradient that is not finite gets into the weights."""
@@ -253,7 +205,7 @@ class Engine:
         helping = (p for helper in self._helpers() for p in self.models[helper].parameters() if id(p) in held)
         return [*self.models[name].parameters(), *helping]
 
-    def _over_ranks(self, figures: dict[str, float]) -> dict[str, float]:
+    def _over_ranks(self, figures: Figures) -> Figures:
         """Means over ranks, each of which has seen its share of the global batch."""
         if self.accelerator.num_processes == 1:
             return figures
@@ -261,14 +213,14 @@ class Engine:
         means = cast(Tensor, self.accelerator.reduce(values, "mean"))
         return dict(zip(figures, means.tolist(), strict=True))
 
-    def _losses(self, name: str, batch: Tensor, step: int, part: int) -> tuple[dict[str, Tensor], dict[str, float]]:
+    def _losses(self, name: str, batch: Tensor, step: int, part: int) -> Losses:
         try:
             with self.accelerator.autocast():
                 return self.task.losses(name, self.models, batch, step, part)
-        except InputError as error:  # the lookup refuses what is not finite
+        except NotFiniteError as error:  # the lookup refuses what is not finite
             raise self._diverged(str(error), step) from None
 
-    def _finite(self, terms: dict[str, Tensor], step: int) -> dict[str, float]:
+    def _finite(self, terms: dict[str, Tensor], step: int) -> Figures:
         """The terms as numbers; raises DivergedError with the step, the term and the last good checkpoint."""
         # Read in one go: every read waits for the device.
         values = torch.stack([value.detach().float() for value in terms.values()]).tolist()
@@ -295,7 +247,7 @@ class Engine:
             for name, model in self.task.models.items()
         }
 
-    def _evaluate(self, step: int) -> dict[str, float]:
+    def _evaluate(self, step: int) -> Figures:
         models = self.evaluated_models()
         if not self.accelerator.is_main_process:
             return {}

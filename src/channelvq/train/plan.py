@@ -28,7 +28,8 @@ from channelvq.terminal import table_title
 from channelvq.tokenizer import CVQConfig, CVQTokenizer
 from channelvq.train.car_task import OF_START, CARRecipe, hidden_matrices, image_tokenizer, start_generator
 from channelvq.train.config import TrainConfig
-from channelvq.train.run import Recipe, load_tokenizer_recipe
+from channelvq.train.run import load_recipe
+from channelvq.train.task import Recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe
 
 ADAM_BYTES, MUON_BYTES, FLOAT_BYTES = 8, 4, 4
@@ -178,7 +179,7 @@ def tokenizer_config(recipe: CARRecipe) -> CVQConfig:
         raise InputError(
             f"plan: the tokenizer {recipe.tokenizer!r} is not here; name the recipe that trains it as tokenizer_recipe"
         )
-    return load_tokenizer_recipe(recipe.tokenizer_recipe).model
+    return load_recipe(recipe.tokenizer_recipe, of=TokenizerRecipe).model
 
 
 def _published(name: str) -> dict[str, Any]:

@@ -38,7 +38,8 @@ from channelvq.quantize.axis import to_vectors
 from channelvq.quantize.base import num_ranks, sum_over_ranks
 from channelvq.quantize.usage import CodebookUsage, UsageReport
 from channelvq.tokenizer import CVQConfig, CVQTokenizer
-from channelvq.train.config import TrainConfig, check_start
+from channelvq.train.config import check_start
+from channelvq.train.task import Figures, Losses, Recipe, Task
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -65,7 +66,7 @@ class ObjectiveConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
-class TokenizerRecipe:
+class TokenizerRecipe(Recipe):
     """Everything that decides a tokenizer's training."""
 
     task: Literal["tokenizer"] = "tokenizer"
@@ -73,7 +74,6 @@ class TokenizerRecipe:
     nested: NestedConfig = field(default_factory=NestedConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
         if self.objective.start_step >= self.train.steps:
@@ -93,8 +93,10 @@ def _first_tokenizer(recipe: TokenizerRecipe) -> CVQTokenizer:
     return tokenizer
 
 
-class TokenizerTask:
-    """Implements `channelvq.train.engine.Task`."""
+class TokenizerTask(Task):
+    """An encoder, a quantizer and a decoder that restore images, with or without a discriminator against them."""
+
+    recipe_type = TokenizerRecipe
 
     def __init__(self, recipe: TokenizerRecipe) -> None:
         self.recipe = recipe
@@ -191,9 +193,7 @@ class TokenizerTask:
         finally:
             quantizer.whole = None
 
-    def losses(
-        self, name: str, models: dict[str, nn.Module], batch: Tensor, step: int, part: int
-    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+    def losses(self, name: str, models: dict[str, nn.Module], batch: Tensor, step: int, part: int) -> Losses:
         """Pixel and adversarial loss on the decoded prefix, quantization and semantic loss on the kept channels."""
         objective, x = self.recipe.objective, normalize(batch)
         if name == "discriminator":
@@ -205,7 +205,6 @@ class TokenizerTask:
         x_hat, quantized = models[name](x, keep.to(x.device) if keep is not None else None, quantize=quantize)
         pixel = pixel_loss(x_hat.float(), x, objective.pixel)
         terms = {"pixel": objective.pixel_weight * pixel}
-        figures = {"psnr": 10 * float(torch.log10(4 / (x_hat.detach().float() - x).square().mean()))}
         if self.perceptual is not None and objective.perceptual is not None:
             distance = self.perceptual.to(x.device)(x_hat.float(), x).mean()
             terms["perceptual"] = objective.perceptual.weight * distance
@@ -215,8 +214,15 @@ class TokenizerTask:
         if quantized is not None:
             terms |= self._semantic_terms(models, quantized.z_q, x)
             terms |= {key: objective.quantizer_weight * value for key, value in quantized.losses.items()}
-            figures["batch_use"] = len(quantized.indices.unique()) / self.tokenizer.codebook_size
-        return terms, figures
+        indices = None if quantized is None else quantized.indices
+        return Losses(terms, lambda: self._figures(x, x_hat.detach().float(), indices))
+
+    def _figures(self, x: Tensor, x_hat: Tensor, indices: Tensor | None) -> Figures:
+        """PSNR of the batch as one image, and the share of the codes that came in it."""
+        figures = {"psnr": 10 * float(torch.log10(4 / (x_hat - x).square().mean()))}
+        if indices is not None:
+            figures["batch_use"] = len(indices.unique()) / self.tokenizer.codebook_size
+        return figures
 
     def _semantic_terms(self, models: dict[str, nn.Module], z_q: Tensor, x: Tensor) -> dict[str, Tensor]:
         """Of the prefix that is decoded: the first channels have to carry the meaning."""
@@ -244,15 +250,13 @@ class TokenizerTask:
         balance = adaptive_weight(reconstruction, loss, self.tokenizer.decoder.last_weight) if game.adaptive else 1.0
         return {"adversarial": share * game.weight * balance * loss}
 
-    def _discriminator_losses(
-        self, model: nn.Module, x: Tensor, part: int
-    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+    def _discriminator_losses(self, model: nn.Module, x: Tensor, part: int) -> Losses:
         """On the reconstructions that the tokenizer has just been judged by; nothing before the game begins."""
         game, discriminator = self.recipe.objective.adversarial, self.discriminator
         assert game is not None
         assert discriminator is not None
         if part not in self._restored:
-            return {}, {}
+            return Losses({})
         x_hat, weights = self._restored.pop(part)
         real, fake = model(torch.cat([x, x_hat])).chunk(2)
         terms = {"discriminator": hinge_discriminator(real, fake, weights)}
@@ -261,7 +265,8 @@ class TokenizerTask:
         if game.lecam:
             terms["lecam"] = game.lecam * lecam(discriminator, real, fake)
         self._note(real, fake)
-        return terms, {"logit_real": float(real.detach().mean()), "logit_fake": float(fake.detach().mean())}
+        means = {"logit_real": real.detach().mean(), "logit_fake": fake.detach().mean()}
+        return Losses(terms, lambda: {key: float(mean) for key, mean in means.items()})
 
     @torch.no_grad()
     def _note(self, real: Tensor, fake: Tensor) -> None:

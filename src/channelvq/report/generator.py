@@ -26,12 +26,12 @@ from channelvq.evaluate.next_channel import evaluate_next_channel
 from channelvq.evaluate.page import document, figure, rows
 from channelvq.evaluate.plots import channel_curves, check_plot
 from channelvq.evaluate.reconstruction import with_interval
-from channelvq.evaluate.report.samples import SampleReport, sample_report
 from channelvq.evaluate.results import make_record, protocol, write_json, write_text
 from channelvq.images import grid, normalize, save_image, to_pil, to_uint8
 from channelvq.nn.perceptual import PerceptualNetwork
+from channelvq.report.samples import SampleReport, sample_report
+from channelvq.report.token_sets import TokenSets, parameters, scenes, token_sets
 from channelvq.train.car_task import CARRecipe
-from lab.studies.generator import TokenSets, parameters, scenes, token_sets
 
 TRAINING = 4096  # images that samples are compared with
 COUNTED = 40_000  # training images whose codes are counted; each has to be tokenized first

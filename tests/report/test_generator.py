@@ -13,11 +13,12 @@ from channelvq.car.model import CAR
 from channelvq.car.text import TextTokenizer, train_bpe
 from channelvq.data.build import DataConfig, FolderConfig
 from channelvq.errors import InputError
-from channelvq.evaluate.report import generator as car_report
 from channelvq.nn.conv import ConvConfig
 from channelvq.quantize.codebook import PlainConfig
+from channelvq.report import generator as car_report
 from channelvq.tokenizer import CVQConfig, CVQTokenizer
-from channelvq.train.run import load_car_recipe
+from channelvq.train.car_task import CARRecipe
+from channelvq.train.run import load_recipe
 from lab.studies import generator
 
 DRAWN = ("data.sources.scenes.sprites=shapes", "objective.train_images=16", "train.steps=1", "objective.lm_steps=0",
@@ -41,7 +42,7 @@ def car(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CAR:
 
 def test_report_holds_figures_pictures_and_protocol(car: CAR, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(car_report, "COUNTED", 5)
-    recipe = load_car_recipe("small/scenes-car", DRAWN)
+    recipe = load_recipe("small/scenes-car", DRAWN, of=CARRecipe)
     settings = car_report.ReportSettings(prompts=3, seeds=2, sweep=True)
     said: list[str] = []
     result = car_report.run(car, "mine & <others>", recipe, tmp_path / "out", settings, said.append)
@@ -68,7 +69,7 @@ def test_report_on_a_few_own_images_counts_each_once_and_says_whose_they_are(car
             (folder / f"{i}.txt").write_text(f"a {colour} square")
     roots = [str(folder) for folder in folders.values()]
     mine = FolderConfig(root=roots[0], validation_root=roots[1], test_root=roots[2])
-    recipe = replace(load_car_recipe("small/scenes-car", DRAWN), data=DataConfig(sources={"mine": mine}))
+    recipe = replace(load_recipe("small/scenes-car", DRAWN, of=CARRecipe), data=DataConfig(sources={"mine": mine}))
     settings = car_report.ReportSettings(prompts=64, seeds=2, sweep=True)  # 6 samples, 3 images to compare with
     result = car_report.run(car, "mine", recipe, tmp_path / "out", settings, lambda _: None)
     protocol = result["protocol"]
@@ -80,5 +81,7 @@ def test_report_on_a_few_own_images_counts_each_once_and_says_whose_they_are(car
 def test_settings_out_of_range_are_told_before_anything_is_measured(car: CAR, tmp_path: Path) -> None:
     settings = car_report.ReportSettings(temperature=-1.0)
     with pytest.raises(InputError, match="temperature"):
-        car_report.run(car, "mine", load_car_recipe("small/scenes-car", DRAWN), tmp_path / "out", settings, print)
+        car_report.run(
+            car, "mine", load_recipe("small/scenes-car", DRAWN, of=CARRecipe), tmp_path / "out", settings, print
+        )
     assert not (tmp_path / "cache").exists()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from channelvq.errors import InputError
-from channelvq.evaluate.report.samples import nearest, sample_report, spread
+from channelvq.report.samples import nearest, sample_report, spread
 
 
 def test_nearest_is_by_angle_not_by_length() -> None:

@@ -1,0 +1,75 @@
+"""Kinds by name, open to others: quantizers, networks, data sources, tasks and metrics are each listed once.
+
+A kind of ours stands as "module:attribute" and is imported when it is asked for, so that a training of one kind does
+not load all others. A kind of yours is one file and one call of `register`; a package that names the module of that
+call as an entry point of the group "channelvq.plugins" is known to `cvq` too. Settings can name a kind, never a module:
+what a file from a stranger says is not imported.
+"""
+
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Annotated, Any, Generic, TypeVar
+
+from pydantic import BeforeValidator, TypeAdapter
+from pydantic_core import PydanticCustomError
+
+from channelvq.errors import InputError
+
+T = TypeVar("T")
+PLUGINS = "channelvq.plugins"
+_loaded: list[str] = []  # entry points that have been imported
+
+
+def load_plugins() -> None:
+    """Import the modules that installed packages name as plugins, each once."""
+    for point in entry_points(group=PLUGINS):
+        if point.value not in _loaded:
+            _loaded.append(point.value)
+            point.load()
+
+
+class Registry(Generic[T]):
+    """Kinds of one sort. what: the sort in errors, such as "quantizer". ours: places of our own kinds by name."""
+
+    def __init__(self, what: str, ours: Mapping[str, str]) -> None:
+        self.what = what
+        self._places = dict(ours)
+        self._known: dict[str, T] = {}
+
+    def register(self, name: str, kind: T) -> T:
+        """Make `kind` known by a name; gives it back. Raises InputError where the name has another meaning already."""
+        if name in self._places or self._known.get(name, kind) is not kind:
+            raise InputError(f"{self.what} {name!r} is there already; give yours another name")
+        self._known[name] = kind
+        return kind
+
+    def names(self) -> list[str]:
+        """All that are known, ours first."""
+        load_plugins()
+        return [*self._places, *(name for name in self._known if name not in self._places)]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._known or name in self._places or name in self.names()
+
+    def __getitem__(self, name: str) -> T:
+        """The kind of a name; raises InputError that lists the names for one that is not known."""
+        if name not in self._known and name in self._places:
+            module, _, attribute = self._places[name].partition(":")
+            self._known[name] = getattr(import_module(module), attribute)
+        if name not in self:
+            raise InputError(f"{self.what} {name!r} is unknown; known: {', '.join(self.names())}")
+        return self._known[name]
+
+
+def settings_of_kind(registry: Registry[Any], default: str) -> Any:
+    """A pydantic type: settings that name their `kind`, read as the `config_type` of that kind; `default` without."""
+
+    def read(given: Any) -> Any:
+        kind = given.get("kind", default) if isinstance(given, dict) else getattr(given, "kind", None)
+        if isinstance(kind, str) and kind in registry:
+            return TypeAdapter(registry[kind].config_type).validate_python(given)
+        known = ", ".join(registry.names())
+        raise PydanticCustomError("kind", "expected settings whose kind is one of {known}", {"known": known})
+
+    return Annotated[Any, BeforeValidator(read)]

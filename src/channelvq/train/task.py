@@ -1,0 +1,89 @@
+"""What is trained: the part of a training that is not the same for all, as the loop (train/engine.py) sees it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass as data_class
+from dataclasses import field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from channelvq.config import STRICT
+from channelvq.train.config import TrainConfig
+
+Figures = dict[str, float]
+
+
+@dataclass(frozen=True, config=STRICT)
+class Recipe:
+    """What all recipes have: the name that their task is registered by, and the settings of the loop."""
+
+    task: str = ""
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+@data_class(frozen=True)
+class Losses:
+    """Of one optimizer on one part of a batch.
+
+    terms: named and weighted means over the part, whose sum is minimised; none of them, no update. figures: what else
+    there is to log, called only at the steps that are logged, since reading a number waits for the device.
+    """
+
+    terms: dict[str, Tensor]
+    figures: Callable[[], Figures] = dict
+
+
+class Task(ABC):
+    """A recipe's models and what they learn from; a subclass says what `load_recipe` reads as `recipe_type`.
+
+    models and optimizers: by name; each optimizer makes one update a step, in this order, of the model of its name and
+    of helpers, models without an optimizer of their own, whose parameters it holds. networks: what torch.compile may
+    compile. idle_parameters: whether some steps leave out parameters, which distributed training has to look for.
+
+    A rank's share of the global batch comes in one part, or in `train.accumulation` equal ones. `part` is the number of
+    a part among those of all ranks, in the order of the global batch: what is drawn for an image depends on its place
+    in the global batch alone. The loop makes of the parts' means the mean over the global batch.
+    """
+
+    recipe_type: ClassVar[type[Recipe]]
+    models: dict[str, nn.Module]
+    optimizers: dict[str, Optimizer]
+    networks: list[nn.Module]
+    idle_parameters: bool = False
+
+    @abstractmethod
+    def __init__(self, recipe: Any) -> None:
+        """recipe: a `recipe_type`."""
+
+    @abstractmethod
+    def batches(self, start_step: int, rank: int, world: int) -> Iterator[Tensor]:
+        """Batches of this rank from a step on; the data position is the step, so nothing else needs restoring."""
+
+    @abstractmethod
+    def losses(self, name: str, models: dict[str, nn.Module], batch: Tensor, step: int, part: int) -> Losses:
+        """Those of optimizer `name` on this part of the batch; models: prepared, possibly wrapped."""
+
+    @abstractmethod
+    def evaluate(self, models: dict[str, nn.Module], run_dir: Path, step: int) -> Figures:
+        """Figures on held-out data; may write pictures under run_dir/samples."""
+
+    @abstractmethod
+    def save(self, models: dict[str, nn.Module], folder: Path) -> None:
+        """Write what `from_pretrained` loads."""
+
+    def start(self) -> None:
+        """Once, before the first step of a run that does not resume."""
+        return
+
+    def survey(self, parts: Sequence[Tensor], step: int, first: int) -> AbstractContextManager[None]:
+        """Around the losses of a step whose batch comes in several parts: here they are all, from number `first` on."""
+        return nullcontext()
+
+    def alarms(self, figures: Figures) -> list[str]:
+        """Lines for people about what an evaluation's figures show to go wrong, each once a run, with its remedy."""
+        return []
