@@ -71,11 +71,13 @@ class DetectorRecipe(Recipe):
     damaged: Annotated[float, Field(ge=0, le=1)] = 0.5
     shifted: Annotated[float, Field(ge=0, le=1)] = 0.7
 
+    def build(self) -> "DetectorTask":
+        """What the loop trains."""
+        return DetectorTask(self)
+
 
 class DetectorTask(Task):
     """A network that finds the things of drawn scenes, also in what a tokenizer restored."""
-
-    recipe_type = DetectorRecipe
 
     def __init__(self, recipe: DetectorRecipe) -> None:
         self.recipe = recipe
@@ -196,4 +198,4 @@ def _score(prompts: PromptSet, found: list[list[Detection]], threshold: float) -
     return task_scores([plan.tag for plan in prompts.plans], right)["overall"]
 
 
-TASKS.register("detector", DetectorTask)
+TASKS.register("detector", DetectorRecipe)

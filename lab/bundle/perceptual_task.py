@@ -37,11 +37,13 @@ class PerceptualRecipe(Recipe):
     image_size: PositiveInt = 64
     temperature: PositiveFloat = 0.1
 
+    def build(self) -> "PerceptualTask":
+        """What the loop trains."""
+        return PerceptualTask(self)
+
 
 class PerceptualTask(Task):
     """A network that tells emoji of two art sets apart by what they show."""
-
-    recipe_type = PerceptualRecipe
 
     def __init__(self, recipe: PerceptualRecipe) -> None:
         self.recipe = recipe
@@ -109,4 +111,4 @@ class PerceptualTask(Task):
         cast(PerceptualNetwork, models["network"]).save(folder)
 
 
-TASKS.register("perceptual", PerceptualTask)
+TASKS.register("perceptual", PerceptualRecipe)

@@ -13,9 +13,13 @@ import torch
 from torch import Tensor
 
 from channelvq.config import to_dict
-from channelvq.data.build import DataConfig, EmojiConfig, PhotoConfig, SceneConfig, WaveConfig, build_mixture
+from channelvq.data.build import DataConfig, build_mixture
+from channelvq.data.drawn.scenes import SceneConfig
+from channelvq.data.drawn.waves import WaveConfig
 from channelvq.data.fetched.catalogue import PACKAGES, Work
+from channelvq.data.fetched.emoji import EmojiConfig
 from channelvq.data.fetched.photo_list import PHOTOS
+from channelvq.data.fetched.photos import PhotoConfig
 from channelvq.data.stream import Mixture, fixed_images
 from channelvq.errors import InputError
 from channelvq.evaluate.baselines import PROTOCOL, PCABaseline, baseline_curves

@@ -11,9 +11,9 @@ from jaxtyping import UInt8
 from rich.table import Table
 from torch import Tensor
 
-from channelvq.data.build import PhotoConfig, build_source
 from channelvq.data.fetched.crops import CropSource
 from channelvq.data.fetched.domains import DomainSource
+from channelvq.data.fetched.photos import PhotoConfig
 from channelvq.data.stream import Mixture, fixed_images
 from channelvq.evaluate.held_out import held_out, held_out_protocol
 from channelvq.evaluate.measures import Measures, choose_measures
@@ -118,7 +118,7 @@ def shown_images(kind: str, size: int = 64) -> UInt8[Tensor, "n 3 h w"]:
     """Pictures for a sheet of a kind, or of "medical": free ones alone."""
     match kind:
         case "textures":
-            sources: list[CropSource] = [_only(build_source(PhotoConfig(), size, "train"), CC0_TEXTURES)]
+            sources: list[CropSource] = [_only(PhotoConfig().build(size, "train"), CC0_TEXTURES)]
         case "astronomy":
             sources = [_only(DomainSource("astronomy", size, "test"), HUBBLE)]
         case "medical":

@@ -6,7 +6,7 @@ pydantic. YAML and dotted overrides are read by OmegaConf; pydantic checks types
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
@@ -30,41 +30,17 @@ def from_dict(cls: type[T], data: dict[str, Any], *, where: str = "config") -> T
     try:
         return TypeAdapter(cls).validate_python(data)
     except ValidationError as error:
-        lines = [_explain(detail, data) for detail in error.errors(include_url=False)]
+        lines = [_explain(detail) for detail in error.errors(include_url=False)]
         raise InputError(f"{where}: {len(lines)} setting(s) cannot be used:\n  " + "\n  ".join(lines)) from None
 
 
-def _explain(detail: Any, data: Any) -> str:
-    key = ".".join(_keys(detail["loc"], data)) or "(top level)"
+def _explain(detail: Any) -> str:
+    key = ".".join(map(str, detail["loc"])) or "(top level)"
     if detail["type"] == "unexpected_keyword_argument":
         return f"{key}: there is no such setting"
     given = detail["input"]
     shown = "" if isinstance(given, dict) else f" (given {given!r})"
     return f"{key}: {detail['msg']}{shown}"
-
-
-def _keys(loc: tuple[str | int, ...], data: Any) -> list[str]:
-    """The keys of a place in the data; pydantic also names the kind that it chose, which is no key."""
-    keys = []
-    for place, part in enumerate(loc):
-        if isinstance(data, dict) and part not in data and (part == data.get("kind") or place < len(loc) - 1):
-            continue
-        keys.append(str(part))
-        if isinstance(data, dict):
-            data = data.get(part)
-        elif isinstance(data, list | tuple) and isinstance(part, int) and part < len(data):
-            data = data[part]
-    return keys
-
-
-def kind_or(default: str) -> Callable[[Any], str]:
-    """For pydantic's `Discriminator`: the kind that settings or a config name; without one they are of `default`."""
-
-    def kind(config: Any) -> str:
-        named = config.get("kind", default) if isinstance(config, dict) else getattr(config, "kind", "")
-        return named if isinstance(named, str) else repr(named)
-
-    return kind
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -1,17 +1,18 @@
 """Kinds by name, open to others: quantizers, networks, data sources, tasks and metrics are each listed once.
 
-A kind of ours stands as "module:attribute" and is imported when it is asked for, so that a training of one kind does
-not load all others. A kind of yours is one file and one call of `register`; a package that names the module of that
-call as an entry point of the group "channelvq.plugins" is known to `cvq` too. Settings can name a kind, never a module:
-what a file from a stranger says is not imported.
+A kind of settings is a frozen dataclass whose method `build` (or several) makes the thing that it stands for. Ours
+stand as "module:attribute" and are imported when they are asked for, so that a training of one kind does not load all
+others. One of yours is one file and one call of `register`; a package that names the module of that call as an entry
+point of the group "channelvq.plugins" is known to `cvq` too. Settings can name a kind, never a module: what a file from
+a stranger says is not imported.
 """
 
 from collections.abc import Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from pydantic import BeforeValidator, TypeAdapter
+from pydantic import PlainValidator, TypeAdapter
 from pydantic_core import PydanticCustomError
 
 from channelvq.errors import InputError
@@ -62,14 +63,17 @@ class Registry(Generic[T]):
         return self._known[name]
 
 
-def settings_of_kind(registry: Registry[Any], default: str) -> Any:
-    """A pydantic type: settings that name their `kind`, read as the `config_type` of that kind; `default` without."""
+def of_kind(registry: Registry[Any], default: str | None = None) -> PlainValidator:
+    """For a field of settings that name their `kind` (or mean `default`), read as what is registered by that name.
+
+    Annotate with it: `quantizer: Annotated[QuantizerConfig, of_kind(QUANTIZERS, default="plain")]`.
+    """
 
     def read(given: Any) -> Any:
         kind = given.get("kind", default) if isinstance(given, dict) else getattr(given, "kind", None)
         if isinstance(kind, str) and kind in registry:
-            return TypeAdapter(registry[kind].config_type).validate_python(given)
+            return TypeAdapter(registry[kind]).validate_python(given)
         known = ", ".join(registry.names())
         raise PydanticCustomError("kind", "expected settings whose kind is one of {known}", {"known": known})
 
-    return Annotated[Any, BeforeValidator(read)]
+    return PlainValidator(read)

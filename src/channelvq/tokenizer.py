@@ -30,13 +30,14 @@ from channelvq.images import ImageInput, images_to_batch, to_pil
 from channelvq.images.tensors import check_range
 from channelvq.nn.conv import ConvConfig
 from channelvq.nn.modes import evaluating, in_chunks
-from channelvq.nn.networks import NetworkConfig, build_decoder, build_encoder
+from channelvq.nn.networks import AnyNetworkConfig
 from channelvq.pretrained import misfits, read_settings, read_weights, write_settings, write_weights
 from channelvq.quantize.axis import Axis, from_vectors, to_vectors
 from channelvq.quantize.base import check_keep
-from channelvq.quantize.channel_vq import ChannelVQ, QuantizerConfig
+from channelvq.quantize.channel_vq import ChannelVQ
 from channelvq.quantize.codebook import PlainConfig
 from channelvq.quantize.quantized import Quantized
+from channelvq.quantize.registry import AnyQuantizerConfig
 
 # `encode` takes what a decoder gave, which may overshoot by some tenths; numbers further out are of another convention.
 FAR_OUTSIDE = 0.5
@@ -49,8 +50,8 @@ class CVQConfig:
     image_size: PositiveInt = 64
     latent_channels: PositiveInt = 64
     axis: Axis = "channel"
-    network: NetworkConfig = field(default_factory=ConvConfig)
-    quantizer: QuantizerConfig = field(default_factory=PlainConfig)
+    network: AnyNetworkConfig = field(default_factory=ConvConfig)
+    quantizer: AnyQuantizerConfig = field(default_factory=PlainConfig)
 
     def __post_init__(self) -> None:
         if self.image_size % self.network.downsampling:
@@ -81,9 +82,9 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", li
     def __init__(self, config: CVQConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or CVQConfig()
-        self.encoder = build_encoder(config.network, config.latent_channels, config.image_size)
+        self.encoder = config.network.build_encoder(config.latent_channels, config.image_size)
         self.quantizer = ChannelVQ(codebook_dim=config.codebook_dim, axis=config.axis, config=config.quantizer)
-        self.decoder = build_decoder(config.network, config.latent_channels)
+        self.decoder = config.network.build_decoder(config.latent_channels, config.image_size)
 
     @property
     def num_tokens(self) -> int:

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from channelvq.data.build import DataConfig, FolderConfig, build_mixture
+from channelvq.data.build import DataConfig, build_mixture
+from channelvq.data.files.folder import FolderConfig
 from channelvq.data.source import Sample
 from channelvq.data.stream import Mixture, fixed_images, training_batches
 from channelvq.errors import InputError

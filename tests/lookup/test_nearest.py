@@ -166,7 +166,7 @@ def test_exact_where_many_stay_open_in_any_tile(name: str, monkeypatch: pytest.M
 @pytest.mark.parametrize("name", CROWDED)
 def test_integers_alone_are_exact(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     z, e = crowded(name)
-    monkeypatch.setattr(nearest, "stages_for", lambda dim, largest: [])
+    monkeypatch.setattr(nearest, "_stages_for", lambda dim, largest: [])
     assert torch.equal(nearest_codeword(z, e), brute_force(z, e))
 
 
@@ -177,8 +177,8 @@ def test_zeros_of_both_signs_are_equal() -> None:
 
 
 def test_a_dimension_without_a_float32_bound_goes_to_float64(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert [stage.dtype for stage in nearest.stages_for(2**23, 1.0)] == [torch.float64]
-    assert [stage.dtype for stage in nearest.stages_for(64, 1.0)] == [torch.float32, torch.float64]
+    assert [stage.dtype for stage in nearest._stages_for(2**23, 1.0)] == [torch.float64]
+    assert [stage.dtype for stage in nearest._stages_for(64, 1.0)] == [torch.float32, torch.float64]
     z, e = random(50, 30, seed=15), random(200, 30, seed=16)
     expected = nearest_codeword(z, e)
     monkeypatch.setattr(nearest, "_UNIT32", 0.1)
@@ -260,7 +260,7 @@ def test_bfloat16_minima_stay_inside_the_bound(dim: int) -> None:
     exact = (e.double().square().sum(1)[:, None] / 2 - e.double() @ z.double().T).view(10, 16, 8).amin(1)
     rows = bfloat16._prepare(z)
     block = bfloat16._minima(rows, e, 1.0)
-    stage = nearest.stages_for(dim, 10.0)[0]
+    stage = nearest._stages_for(dim, 10.0)[0]
     least, largest = block.minima[0, :10].double(), block.norms[0, :10].amax(1, keepdim=True)
     bound = bfloat16._bound(least, largest, rows.norms, rows.residuals, stage)
     assert ((least - exact).abs() <= bound).all()
@@ -273,7 +273,7 @@ def test_rounded_scores_stay_inside_the_bound(dim: int) -> None:
     z, e = random(8, dim, seed=17).abs() + 1, random(32, dim, seed=18).abs() + 1
     exact = rounded._scores(e.double(), z.double())[0]
     scores, norms = rounded._scores(e, z)
-    stage = nearest.stages_for(dim, 10.0)[0]
+    stage = nearest._stages_for(dim, 10.0)[0]
     bound = stage.unit * norms * (torch.linalg.vector_norm(z.double(), dim=1) + norms)
     assert ((scores - exact).abs() <= bound[:, None]).all()
 

@@ -10,7 +10,8 @@ import torch
 PRECISION = """
 import os, torch
 from channelvq.errors import InputError
-from channelvq.lookup.nearest import look_up, nearest_codeword
+from channelvq.lookup import nearest
+from channelvq.lookup.nearest import nearest_codeword
 b = torch.backends
 older = torch.set_float32_matmul_precision
 settings = {f"older {name}": lambda name=name: older(name) for name in ("highest", "high", "medium")}
@@ -41,7 +42,7 @@ def state():  # what is set, and what of it would follow a later setting for all
             seen += [b.cuda.matmul.fp32_precision, b.mkldnn.matmul.fp32_precision, b.cudnn.conv.fp32_precision]
     return seen
 
-def fail(rows, stage):
+def fail(rows, codebook):
     raise InputError("from a pass")
 
 for name, use in settings.items():
@@ -55,10 +56,13 @@ for name, use in settings.items():
     distances = torch.cdist(z.double(), e.double(), compute_mode="donot_use_mm_for_euclid_dist")
     assert torch.equal(nearest_codeword(z, e), distances.argmin(1)), name
     assert state() == before, (name, before, state())
+    nearest.bfloat16.pays = fail
     try:
-        look_up(z, e, fail)
+        nearest_codeword(z, e)
     except InputError:
         pass
+    else:
+        raise AssertionError("the pass was not asked")
     assert state() == before, (name, before, state())
     print(name, flush=True)
     os._exit(0)

@@ -11,7 +11,8 @@ from PIL import Image
 from channelvq.car.config import CARConfig
 from channelvq.car.model import CAR
 from channelvq.car.text import TextTokenizer, train_bpe
-from channelvq.data.build import DataConfig, FolderConfig
+from channelvq.data.build import DataConfig
+from channelvq.data.files.folder import FolderConfig
 from channelvq.errors import InputError
 from channelvq.nn.conv import ConvConfig
 from channelvq.quantize.codebook import PlainConfig

@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from channelvq.data.build import DataConfig, ShardsConfig
+from channelvq.data.build import DataConfig
 from channelvq.data.files.shard_writer import write_shards
+from channelvq.data.files.shards import ShardsConfig
 from channelvq.tokenizer import CVQTokenizer
 from channelvq.train.car_task import token_set
 from channelvq.train.engine import Engine, read_metrics

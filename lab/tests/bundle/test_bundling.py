@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from channelvq.config import save
-from channelvq.data.build import DataConfig, FolderConfig, SceneConfig, WaveConfig
+from channelvq.data.build import DataConfig
+from channelvq.data.drawn.scenes import SceneConfig
+from channelvq.data.drawn.waves import WaveConfig
+from channelvq.data.files.folder import FolderConfig
 from channelvq.errors import InputError
 from channelvq.train.run import load_recipe
 from lab.bundle import perceptual as bundled_perceptual

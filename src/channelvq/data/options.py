@@ -2,7 +2,8 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal, get_args
+from dataclasses import replace
+from typing import Annotated, Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import UInt8
@@ -49,6 +50,25 @@ class ImageOptions:
         if self.flip and float(torch.rand((), generator=generator, device=generator.device)) < 0.5:
             image = ImageOps.mirror(image)
         return to_tensor(image)
+
+    def place(self, split: Split, main: str, validation: str | None, test: str | None) -> "Place":
+        """Where the images of a split are: a split with a place of its own has no share of the main one."""
+        own = {"validation": validation, "test": test}
+        if (where := own.get(split)) is not None:
+            return Place(where, "all", self)
+        return Place(main, split, replace(self, **{name: 0.0 for name, where in own.items() if where is not None}))
+
+
+class Place(NamedTuple):
+    """Where images are, and which of those that are there."""
+
+    where: str
+    split: SplitOrAll
+    options: ImageOptions
+
+    def at(self, size: int) -> tuple[str, int, SplitOrAll, ImageOptions]:
+        """The first arguments of a source."""
+        return self.where, size, self.split, self.options
 
 
 class EmptySplitError(InputError):

@@ -5,8 +5,11 @@ from typing import Any
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
-from channelvq.data.build import DataConfig, DomainConfig, EmojiConfig, PhotoConfig, SceneConfig, build_mixture
-from channelvq.data.fetched.domains import DOMAINS
+from channelvq.data.build import DataConfig, build_mixture
+from channelvq.data.drawn.scenes import SceneConfig
+from channelvq.data.fetched.domains import DOMAINS, DomainConfig
+from channelvq.data.fetched.emoji import EmojiConfig
+from channelvq.data.fetched.photos import PhotoConfig
 from channelvq.data.stream import fixed_images
 from channelvq.evaluate.results import protocol
 

@@ -57,14 +57,6 @@ class Rows(NamedTuple):
     residuals: Float64[Tensor, " M"]  # |z - bf16(z)|
 
 
-class Bounding(NamedTuple):
-    """Rows and codewords of fewer numbers, whose distances are below those of the full ones (lookup/pruned.py)."""
-
-    rows: Float[Tensor, "M P"]
-    words: Float[Tensor, "N P"]
-    slack: float  # error of a reduced score over |z| |e| + |e|^2
-
-
 class _Block(NamedTuple):
     """Group minima of up to BLOCK codewords, by tiles of S groups."""
 
@@ -73,36 +65,23 @@ class _Block(NamedTuple):
     norms: Float64[Tensor, "T S G"]  # |e|, zero past the last codeword
 
 
-def narrow(
-    rows: Float[Tensor, "M D"],
-    codebook: Float[Tensor, "N D"],
-    codes: Tensor | None,
-    stage: Stage,
-    bounding: Bounding | None = None,
-) -> Open:
+def narrow(rows: Float[Tensor, "M D"], codebook: Float[Tensor, "N D"], codes: Tensor | None, stage: Stage) -> Open:
     """What is left open after bfloat16 and float32; stage: the arithmetic of float32.
 
-    codes: None for all; among a list of some, which is short, float32 alone is as fast. bounding: what the product in
-    bfloat16 is made of, where that is not the rows and codewords themselves.
+    codes: None for all; among a list of some, which is short, float32 alone is as fast.
     """
     if codes is not None:
         return rounded.narrow(rows, codebook, codes, stage)
-    full = _prepare(rows * stage.scale)
-    near = full if bounding is None else _prepare(bounding.rows * stage.scale)
-    ceiling = torch.full_like(full.norms, torch.inf)  # the least score plus its bound so far
+    prepared = _prepare(rows * stage.scale)
+    ceiling = torch.full_like(prepared.norms, torch.inf)  # the least score plus its bound so far
     crowded = torch.zeros_like(ceiling, dtype=torch.bool)
     row = code = torch.zeros(0, dtype=torch.int64, device=rows.device)
     floor = ceiling[:0]
     for start in range(0, len(codebook), BLOCK):
         words = codebook[start : start + BLOCK]
-        block = _minima(near, words if bounding is None else bounding.words[start : start + BLOCK], stage.scale)
-        norms = block.norms.view(-1, GROUP)  # a reduced codeword has the norm of the full one
-        if bounding is not None:
-            at = torch.arange(len(rows), device=rows.device)
-            scores, bound = _scores(full, words, norms, at, _least_groups(block), stage)
-            torch.minimum(ceiling, (scores + bound).amin(1), out=ceiling)
-        at, group = _open_groups(near, block, stage, ceiling, crowded, bounding)
-        scores, bound = _scores(full, words, norms, at, group, stage)
+        block = _minima(prepared, words, stage.scale)
+        at, group = _open_groups(prepared, block, stage, ceiling, crowded)
+        scores, bound = _scores(prepared, words, block.norms.view(-1, GROUP), at, group, stage)
         ceiling.scatter_reduce_(0, at, (scores + bound).amin(1), "amin")
         floors = scores - bound
         pair, member = (floors <= ceiling[at][:, None]).nonzero(as_tuple=True)
@@ -183,39 +162,25 @@ def _bound(least: Tensor, norms: Tensor, rows: Tensor, residuals: Tensor, stage:
     return (operands + sums + 1.01 * _ROUND**2 * half + _OUTPUT * least.abs()) * _SLACK
 
 
-def _least_groups(block: _Block) -> Int64[Tensor, " M"]:
-    """The group of each row's least minimum."""
-    tile = block.tiles.argmin(0)
-    at = torch.arange(len(tile), device=tile.device)
-    return tile * block.minima.shape[1] + block.minima[tile, :, at].argmin(1)
-
-
 def _open_groups(
-    rows: Rows, block: _Block, stage: Stage, ceiling: Tensor, crowded: Tensor, bounding: Bounding | None
+    rows: Rows, block: _Block, stage: Stage, ceiling: Tensor, crowded: Tensor
 ) -> tuple[Int64[Tensor, " P"], Int64[Tensor, " P"]]:
     """Pairs (row, group of the block) that may hold the least score; marks crowded rows.
 
-    First by tiles, which are few, then by the groups of the open tiles. The minima lower the ceiling, unless they are
-    bounds from below alone.
+    First by tiles, which are few, then by the groups of the open tiles. The minima lower the ceiling.
     """
-    slack, largest = 0.0 if bounding is None else bounding.slack, block.norms.amax(2)
-
-    def bound(least: Tensor, norms: Tensor, z: Tensor, residuals: Tensor) -> Tensor:
-        return _bound(least, norms, z, residuals, stage) + slack * norms * (z + norms)
-
+    largest = block.norms.amax(2)
     least, norms = block.tiles.double(), largest.amax(1)[:, None]
-    error = bound(least, norms, rows.norms, rows.residuals)
-    if bounding is None:
-        torch.minimum(ceiling, (least + error).amin(0), out=ceiling)
+    error = _bound(least, norms, rows.norms, rows.residuals, stage)
+    torch.minimum(ceiling, (least + error).amin(0), out=ceiling)
     is_open = least - error <= ceiling
     crowded |= is_open.sum(0) > CROWDED_TILES
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     pairs = (is_open & ~crowded).nonzero()
     for tile, at in (part.T for part in pairs.split(_HELD_PAIRS)):
         least = block.minima[tile, :, at].double()
-        error = bound(least, largest[tile], rows.norms[at][:, None], rows.residuals[at][:, None])
-        if bounding is None:
-            ceiling.scatter_reduce_(0, at, (least + error).amin(1), "amin")
+        error = _bound(least, largest[tile], rows.norms[at][:, None], rows.residuals[at][:, None], stage)
+        ceiling.scatter_reduce_(0, at, (least + error).amin(1), "amin")
         may_hold = least - error <= ceiling[at][:, None]
         wide = may_hold.sum(1) > CROWDED_GROUPS
         crowded[at[wide]] = True

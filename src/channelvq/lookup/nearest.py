@@ -48,35 +48,22 @@ def nearest_codeword(vectors: Float[Tensor, "M D"], codebook: Float[Tensor, "N D
     Extra memory is bounded by the tiles (under 64 MiB for any M and N, with D up to 4,096), never (M, N).
     Raises InputError on mismatched shapes, an empty codebook, NaN or infinity.
     """
-    check_shapes(vectors, codebook)
-
-    def first(rows: Tensor, stage: Stage) -> list[Pass]:
-        return [partial(bfloat16.narrow, stage=stage)] if bfloat16.pays(rows, codebook) else []
-
-    return look_up(vectors.detach(), codebook.detach(), first)
-
-
-def look_up(
-    vectors: Float[Tensor, "M D"], codebook: Float[Tensor, "N D"], first: Callable[[Tensor, Stage], list[Pass]]
-) -> Int64[Tensor, " M"]:
-    """The nearest codewords, tile of rows by tile; first: the passes of a tile before the float32 one, by its stage.
-
-    Raises InputError on NaN or infinity.
-    """
-    largest = max(largest_magnitude(vectors, "vectors"), largest_magnitude(codebook, "codebook"))
-    stages = stages_for(vectors.shape[1], largest)
-    found = torch.empty(len(vectors), dtype=torch.int64, device=vectors.device)
+    _check_shapes(vectors, codebook)
+    vectors, codebook = vectors.detach(), codebook.detach()
+    largest = max(_largest_magnitude(vectors, "vectors"), _largest_magnitude(codebook, "codebook"))
+    stages = _stages_for(vectors.shape[1], largest)
+    indices = torch.empty(len(vectors), dtype=torch.int64, device=vectors.device)
     with torch.autocast(vectors.device.type, enabled=False), full_float32():
         for part in _row_tiles(vectors):
             rows = vectors[part].float()
             passes: list[Pass] = [partial(rounded.narrow, stage=stage) for stage in stages]
-            if stages:
-                passes = first(rows, stages[0]) + passes
-            found[part] = _solve(rows, codebook, None, passes)
-    return found
+            if stages and bfloat16.pays(rows, codebook):
+                passes.insert(0, partial(bfloat16.narrow, stage=stages[0]))
+            indices[part] = _solve(rows, codebook, None, passes)
+    return indices
 
 
-def check_shapes(vectors: Tensor, codebook: Tensor) -> None:
+def _check_shapes(vectors: Tensor, codebook: Tensor) -> None:
     """InputError unless both are tables of the same width on one device and there is a codeword."""
     for name, table in (("vectors", vectors), ("codebook", codebook)):
         if not isinstance(table, Tensor):
@@ -97,7 +84,7 @@ def check_shapes(vectors: Tensor, codebook: Tensor) -> None:
         raise InputError("nearest_codeword: the codebook is empty, at least one codeword is needed")
 
 
-def largest_magnitude(table: Tensor, name: str) -> float:
+def _largest_magnitude(table: Tensor, name: str) -> float:
     """The largest magnitude, 0 for an empty table; refuses NaN and infinity, which aminmax passes on."""
     size = max(1, HELD // table.shape[1])
     # Results go into one tensor made beforehand: small ones kept between freed tiles would break up the heap.
@@ -118,7 +105,7 @@ def _row_tiles(vectors: Tensor) -> list[slice]:
     return [slice(a, b) for a, b in pairwise(ends)]
 
 
-def stages_for(dim: int, largest: float) -> list[Stage]:
+def _stages_for(dim: int, largest: float) -> list[Stage]:
     """The rounded passes that have a proven bound for this D.
 
     A sum of n terms in any order, fused or not, is off by at most gamma_n = n u / (1 - n u) times the sum of magnitudes

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from channelvq.config import STRICT
 from channelvq.nn.layers import AttentionBlock, Downsample, ResBlock, Upsample, group_norm
+from channelvq.nn.networks import Decoder, Encoder
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -45,13 +46,21 @@ class ConvConfig:
         """Channels at each resolution, highest first."""
         return tuple(self.base_channels * m for m in self.multipliers)
 
+    def build_encoder(self, latent_channels: int, image_size: int) -> "ConvEncoder":
+        """For images of any size that is a multiple of f."""
+        return ConvEncoder(self, latent_channels)
+
+    def build_decoder(self, latent_channels: int, image_size: int) -> "ConvDecoder":
+        """The mirror of the encoder."""
+        return ConvDecoder(self, latent_channels)
+
 
 def _lowest(width: int, attention: bool) -> list[nn.Module]:
     middle: list[nn.Module] = [AttentionBlock(width)] if attention else []
     return [ResBlock(width, width), *middle, ResBlock(width, width)]
 
 
-class ConvEncoder(nn.Module):
+class ConvEncoder(Encoder):
     """(B, 3, H, W) in [-1, 1] -> (B, c, H/f, W/f)."""
 
     def __init__(self, config: ConvConfig, latent_channels: int) -> None:
@@ -77,7 +86,7 @@ class ConvEncoder(nn.Module):
         return self.layers(x)
 
 
-class ConvDecoder(nn.Module):
+class ConvDecoder(Decoder):
     """(B, c, h, w) -> (B, 3, h*f, w*f); the mirror of the encoder with one more block a level, as in VQGAN."""
 
     def __init__(self, config: ConvConfig, latent_channels: int) -> None:

@@ -1,37 +1,57 @@
-"""The encoder and decoder of a tokenizer, by the kind of its network."""
+"""The networks of tokenizers: the settings of each kind by its name, which build its encoder and its decoder."""
 
-from typing import Annotated
+from abc import ABC, abstractmethod
+from typing import Annotated, Protocol
 
-from pydantic import Discriminator, Tag
-from torch import nn
+from torch import Tensor, nn
 
-from channelvq.config import kind_or
-from channelvq.nn.conv import ConvConfig, ConvDecoder, ConvEncoder
-from channelvq.nn.vit import ViTConfig, ViTEncoder
-
-NetworkConfig = Annotated[
-    Annotated[ConvConfig, Tag("conv")] | Annotated[ViTConfig, Tag("vit")],
-    Discriminator(
-        kind_or("conv"),
-        custom_error_type="network_kind",
-        custom_error_message="expected settings whose kind is conv or vit",
-    ),
-]
+from channelvq.registry import Registry, of_kind
 
 
-def build_encoder(config: NetworkConfig, latent_channels: int, image_size: int) -> nn.Module:
+class Encoder(nn.Module):
     """(B, 3, H, W) in [-1, 1] -> (B, c, H/f, W/f)."""
-    match config:
-        case ConvConfig():
-            return ConvEncoder(config, latent_channels)
-        case ViTConfig():
-            return ViTEncoder(config, latent_channels, image_size)
+
+    def start(self) -> None:
+        """Once, before a training that does not resume: read what it begins with, where that is not in its settings."""
 
 
-def build_decoder(config: NetworkConfig, latent_channels: int) -> ConvDecoder:
-    """(B, c, h, w) -> (B, 3, h*f, w*f). Both kinds decode by convolutions."""
-    match config:
-        case ConvConfig():
-            return ConvDecoder(config, latent_channels)
-        case ViTConfig():
-            return ConvDecoder(config.decoder, latent_channels)
+class Decoder(nn.Module, ABC):
+    """(B, c, h, w) -> (B, 3, h*f, w*f), not clamped."""
+
+    @property
+    @abstractmethod
+    def last_weight(self) -> Tensor:
+        """Of the layer that makes the pixels: where losses on the image are balanced."""
+
+
+class NetworkConfig(Protocol):
+    """What the settings of every kind have."""
+
+    @property
+    def kind(self) -> str:
+        """The name that the kind is registered by."""
+        ...
+
+    @property
+    def downsampling(self) -> int:
+        """f, the ratio of the image's side to the latent map's."""
+        ...
+
+    @property
+    def downsampling_reason(self) -> str:
+        """The settings that f comes from."""
+        ...
+
+    def build_encoder(self, latent_channels: int, image_size: int) -> Encoder:
+        """For square images of image_size pixels."""
+        ...
+
+    def build_decoder(self, latent_channels: int, image_size: int) -> Decoder:
+        """For square images of image_size pixels."""
+        ...
+
+
+NETWORKS: Registry[type[NetworkConfig]] = Registry(
+    "network", {"conv": "channelvq.nn.conv:ConvConfig", "vit": "channelvq.nn.vit:ViTConfig"}
+)
+AnyNetworkConfig = Annotated[NetworkConfig, of_kind(NETWORKS, default="conv")]

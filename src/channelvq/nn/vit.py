@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from channelvq.config import STRICT
 from channelvq.errors import InputError
-from channelvq.nn.conv import ConvConfig
+from channelvq.nn.conv import ConvConfig, ConvDecoder
+from channelvq.nn.networks import Encoder
 from channelvq.nn.siglip import build_siglip, load_siglip, siglip_features, siglip_settings
 
 POSITIONS = "embeddings.position_embedding.weight"
@@ -68,8 +69,16 @@ class ViTConfig:
             "num_attention_heads": self.num_heads,
         }
 
+    def build_encoder(self, latent_channels: int, image_size: int) -> "ViTEncoder":
+        """With fresh weights; see `ViTEncoder.load_weights`."""
+        return ViTEncoder(self, latent_channels, image_size)
 
-class ViTEncoder(nn.Module):
+    def build_decoder(self, latent_channels: int, image_size: int) -> ConvDecoder:
+        """By convolutions, as that of the other kind."""
+        return ConvDecoder(self.decoder, latent_channels)
+
+
+class ViTEncoder(Encoder):
     """(B, 3, H, W) in [-1, 1] -> (B, c, H/f, W/f)."""
 
     def __init__(self, config: ViTConfig, latent_channels: int, image_size: int) -> None:
@@ -82,6 +91,11 @@ class ViTEncoder(nn.Module):
     def forward(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
         """Images in [-1, 1] -> feature maps."""
         return self.project(siglip_features(self.siglip, x))
+
+    def start(self) -> None:
+        """Read the weights that the settings name."""
+        if self.config.weights is not None:
+            self.load_weights(self.config.weights)
 
     @torch.no_grad()
     def load_weights(self, source: str) -> None:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int64
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from channelvq.distributed import broadcast_from_main, rank
 from channelvq.errors import InputError
 from channelvq.quantize.quantized import Quantized
 
@@ -90,9 +91,7 @@ class Quantizer(nn.Module, ABC):
         if rank() == 0:
             with torch.autocast(vectors.device.type, enabled=False):
                 self._place(vectors.float(), generator)
-        if num_ranks() > 1:
-            for tensor in (*self.parameters(), *self.buffers()):
-                distributed.broadcast(tensor, src=0)
+        broadcast_from_main((*self.parameters(), *self.buffers()))
         self.started.fill_(True)
 
     def forward(self, z: Float[Tensor, "B K D"], keep: Bool[Tensor, "B K"] | None = None) -> Quantized:
@@ -135,25 +134,3 @@ def uniform_table(codebook_size: int, dim: int) -> Float[Tensor, "N D"]:
     """Codewords from +-1/N, the usual start of the VQGAN family; always the same ones."""
     table = torch.rand(codebook_size, dim, device="cpu", generator=torch.Generator("cpu").manual_seed(0))
     return (2 * table - 1) / codebook_size
-
-
-def num_ranks() -> int:
-    """Processes that train together, 1 outside of distributed training."""
-    return distributed.get_world_size() if _is_distributed() else 1
-
-
-def rank() -> int:
-    """Number of this process among them."""
-    return distributed.get_rank() if _is_distributed() else 0
-
-
-def _is_distributed() -> bool:
-    return distributed.is_available() and distributed.is_initialized()
-
-
-@torch.no_grad()
-def sum_over_ranks(tensor: Tensor) -> Tensor:
-    """The sum over all ranks, equal to the bit on each; in place."""
-    if num_ranks() > 1:
-        distributed.all_reduce(tensor)
-    return tensor

@@ -1,59 +1,17 @@
 """ChannelVQ: a quantizer on a chosen axis of a feature map, as one module for any model."""
 
-from typing import Annotated, Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float, Int64
-from pydantic import Discriminator, Tag
 from torch import Tensor, nn
 
 from channelvq.checks import check_integers, check_whole
-from channelvq.config import from_dict, kind_or
+from channelvq.config import from_dict
 from channelvq.errors import InputError
 from channelvq.quantize.axis import Axis, from_vectors, to_vectors
-from channelvq.quantize.base import Quantizer
-from channelvq.quantize.codebook import PlainCodebook, PlainConfig
-from channelvq.quantize.ema import EMACodebook, EMAConfig
-from channelvq.quantize.fsq import FSQCodebook, FSQConfig
-from channelvq.quantize.ibq import IBQCodebook, IBQConfig
-from channelvq.quantize.lc import LCCodebook, LCConfig
-from channelvq.quantize.lfq import LFQCodebook, LFQConfig
 from channelvq.quantize.quantized import Quantized
-from channelvq.quantize.simvq import SimVQCodebook, SimVQConfig
-
-QuantizerConfig = Annotated[
-    Annotated[PlainConfig, Tag("plain")]
-    | Annotated[EMAConfig, Tag("ema")]
-    | Annotated[SimVQConfig, Tag("simvq")]
-    | Annotated[IBQConfig, Tag("ibq")]
-    | Annotated[LCConfig, Tag("lc")]
-    | Annotated[FSQConfig, Tag("fsq")]
-    | Annotated[LFQConfig, Tag("lfq")],
-    Discriminator(
-        kind_or("plain"),
-        custom_error_type="quantizer_kind",
-        custom_error_message="expected settings whose kind is plain, ema, simvq, ibq, lc, fsq or lfq",
-    ),
-]
-
-
-def build_quantizer(config: QuantizerConfig, dim: int) -> Quantizer:
-    """The quantizer of a config, for tokens of `dim` numbers."""
-    match config:
-        case PlainConfig():
-            return PlainCodebook(config, dim)
-        case EMAConfig():
-            return EMACodebook(config, dim)
-        case SimVQConfig():
-            return SimVQCodebook(config, dim)
-        case IBQConfig():
-            return IBQCodebook(config, dim)
-        case LCConfig():
-            return LCCodebook(config, dim)
-        case FSQConfig():
-            return FSQCodebook(config, dim)
-        case LFQConfig():
-            return LFQCodebook(config, dim)
+from channelvq.quantize.registry import AnyQuantizerConfig, QuantizerConfig
 
 
 class ChannelVQ(nn.Module):
@@ -62,8 +20,8 @@ class ChannelVQ(nn.Module):
     Usage: `z_q, indices, loss = ChannelVQ(codebook_size=4096, codebook_dim=16 * 16)(z)` for z of shape (B, C, 16, 16).
 
     codebook_size: N. codebook_dim: D = h*w on the channel axis, D = C on the patch axis. Further keywords are `kind`
-    ("plain", "ema", "simvq", "ibq", "lc", "fsq", "lfq") and the settings of that kind's config (beta, start, ...); or
-    give a whole `config` instead of them.
+    ("plain", "ema", "simvq", "ibq", "lc", "fsq", "lfq" or one that was registered) and the settings of that kind's
+    config (beta, start, ...); or give a `config` instead of them.
     """
 
     def __init__(
@@ -83,12 +41,13 @@ class ChannelVQ(nn.Module):
         if axis not in ("channel", "patch"):
             raise InputError(f"ChannelVQ: axis is 'channel' or 'patch', got {axis!r}")
         codebook_dim = check_whole("ChannelVQ: codebook_dim, the numbers in a codeword", codebook_dim, 1)
-        kinds: Any = QuantizerConfig  # a union is a type to pydantic, though not to the type checker
-        given = {"codebook_size": codebook_size, **settings}
-        chosen: QuantizerConfig = from_dict(kinds, given, where="ChannelVQ") if config is None else config
+        if config is None:
+            given = {"codebook_size": codebook_size, **settings}
+            kinds: type[QuantizerConfig] = cast(Any, AnyQuantizerConfig)  # a type to pydantic alone
+            config = from_dict(kinds, given, where="ChannelVQ")
         self.axis: Axis = axis
         self.codebook_dim = codebook_dim
-        self.quantizer = build_quantizer(chosen, codebook_dim)
+        self.quantizer = config.build(codebook_dim)
 
     @property
     def codebook_size(self) -> int:

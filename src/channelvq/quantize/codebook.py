@@ -34,6 +34,10 @@ class PlainConfig:
     start: Literal["data", "uniform"] = "data"
     kmeans_iterations: NonNegativeInt = 10
 
+    def build(self, dim: int) -> "PlainCodebook":
+        """The quantizer, for tokens of `dim` numbers."""
+        return PlainCodebook(self, dim)
+
 
 class PlainCodebook(Quantizer):
     """N codewords of D numbers, trained by gradient."""

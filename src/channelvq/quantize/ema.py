@@ -17,12 +17,13 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from pydantic import Field, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
-from torch import Tensor, distributed
+from torch import Tensor
 
 from channelvq.config import STRICT
+from channelvq.distributed import broadcast_from_main, rank, sum_over_ranks
 from channelvq.lookup.equal import first_equal
 from channelvq.lookup.nearest import nearest_codeword
-from channelvq.quantize.base import Quantizer, WholeBatch, kept_rows, num_ranks, rank, sum_over_ranks, uniform_table
+from channelvq.quantize.base import Quantizer, WholeBatch, kept_rows, uniform_table
 from channelvq.quantize.kmeans import kmeans
 from channelvq.quantize.quantized import Quantized, mean_over_kept, straight_through
 
@@ -45,6 +46,10 @@ class EMAConfig:
     revive_after: Annotated[float, Field(ge=0)] = 8.0
     start: Literal["data", "uniform"] = "data"
     kmeans_iterations: NonNegativeInt = 10
+
+    def build(self, dim: int) -> "EMACodebook":
+        """The quantizer, for tokens of `dim` numbers."""
+        return EMACodebook(self, dim)
 
 
 class EMACodebook(Quantizer):
@@ -129,10 +134,9 @@ class EMACodebook(Quantizer):
             distinct = first_equal(vectors).unique()
             order = torch.randperm(len(distinct), generator=generator)[: len(dead)].to(distinct.device)
             places[: len(order)] = vectors[distinct[order]]
-        if num_ranks() > 1:
-            distributed.broadcast(places, src=0)
-        found = ~places.isnan().any(1)
-        self._set(dead[found], places[found])
+        broadcast_from_main([places])
+        revived = ~places.isnan().any(1)
+        self._set(dead[revived], places[revived])
 
     def _set(self, at: Int64[Tensor, " n"] | slice, places: Float[Tensor, "n D"]) -> None:
         """Codewords put somewhere new, and with them their averages, which would draw them back otherwise."""

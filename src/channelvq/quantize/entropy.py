@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributed.nn.functional import all_reduce
 
-from channelvq.quantize.base import WholeBatch, num_ranks, sum_over_ranks
+from channelvq.distributed import num_ranks, sum_over_ranks
+from channelvq.quantize.base import WholeBatch
 from channelvq.quantize.soft import SoftCodes
 
 

@@ -54,6 +54,10 @@ class FSQConfig:
         rest = bits - 4 * sixteens
         return (16,) * sixteens + (8,) * (rest // 3) + (4,) * (rest % 3 == 2)
 
+    def build(self, dim: int) -> "FSQCodebook":
+        """The quantizer, for tokens of `dim` numbers."""
+        return FSQCodebook(self, dim)
+
 
 class FSQCodebook(ScalarCodebook):
     """N = prod L_i codes, the grid of all levels projected to D numbers."""

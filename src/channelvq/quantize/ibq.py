@@ -24,12 +24,13 @@ import torch
 from jaxtyping import Bool, Float
 from pydantic import Field, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from channelvq.config import STRICT
+from channelvq.distributed import broadcast_from_main, rank, sum_over_ranks
 from channelvq.lookup.nearest import nearest_codeword
-from channelvq.quantize.base import Quantizer, WholeBatch, kept_rows, num_ranks, rank, sum_over_ranks, uniform_table
+from channelvq.quantize.base import Quantizer, WholeBatch, kept_rows, uniform_table
 from channelvq.quantize.entropy import entropies, survey_entropies
 from channelvq.quantize.kmeans import kmeans
 from channelvq.quantize.quantized import Quantized, mean_over_kept, straight_through, vq_losses
@@ -62,6 +63,10 @@ class IBQConfig:
     path: Literal["straight", "index"] = "straight"
     start: Literal["data", "uniform"] = "data"
     kmeans_iterations: NonNegativeInt = 10
+
+    def build(self, dim: int) -> "IBQCodebook":
+        """The quantizer, for tokens of `dim` numbers."""
+        return IBQCodebook(self, dim)
 
 
 class IBQCodebook(Quantizer):
@@ -169,8 +174,7 @@ class IBQCodebook(Quantizer):
                 narrow = float(-(log_p.exp() * log_p).sum(1).mean()) < self._wanted()
                 low, high = (middle, high) if narrow else (low, middle)
             self.tau.fill_(math.exp(high))
-        if num_ranks() > 1:
-            distributed.broadcast(self.tau, src=0)
+        broadcast_from_main([self.tau])
 
     @torch.no_grad()
     def _follow(self, entropy: Float[Tensor, ""], keep: Bool[Tensor, "B K"] | None) -> None:

@@ -32,6 +32,10 @@ class LCConfig:
     codebook_weight: Annotated[float, Field(ge=0)] = 1.0
     kmeans_iterations: NonNegativeInt = 10
 
+    def build(self, dim: int) -> "LCCodebook":
+        """The quantizer, for tokens of `dim` numbers."""
+        return LCCodebook(self, dim)
+
 
 class LCCodebook(ProjectedCodebook):
     """N codewords P(c_n)."""

@@ -37,6 +37,10 @@ class SimVQConfig:
     kmeans_iterations: NonNegativeInt = 10
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
+    def build(self, dim: int) -> "SimVQCodebook":
+        """The quantizer, for tokens of `dim` numbers."""
+        return SimVQCodebook(self, dim)
+
 
 class ProjectedCodebook(Quantizer):
     """A frozen basis (N, D) under a learned linear map. The base of SimVQ and VQGAN-LC."""

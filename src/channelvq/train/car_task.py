@@ -95,6 +95,10 @@ class CARRecipe(Recipe):
         if self.tokenizer == OF_START and self.objective.start_from is None:
             raise ValueError(f"tokenizer {OF_START!r} is that of a generator: name it as objective.start_from")
 
+    def build(self) -> "CARTask":
+        """What the loop trains."""
+        return CARTask(self)
+
 
 def start_generator(recipe: CARRecipe) -> CAR | None:
     """The generator of `objective.start_from`, as it is stored."""
@@ -135,8 +139,6 @@ def check_model(config: CARConfig, tokenizer: CVQTokenizer, muon: bool = False) 
 
 class CARTask(Task):
     """A language model that learns captions, then the tokens of the images after them."""
-
-    recipe_type = CARRecipe
 
     def __init__(self, recipe: CARRecipe) -> None:
         self.recipe = recipe

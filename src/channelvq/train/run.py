@@ -13,12 +13,12 @@ from channelvq.registry import Registry
 from channelvq.train.checkpoint import check_run_folder
 from channelvq.train.engine import Engine
 from channelvq.train.launch import check_installed
-from channelvq.train.task import Figures, Recipe, Task
+from channelvq.train.task import Figures, Recipe
 
 R = TypeVar("R", bound=Recipe)
-TASKS: Registry[type[Task]] = Registry(
+TASKS: Registry[type[Recipe]] = Registry(
     "task",
-    {"tokenizer": "channelvq.train.tokenizer_task:TokenizerTask", "car": "channelvq.train.car_task:CARTask"},
+    {"tokenizer": "channelvq.train.tokenizer_task:TokenizerRecipe", "car": "channelvq.train.car_task:CARRecipe"},
 )
 
 
@@ -35,7 +35,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = (), *, of: 
     task = data.get("task", "tokenizer")
     if not isinstance(task, str) or task not in TASKS:
         raise InputError(f"recipe {name_or_path}: task {task!r} is unknown, the tasks are {', '.join(TASKS.names())}")
-    recipe = from_dict(TASKS[task].recipe_type, data, where=f"recipe {name_or_path}")
+    recipe = from_dict(TASKS[task], data, where=f"recipe {name_or_path}")
     if of is not None and not isinstance(recipe, of):
         raise InputError(f"recipe {name_or_path}: expected one with task: {of.task}, this one has task: {task}")
     return recipe
@@ -49,4 +49,4 @@ def train(recipe: Recipe) -> Figures | None:
     check_installed(recipe.train)
     if recipe.train.threads:
         torch.set_num_threads(recipe.train.threads)
-    return Engine(TASKS[recipe.task](recipe), recipe.train, recipe).fit()
+    return Engine(recipe.build(), recipe.train, recipe).fit()

@@ -6,7 +6,6 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass as data_class
 from dataclasses import field
 from pathlib import Path
-from typing import Any, ClassVar
 
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
@@ -19,11 +18,15 @@ Figures = dict[str, float]
 
 
 @dataclass(frozen=True, config=STRICT)
-class Recipe:
+class Recipe(ABC):
     """What all recipes have: the name that their task is registered by, and the settings of the loop."""
 
     task: str = ""
     train: TrainConfig = field(default_factory=TrainConfig)
+
+    @abstractmethod
+    def build(self) -> "Task":
+        """What the loop trains."""
 
 
 @data_class(frozen=True)
@@ -39,7 +42,7 @@ class Losses:
 
 
 class Task(ABC):
-    """A recipe's models and what they learn from; a subclass says what `load_recipe` reads as `recipe_type`.
+    """A recipe's models and what they learn from.
 
     models and optimizers: by name; each optimizer makes one update a step, in this order, of the model of its name and
     of helpers, models without an optimizer of their own, whose parameters it holds. networks: what torch.compile may
@@ -50,15 +53,10 @@ class Task(ABC):
     in the global batch alone. The loop makes of the parts' means the mean over the global batch.
     """
 
-    recipe_type: ClassVar[type[Recipe]]
     models: dict[str, nn.Module]
     optimizers: dict[str, Optimizer]
     networks: list[nn.Module]
     idle_parameters: bool = False
-
-    @abstractmethod
-    def __init__(self, recipe: Any) -> None:
-        """recipe: a `recipe_type`."""
 
     @abstractmethod
     def batches(self, start_step: int, rank: int, world: int) -> Iterator[Tensor]:

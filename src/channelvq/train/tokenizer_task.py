@@ -15,6 +15,7 @@ from torch.optim import AdamW, Optimizer
 from channelvq.config import STRICT
 from channelvq.data.build import DataConfig, build_mixture
 from channelvq.data.stream import distinct, fixed_images, position_generator, training_batches
+from channelvq.distributed import num_ranks, sum_over_ranks
 from channelvq.evaluate.doctor.findings import usage_findings
 from channelvq.evaluate.metrics import psnr
 from channelvq.images import grid, normalize, save_image, to_pil, to_uint8
@@ -33,9 +34,7 @@ from channelvq.losses.perceptual import PerceptualLossConfig, build_perceptual
 from channelvq.losses.reconstruction import PixelLoss, pixel_loss
 from channelvq.losses.semantic import SemanticConfig, SemanticHead, build_teacher, semantic_loss
 from channelvq.nested import NestedConfig, draw_keep, keep_mask
-from channelvq.nn.vit import ViTEncoder
 from channelvq.quantize.axis import to_vectors
-from channelvq.quantize.base import num_ranks, sum_over_ranks
 from channelvq.quantize.usage import CodebookUsage, UsageReport
 from channelvq.tokenizer import CVQConfig, CVQTokenizer
 from channelvq.train.config import check_start
@@ -81,6 +80,10 @@ class TokenizerRecipe(Recipe):
                 f"objective.start_step {self.objective.start_step} must be below train.steps {self.train.steps}"
             )
 
+    def build(self) -> "TokenizerTask":
+        """What the loop trains."""
+        return TokenizerTask(self)
+
 
 def _first_tokenizer(recipe: TokenizerRecipe) -> CVQTokenizer:
     """New weights, or those of `objective.start_from`, whose codebook counts as started."""
@@ -95,8 +98,6 @@ def _first_tokenizer(recipe: TokenizerRecipe) -> CVQTokenizer:
 
 class TokenizerTask(Task):
     """An encoder, a quantizer and a decoder that restore images, with or without a discriminator against them."""
-
-    recipe_type = TokenizerRecipe
 
     def __init__(self, recipe: TokenizerRecipe) -> None:
         self.recipe = recipe
@@ -149,9 +150,7 @@ class TokenizerTask(Task):
 
     def start(self) -> None:
         """Read the encoder's weights where it has some; start the codebook, unless the network trains first."""
-        encoder = self.tokenizer.encoder
-        if isinstance(encoder, ViTEncoder) and encoder.config.weights is not None:
-            encoder.load_weights(encoder.config.weights)
+        self.tokenizer.encoder.start()
         if self.recipe.objective.start_step == 0:
             self._start_codebook()
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from channelvq.data.build import DomainConfig, WaveConfig, build_source
-from channelvq.data.drawn.waves import WaveSource
+from channelvq.data.drawn.waves import WaveConfig, WaveSource
 from channelvq.data.fetched.catalogue import FREE, LOCAL, PACKAGES
 from channelvq.data.fetched.domains import (
     DOMAINS,
+    DomainConfig,
     DomainName,
     DomainSource,
     domain_pictures,
@@ -108,7 +108,7 @@ def test_a_missing_package_is_one_error_that_names_the_command(tmp_path: Path, m
     (tmp_path / "apt-get").write_text("#!/bin/sh\necho no network >&2\nexit 100\n")
     (tmp_path / "apt-get").chmod(0o755)
     with pytest.raises(InputError, match=r"'textures': `apt-get download openarena-081-textures=.*apt-get update"):
-        build_source(DomainConfig(name="textures"), 64, "train")
+        DomainConfig(name="textures").build(64, "train")
     with pytest.raises(InputError, match="the domains are textures, astronomy"):
         domain_pictures("satellite", "test")  # type: ignore[arg-type]
 
@@ -127,7 +127,7 @@ def test_the_real_packages_have_enough_pictures_in_each_split() -> None:
 
 
 def test_waves_hold_the_frequencies_that_they_promise() -> None:
-    source = build_source(WaveConfig(), 64, "train")
+    source = WaveConfig().build(64, "train")
     assert isinstance(source, WaveSource)
     images = torch.stack([source.sample(i, generator(i)).image for i in range(60)])
     assert torch.equal(images[7], source.sample(3, generator(7)).image)  # the generator decides alone

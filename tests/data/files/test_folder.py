@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from channelvq.config import from_dict
-from channelvq.data.build import DataConfig, FolderConfig, ManifestConfig, build_mixture, build_source
+from channelvq.data.build import DataConfig, build_mixture
 from channelvq.data.files import checked
-from channelvq.data.files.folder import FolderSource, ManifestSource
+from channelvq.data.files.folder import FolderConfig, FolderSource, ManifestConfig, ManifestSource
 from channelvq.data.options import EmptySplitError, ImageOptions, SkippedFilesWarning
 from channelvq.data.split import assign_split
 from channelvq.errors import InputError
@@ -202,7 +202,7 @@ def test_recipe_options_reach_the_source(tmp_path):
     ]
     expected = FolderSource(tmp_path, 8, "validation", ImageOptions(**options))
     for config in configs:
-        source = build_source(config, 8, "validation")
+        source = config.build(8, "validation")
         assert keys(source) == keys(expected)
         assert torch.equal(source.sample(1, gen(3)).image, expected.sample(1, gen(3)).image)
 

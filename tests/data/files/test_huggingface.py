@@ -11,9 +11,8 @@ import torch
 from PIL import Image
 
 from channelvq.config import from_dict
-from channelvq.data.build import HuggingFaceConfig, build_source
 from channelvq.data.files import huggingface
-from channelvq.data.files.huggingface import HuggingFaceSource
+from channelvq.data.files.huggingface import HuggingFaceConfig, HuggingFaceSource
 from channelvq.data.options import ImageOptions, SkippedFilesWarning
 from channelvq.data.source import Sample, Source
 from channelvq.data.split import assign_split
@@ -67,13 +66,11 @@ def test_splits_by_hash_or_the_data_sets_own(library: Any, tmp_path: Path) -> No
     library.DatasetDict({"train": made(library, 40), "val": made(library, 3)}).save_to_disk(tmp_path / "set")
     options = {"name": str(tmp_path / "set"), "validation": 0.3, "test": 0.3, "caption_column": "text"}
     config = from_dict(HuggingFaceConfig, options)
-    parts = {
-        split: [s.key for s in samples(build_source(config, 8, split))] for split in ("train", "validation", "test")
-    }
+    parts = {split: [s.key for s in samples(config.build(8, split))] for split in ("train", "validation", "test")}
     assert all(assign_split(key, 0.3, 0.3) == split for split, found in parts.items() for key in found)
     assert sum(map(len, parts.values())) == 40
     config = from_dict(HuggingFaceConfig, options | {"validation_split": "val", "crop": "random", "min_side": 9})
-    found = samples(build_source(config, 8, "validation"))
+    found = samples(config.build(8, "validation"))
     assert [(s.key, s.text) for s in found] == [("val/0", "text 0"), ("val/1", "text 1"), ("val/2", "text 2")]
     whole = HuggingFaceSource(str(tmp_path / "set"), "val", 8, "all", ImageOptions(crop="random", min_side=9))
     assert all(torch.equal(a.image, b.image) for a, b in zip(found, samples(whole), strict=True))
@@ -116,4 +113,4 @@ def test_what_cannot_be_loaded(library: Any, tmp_path: Path) -> None:
 def test_without_the_library_its_command_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)  # what Python itself takes for "not there"
     with pytest.raises(InputError, match=r"pip install 'channelvq\[huggingface\]'"):
-        build_source(HuggingFaceConfig(name="x"), 8, "train")
+        HuggingFaceConfig(name="x").build(8, "train")

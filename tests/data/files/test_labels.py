@@ -6,8 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from channelvq.data.build import FolderConfig, build_source
-from channelvq.data.files.folder import FolderSource
+from channelvq.data.files.folder import FolderConfig, FolderSource
 from channelvq.data.files.labels import read_labels
 from channelvq.data.source import Source
 from channelvq.errors import InputError
@@ -65,8 +64,8 @@ def test_names_that_cannot_be_used(classes: Path) -> None:
 def test_a_split_may_have_a_folder_of_its_own(classes: Path) -> None:
     train, val = str(classes / "train"), str(classes / "val")
     config = FolderConfig(root=train, validation_root=val, test=0.0, labels="folders")
-    assert len(build_source(config, 8, "train")) == 4
-    assert texts(build_source(config, 8, "validation")) == {"n02/v.png": "n02"}
+    assert len(config.build(8, "train")) == 4
+    assert texts(config.build(8, "validation")) == {"n02/v.png": "n02"}
     config = FolderConfig(root=train, validation_root=val, test_root=val)
-    assert len(build_source(config, 8, "train")) == 4
-    assert texts(build_source(config, 8, "test")) == {"n02/v.png": ""}
+    assert len(config.build(8, "train")) == 4
+    assert texts(config.build(8, "test")) == {"n02/v.png": ""}

@@ -17,11 +17,11 @@ from PIL import Image
 from webdataset.tariterators import group_by_keys, tar_file_iterator
 
 from channelvq.config import from_dict
-from channelvq.data.build import DataConfig, ShardsConfig, build_mixture, build_source
+from channelvq.data.build import DataConfig, build_mixture
 from channelvq.data.files import shard_index
 from channelvq.data.files.folder import FolderSource
 from channelvq.data.files.shard_writer import write_shards
-from channelvq.data.files.shards import ShardSource
+from channelvq.data.files.shards import ShardsConfig, ShardSource
 from channelvq.data.options import EmptySplitError, ImageOptions, SkippedFilesWarning
 from channelvq.data.source import Sample, Source
 from channelvq.data.split import assign_split, split_mask, split_number
@@ -362,7 +362,7 @@ def test_recipe_options_reach_the_source(tmp_path: Path) -> None:
     options: dict[str, Any] = {"crop": "random", "min_side": 9, "flip": True, "validation": 0.3, "test": 0.3}
     config = from_dict(ShardsConfig, {"urls": str(shard), "caption_field": "alt", "captioned": True, **options})
     expected = ShardSource(str(shard), 8, "validation", ImageOptions(**options), caption_field="alt", captioned=True)
-    found = samples(build_source(config, 8, "validation"))
+    found = samples(config.build(8, "validation"))
     assert_same(found, samples(expected))
     assert 0 < len(found) < 40
     assert all(sample.text == Path(sample.key).stem for sample in found)
@@ -372,7 +372,7 @@ def test_a_split_may_have_shards_of_its_own(tmp_path: Path) -> None:
     shards = {name: write_tar(tmp_path / f"{name}.tar", {f"{name}{i}.png": picture(i) for i in range(20)})
               for name in ("train", "validation")}  # fmt: skip
     config = ShardsConfig(urls=str(shards["train"]), validation_urls=str(shards["validation"]), test=0.3)
-    found = {split: keys(build_source(config, 8, split)) for split in SPLITS}
+    found = {split: keys(config.build(8, split)) for split in SPLITS}
     assert found["validation"] == [f"validation{i}.png" for i in range(20)]
     assert sorted(found["train"] + found["test"]) == sorted(f"train{i}.png" for i in range(20))
     assert found["test"] == [f"train{i}.png" for i in range(20) if assign_split(f"train{i}.png", 0, 0.3) == "test"]

@@ -14,8 +14,11 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 from PIL import Image
+from pydantic import NonNegativeFloat
+from pydantic.dataclasses import dataclass as settings
 from torch import Tensor
 
+from channelvq.config import STRICT
 from channelvq.data.backdrop import NUM_DRAWS, Backdrop, random_backdrop
 from channelvq.data.drawn.captions import ALL_TASKS, TASKS, Plan, Task, free_caption, geneval_prompt
 from channelvq.data.drawn.scene_plan import Draws, coloured_things, draw_plan
@@ -73,6 +76,23 @@ def geneval_record(plan: Plan) -> dict[str, Any]:
     if plan.count > 1:
         record["exclude"] = [{"class": plan.things[0].name, "count": plan.count + 1}]
     return record | {"prompt": geneval_prompt(plan)}
+
+
+@settings(frozen=True, config=STRICT)
+class SceneConfig:
+    """Captioned scenes drawn by our code; sprites: "shapes" needs nothing, "fluent" the package fluent-emoji.
+
+    tasks: what is shown and said, in turn: GenEval's six, and "color_position" (both things coloured and placed).
+    """
+
+    kind: Literal["scenes"] = "scenes"
+    sprites: Literal["shapes", "fluent"] = "shapes"
+    tasks: tuple[Task, ...] = TASKS
+    weight: NonNegativeFloat = 1.0
+
+    def build(self, size: int, split: Split) -> "SceneSource":
+        """The source of one split, with images of size x size."""
+        return SceneSource(size=size, split=split, sprites=self.sprites, tasks=self.tasks)
 
 
 class SceneSource:

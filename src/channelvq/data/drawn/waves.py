@@ -1,15 +1,31 @@
 """Coloured sine waves drawn by our code, from soft gradients to fine gratings: what photographs hold little of."""
 
 import math
+from typing import Literal
 
 import torch
+from pydantic import NonNegativeFloat
+from pydantic.dataclasses import dataclass
 
+from channelvq.config import STRICT
 from channelvq.data.source import Sample
 from channelvq.data.split import Split
 
 SAMPLES = 4096
 SLOWEST = 0.25  # cycles a picture: half a wave fades from one colour to another
 SHORTEST_PERIOD = 3.0  # pixels
+
+
+@dataclass(frozen=True, config=STRICT)
+class WaveConfig:
+    """Coloured sine waves drawn by our code, from gradients to fine gratings (data/waves.py)."""
+
+    kind: Literal["waves"] = "waves"
+    weight: NonNegativeFloat = 1.0
+
+    def build(self, size: int, split: Split) -> "WaveSource":
+        """The source of one split, with images of size x size."""
+        return WaveSource(size=size, split=split)
 
 
 class WaveSource:

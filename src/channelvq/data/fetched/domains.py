@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from pydantic import NonNegativeFloat, PositiveInt
+from pydantic.dataclasses import dataclass as settings
+
+from channelvq.config import STRICT
 from channelvq.data.fetched.crops import CropSource, Picture
 from channelvq.data.fetched.packages import fetch
 from channelvq.data.split import Split, assign_split
@@ -85,6 +89,20 @@ def picture_split(name: DomainName, key: str) -> Split | None:
     if domain.test:
         return "validation" if source in domain.validation else "train"
     return assign_split(f"{name}/{source}", VALIDATION_SHARE, TEST_SHARE)
+
+
+@settings(frozen=True, config=STRICT, kw_only=True)
+class DomainConfig:
+    """Random squares of the pictures of a domain (data/domains.py), of at least `min_side` px or the domain's own."""
+
+    name: DomainName
+    kind: Literal["domain"] = "domain"
+    min_side: PositiveInt | None = None
+    weight: NonNegativeFloat = 1.0
+
+    def build(self, size: int, split: Split) -> "DomainSource":
+        """The source of one split, with images of size x size."""
+        return DomainSource(self.name, size=size, split=split, min_side=self.min_side)
 
 
 class DomainSource(CropSource):

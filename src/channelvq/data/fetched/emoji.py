@@ -13,7 +13,10 @@ from typing import Literal
 import numpy as np
 import torch
 from PIL import Image
+from pydantic import NonNegativeFloat
+from pydantic.dataclasses import dataclass as settings
 
+from channelvq.config import STRICT
 from channelvq.data.backdrop import NUM_DRAWS, WHITE, Backdrop, Colour, random_backdrop
 from channelvq.data.fetched.packages import fetch
 from channelvq.data.source import Sample
@@ -86,6 +89,20 @@ def list_sprites(style: Style, *, skin_tones: bool = False, cache: Path | str | 
             # A few pictures are there twice, with and without zero padding.
             sprites[code] = Sprite(code, *labels[code], path)
     return [sprites[code] for code in sorted(sprites)]
+
+
+@settings(frozen=True, config=STRICT)
+class EmojiConfig:
+    """Emoji of one art set on coloured backgrounds; augment: varied scale and place in the train split."""
+
+    kind: Literal["emoji"] = "emoji"
+    style: Literal["fluent", "noto", "twemoji"] = "fluent"
+    augment: bool = True
+    weight: NonNegativeFloat = 1.0
+
+    def build(self, size: int, split: Split) -> "EmojiSource":
+        """The source of one split, with images of size x size."""
+        return EmojiSource(style=self.style, size=size, split=split, augment=None if self.augment else False)
 
 
 class EmojiSource:

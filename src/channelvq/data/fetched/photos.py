@@ -1,13 +1,31 @@
 """Random square crops of a few freely licensed photographs, split by photograph."""
 
 from pathlib import Path
+from typing import Literal
 
+from pydantic import NonNegativeFloat, PositiveInt
+from pydantic.dataclasses import dataclass
+
+from channelvq.config import STRICT
 from channelvq.data.fetched.crops import CropSource, Picture
 from channelvq.data.fetched.packages import fetch
 from channelvq.data.fetched.photo_list import PHOTOS
 from channelvq.data.split import Split
 
 LONGEST_HELD_SIDE = 1600
+
+
+@dataclass(frozen=True, config=STRICT)
+class PhotoConfig:
+    """Random squares, of at least `min_side` px, of the photographs that data.photos lists."""
+
+    kind: Literal["photos"] = "photos"
+    min_side: PositiveInt = 256
+    weight: NonNegativeFloat = 1.0
+
+    def build(self, size: int, split: Split) -> "PhotoSource":
+        """The source of one split, with images of size x size."""
+        return PhotoSource(size=size, split=split, min_side=self.min_side)
 
 
 class PhotoSource(CropSource):

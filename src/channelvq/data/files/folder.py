@@ -6,9 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Literal
 
 import torch
+from pydantic import NonNegativeFloat
+from pydantic.dataclasses import dataclass
 
+from channelvq.config import STRICT
 from channelvq.data.files.checked import unreadable
 from channelvq.data.files.labels import read_labels
 from channelvq.data.files.listing import Entry, folder_entries, manifest_entries
@@ -21,7 +25,7 @@ from channelvq.data.options import (
     report_skipped,
 )
 from channelvq.data.source import Sample
-from channelvq.data.split import assign_split
+from channelvq.data.split import Split, assign_split
 from channelvq.images import Skipped, load_image
 
 
@@ -64,6 +68,27 @@ class _FileSource:
         return Sample(image=image, text=entry.caption(), key=entry.key)
 
 
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class FolderConfig(ImageOptions):
+    """Every image below the folder `root`.
+
+    validation_root, test_root: folders of these splits, where they are given; `root` then has no share of them.
+    labels: the first folder below the root names what is shown: "folders", or a file of names (data/labels.py).
+    """
+
+    root: str
+    kind: Literal["folder"] = "folder"
+    weight: NonNegativeFloat = 1.0
+    validation_root: str | None = None
+    test_root: str | None = None
+    labels: str | None = None
+
+    def build(self, size: int, split: Split) -> "FolderSource":
+        """The source of one split, with images of size x size."""
+        place = self.place(split, self.root, self.validation_root, self.test_root)
+        return FolderSource(*place.at(size), labels=self.labels)
+
+
 class FolderSource(_FileSource):
     """The images of a folder and its subfolders; text from a .txt file of the same name beside an image.
 
@@ -88,6 +113,19 @@ class FolderSource(_FileSource):
             caption = read_labels(labels)
             entries = [replace(entry, text=caption(entry.key)) for entry in entries]
         super().__init__(entries, f"image folder {str(root)!r}", size, split, options or ImageOptions())
+
+
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class ManifestConfig(ImageOptions):
+    """The images that the .jsonl or .csv file `path` lists; its field `split`, where there is one, decides."""
+
+    path: str
+    kind: Literal["manifest"] = "manifest"
+    weight: NonNegativeFloat = 1.0
+
+    def build(self, size: int, split: Split) -> "ManifestSource":
+        """The source of one split, with images of size x size."""
+        return ManifestSource(self.path, size, split, self)
 
 
 class ManifestSource(_FileSource):

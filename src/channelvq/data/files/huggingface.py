@@ -9,10 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import NonNegativeFloat
+from pydantic.dataclasses import dataclass
 
+from channelvq.config import STRICT
 from channelvq.data.fetched.packages import cache_root
 from channelvq.data.files.checked import WORKERS
 from channelvq.data.options import (
@@ -24,12 +27,37 @@ from channelvq.data.options import (
     report_skipped,
 )
 from channelvq.data.source import Sample
-from channelvq.data.split import assign_split
+from channelvq.data.split import Split, assign_split
 from channelvq.errors import InputError, reason
 from channelvq.files import write_text_whole
 from channelvq.images import FirstFrameWarning, Skipped, load_image
 
 AT_ONCE = 256  # images in memory while they are checked
+
+
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class HuggingFaceConfig(ImageOptions):
+    """The split `split` of a data set of Hugging Face `datasets`: a name on the hub or a folder.
+
+    subset: the data set's own configuration, where it has several. validation_split, test_split: its splits for these,
+    where they are given; `split` then has no share of them. caption_column: of texts or of class labels.
+    """
+
+    name: str
+    kind: Literal["huggingface"] = "huggingface"
+    weight: NonNegativeFloat = 1.0
+    subset: str | None = None
+    split: str = "train"
+    validation_split: str | None = None
+    test_split: str | None = None
+    image_column: str = "image"
+    caption_column: str | None = None
+
+    def build(self, size: int, split: Split) -> "HuggingFaceSource":
+        """The source of one split, with images of size x size."""
+        place = self.place(split, self.split, self.validation_split, self.test_split)
+        columns = (self.image_column, self.caption_column)
+        return HuggingFaceSource(self.name, *place.at(size), subset=self.subset, columns=columns)
 
 
 class HuggingFaceSource:

@@ -11,14 +11,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
+from pydantic import NonNegativeFloat
+from pydantic.dataclasses import dataclass
 from rich.console import Console
 from rich.progress import Progress
 from webdataset.shardlists import expand_urls
 
+from channelvq.config import STRICT
 from channelvq.data.files.shard_index import NONE, ShardIndex, index_shard, parse_caption
 from channelvq.data.options import (
     ImageOptions,
@@ -34,6 +37,28 @@ from channelvq.errors import InputError
 from channelvq.images import Skipped, load_image
 
 SHOWN = 3  # missing shards that an error names
+
+
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class ShardsConfig(ImageOptions):
+    """The images and captions of the tar shards `urls`, such as "data/train-{00000..00256}.tar".
+
+    validation_urls, test_urls: shards of these splits, where they are given; `urls` then has no share of them.
+    caption_field: of .json members. captioned: leave out images without a caption.
+    """
+
+    urls: str
+    kind: Literal["shards"] = "shards"
+    weight: NonNegativeFloat = 1.0
+    validation_urls: str | None = None
+    test_urls: str | None = None
+    caption_field: str = "caption"
+    captioned: bool = False
+
+    def build(self, size: int, split: Split) -> "ShardSource":
+        """The source of one split, with images of size x size."""
+        place = self.place(split, self.urls, self.validation_urls, self.test_urls)
+        return ShardSource(*place.at(size), caption_field=self.caption_field, captioned=self.captioned)
 
 
 class ShardSource:

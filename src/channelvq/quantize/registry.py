@@ -1,0 +1,39 @@
+"""The family of quantizers: the settings of each kind by its name."""
+
+from typing import Annotated, Protocol
+
+from channelvq.quantize.base import Quantizer
+from channelvq.registry import Registry, of_kind
+
+
+class QuantizerConfig(Protocol):
+    """What the settings of every kind have."""
+
+    @property
+    def kind(self) -> str:
+        """The name that the kind is registered by."""
+        ...
+
+    @property
+    def codebook_size(self) -> int:
+        """N."""
+        ...
+
+    def build(self, dim: int) -> Quantizer:
+        """The quantizer, for tokens of `dim` numbers."""
+        ...
+
+
+QUANTIZERS: Registry[type[QuantizerConfig]] = Registry(
+    "quantizer",
+    {
+        "plain": "channelvq.quantize.codebook:PlainConfig",
+        "ema": "channelvq.quantize.ema:EMAConfig",
+        "simvq": "channelvq.quantize.simvq:SimVQConfig",
+        "ibq": "channelvq.quantize.ibq:IBQConfig",
+        "lc": "channelvq.quantize.lc:LCConfig",
+        "fsq": "channelvq.quantize.fsq:FSQConfig",
+        "lfq": "channelvq.quantize.lfq:LFQConfig",
+    },
+)
+AnyQuantizerConfig = Annotated[QuantizerConfig, of_kind(QUANTIZERS, default="plain")]
