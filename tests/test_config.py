@@ -1,5 +1,6 @@
 """Strict configuration: every mistake is named, and a saved config is the same config."""
 
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -96,8 +97,10 @@ def test_every_config_is_strict() -> None:
     source = Path(channelvq.__file__).parent
     for path in source.rglob("*.py"):
         text = path.read_text()
-        if "from pydantic.dataclasses import dataclass" in text:
-            decorators = [line for line in text.splitlines() if line.startswith("@dataclass")]
+        if imported := re.search(r"from pydantic.dataclasses import dataclass(?: as (\w+))?", text):
+            decorator = f"@{imported[1] or 'dataclass'}"
+            decorators = [line for line in text.splitlines() if line.startswith(decorator)]
+            assert decorators, path
             assert all("config=STRICT" in line for line in decorators), path
 
 

@@ -161,9 +161,9 @@ def plain_loop(task: TokenizerTask) -> Step:
                 loss = loss + recipe.objective.perceptual.weight * task.perceptual(x_hat.float(), x).mean()
             judged, weights = _judge(task, loss, x_hat.float(), keep, number)
         update("tokenizer", loss + judged + quantized.loss)
-        if task.discriminator is not None:
+        if task.adversary is not None:
             with torch.autocast("cpu", torch.bfloat16, enabled=train.precision == "bf16"):
-                real, fake = task.discriminator(torch.cat([x, x_hat.float().detach()])).chunk(2)
+                real, fake = task.adversary.discriminator(torch.cat([x, x_hat.float().detach()])).chunk(2)
                 loss = hinge_discriminator(real, fake, weights)
             update("discriminator", loss)
         for scheduler in schedulers:
@@ -176,12 +176,12 @@ def plain_loop(task: TokenizerTask) -> Step:
 def _judge(task: TokenizerTask, loss: Tensor, x_hat: Tensor, keep: Tensor, number: int) -> tuple[Tensor, Tensor]:
     """The adversarial term of the plain loop, and the images' weights in the game."""
     game = task.recipe.objective.adversarial
-    if game is None or task.discriminator is None:
+    if game is None or task.adversary is None:
         return loss.new_zeros(()), loss.new_ones(len(x_hat))
     weights = prefix_weights(game, keep, task.tokenizer.num_tokens)
-    task.discriminator.requires_grad_(False)
-    term = hinge_generator(task.discriminator(x_hat), weights)
-    task.discriminator.requires_grad_(True)
+    task.adversary.discriminator.requires_grad_(False)
+    term = hinge_generator(task.adversary.discriminator(x_hat), weights)
+    task.adversary.discriminator.requires_grad_(True)
     balance = adaptive_weight(loss, term, task.tokenizer.decoder.last_weight)
     return ramp(game, number) * game.weight * balance * term, weights
 

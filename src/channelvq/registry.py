@@ -56,8 +56,7 @@ class Registry(Generic[T]):
     def __getitem__(self, name: str) -> T:
         """The kind of a name; raises InputError that lists the names for one that is not known."""
         if name not in self._known and name in self._places:
-            module, _, attribute = self._places[name].partition(":")
-            self._known[name] = getattr(import_module(module), attribute)
+            self._known[name] = _imported(self._places[name])
         if name not in self:
             raise InputError(f"{self.what} {name!r} is unknown; known: {', '.join(self.names())}")
         return self._known[name]
@@ -73,7 +72,26 @@ def of_kind(registry: Registry[Any], default: str | None = None) -> PlainValidat
         kind = given.get("kind", default) if isinstance(given, dict) else getattr(given, "kind", None)
         if isinstance(kind, str) and kind in registry:
             return TypeAdapter(registry[kind]).validate_python(given)
-        known = ", ".join(registry.names())
-        raise PydanticCustomError("kind", "expected settings whose kind is one of {known}", {"known": known})
+        *others, last = registry.names()
+        known = f"{', '.join(others)} or {last}" if others else last
+        raise PydanticCustomError("kind", "expected settings whose kind is {known}", {"known": known})
 
     return PlainValidator(read)
+
+
+def when_given(place: str) -> PlainValidator:
+    """For a field of settings that is None or settings of the class at `place`, imported when there are some.
+
+    Annotate with it: `adversarial: Annotated[AdversarialConfig | None, when_given("...:AdversarialConfig")] = None`,
+    the class itself imported for type checkers alone.
+    """
+
+    def read(given: Any) -> Any:
+        return None if given is None else TypeAdapter(_imported(place)).validate_python(given)
+
+    return PlainValidator(read)
+
+
+def _imported(place: str) -> Any:
+    module, _, attribute = place.partition(":")
+    return getattr(import_module(module), attribute)

@@ -7,9 +7,8 @@ from pydantic import PositiveInt
 from pydantic.dataclasses import dataclass
 
 from channelvq.config import STRICT
-from channelvq.data.options import EmptySplitError
 from channelvq.data.source import Source
-from channelvq.data.split import Split
+from channelvq.data.split import EmptySplitError, Split
 from channelvq.data.stream import Mixture
 from channelvq.errors import InputError
 from channelvq.registry import Registry, of_kind

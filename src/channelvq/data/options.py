@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from channelvq.config import STRICT
-from channelvq.data.split import Split
+from channelvq.data.split import EmptySplitError, Split
 from channelvq.errors import InputError
 from channelvq.images import Skipped, random_crop, resize_crop, to_tensor
 
@@ -69,17 +69,6 @@ class Place(NamedTuple):
     def at(self, size: int) -> tuple[str, int, SplitOrAll, ImageOptions]:
         """The first arguments of a source."""
         return self.where, size, self.split, self.options
-
-
-class EmptySplitError(InputError):
-    """A data set has no image in the split asked for; problem: what is wrong, without the advice of the message."""
-
-    def __init__(self, problem: str) -> None:
-        super().__init__(f"{problem}; give larger fractions validation= and test=, or use split='all'")
-        self.problem = problem
-
-    def __reduce__(self) -> tuple[type["EmptySplitError"], tuple[str]]:
-        return type(self), (self.problem,)
 
 
 class SkippedFilesWarning(UserWarning):

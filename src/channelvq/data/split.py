@@ -45,3 +45,14 @@ def split_mask(
         return uniform < test
     held_out = uniform < test + validation
     return held_out & (uniform >= test) if split == "validation" else ~held_out
+
+
+class EmptySplitError(InputError):
+    """A data set has no image in the split asked for; problem: what is wrong, without the advice of the message."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"{problem}; give larger fractions validation= and test=, or use split='all'")
+        self.problem = problem
+
+    def __reduce__(self) -> tuple[type["EmptySplitError"], tuple[str]]:
+        return type(self), (self.problem,)

@@ -20,7 +20,7 @@ from channelvq.errors import InputError
 from channelvq.evaluate import distances
 from channelvq.evaluate.metrics import check_images
 from channelvq.images import normalize
-from channelvq.losses.perceptual import FeatureDistance, PerceptualLossConfig, build_perceptual
+from channelvq.losses.perceptual import FeatureDistance, PerceptualLossConfig
 from channelvq.nn.modes import CHUNK_ROWS, in_chunks
 from channelvq.nn.perceptual import PerceptualNetwork
 from channelvq.pretrained import weights_sha256
@@ -112,7 +112,7 @@ def lpips_at_hand() -> dict[str, nn.Module]:
         if _weights(file) is not None:
             # Where the package is not installed, or not importable beside this torch, there is no LPIPS.
             with suppress(InputError):
-                found[metric] = build_perceptual(PerceptualLossConfig(network=metric.replace("_", "-")))
+                found[metric] = PerceptualLossConfig(network=metric.replace("_", "-")).build()
     return found
 
 

@@ -22,6 +22,14 @@ class PerceptualLossConfig:
     weight: PositiveFloat = 1.0
     network: str = "bundled"
 
+    def build(self) -> nn.Module:
+        """A frozen module (x_hat, x) -> distance of each image; raises InputError where the network cannot be had."""
+        if self.network.startswith("lpips-"):
+            module: nn.Module = _Lpips(self.network)
+        else:
+            module = FeatureDistance(PerceptualNetwork.load(self.network))
+        return module.eval().requires_grad_(False)
+
 
 class FeatureDistance(nn.Module):
     """The distance of LPIPS (Zhang et al. 2018, eq. 1) with all its weights one, over the features of our network."""
@@ -51,15 +59,6 @@ class _Lpips(nn.Module):
 
     def forward(self, x_hat: Tensor, x: Tensor) -> Tensor:
         return self.network(x_hat, x).flatten()
-
-
-def build_perceptual(config: PerceptualLossConfig) -> nn.Module:
-    """A frozen module (x_hat, x) -> distance of each image; raises InputError where the network cannot be had."""
-    if config.network.startswith("lpips-"):
-        module: nn.Module = _Lpips(config.network)
-    else:
-        module = FeatureDistance(PerceptualNetwork.load(config.network))
-    return module.eval().requires_grad_(False)
 
 
 def _unit(features: Float[Tensor, "B c h w"]) -> Float[Tensor, "B c h w"]:

@@ -30,6 +30,11 @@ class SemanticConfig:
     teacher: str
     weight: PositiveFloat = 1.0
 
+    def build(self, latent_channels: int) -> "Meaning":
+        """The frozen teacher and a fresh head; raises InputError where the teacher's checkpoint cannot be had."""
+        teacher = SemanticTeacher(load_siglip(self.teacher))
+        return Meaning(self, teacher, SemanticHead(latent_channels, teacher.num_features))
+
 
 class SemanticTeacher(nn.Module):
     """A whole SigLIP vision transformer, which never trains."""
@@ -78,6 +83,12 @@ def semantic_loss(predicted: Float[Tensor, "B E h w"], target: Float[Tensor, "B 
     return 1 - F.cosine_similarity(predicted.float(), target, dim=1).mean()
 
 
-def build_teacher(config: SemanticConfig) -> SemanticTeacher:
-    """The frozen teacher; raises InputError where its checkpoint cannot be had."""
-    return SemanticTeacher(load_siglip(config.teacher))
+class Meaning:
+    """A teacher and a head of one training."""
+
+    def __init__(self, config: SemanticConfig, teacher: SemanticTeacher, head: SemanticHead) -> None:
+        self.config, self.teacher, self.head = config, teacher, head
+
+    def loss(self, head: nn.Module, z_q: Float[Tensor, "B C h w"], x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, ""]:
+        """The weighted term; head: ours, possibly wrapped."""
+        return self.config.weight * semantic_loss(head(z_q), self.teacher.to(x.device)(x))

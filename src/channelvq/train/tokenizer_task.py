@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
@@ -15,30 +15,29 @@ from torch.optim import AdamW, Optimizer
 from channelvq.config import STRICT
 from channelvq.data.build import DataConfig, build_mixture
 from channelvq.data.stream import distinct, fixed_images, position_generator, training_batches
-from channelvq.distributed import num_ranks, sum_over_ranks
 from channelvq.evaluate.doctor.findings import usage_findings
 from channelvq.evaluate.metrics import psnr
 from channelvq.images import grid, normalize, save_image, to_pil, to_uint8
-from channelvq.losses.adversarial import (
-    AdversarialConfig,
-    PatchDiscriminator,
-    adaptive_weight,
-    hinge_discriminator,
-    hinge_generator,
-    lecam,
-    prefix_weights,
-    r1_penalty,
-    ramp,
-)
-from channelvq.losses.perceptual import PerceptualLossConfig, build_perceptual
 from channelvq.losses.reconstruction import PixelLoss, pixel_loss
-from channelvq.losses.semantic import SemanticConfig, SemanticHead, build_teacher, semantic_loss
 from channelvq.nested import NestedConfig, draw_keep, keep_mask
 from channelvq.quantize.axis import to_vectors
 from channelvq.quantize.usage import CodebookUsage, UsageReport
+from channelvq.registry import when_given
 from channelvq.tokenizer import CVQConfig, CVQTokenizer
 from channelvq.train.config import check_start
 from channelvq.train.task import Figures, Losses, Recipe, Task
+
+if TYPE_CHECKING:  # imported when a recipe asks for them
+    from channelvq.losses.adversarial import AdversarialConfig
+    from channelvq.losses.perceptual import PerceptualLossConfig
+    from channelvq.losses.semantic import SemanticConfig
+    from channelvq.train.adversary import Adversary
+else:
+    AdversarialConfig = PerceptualLossConfig = SemanticConfig = Any
+
+_PERCEPTUAL = when_given("channelvq.losses.perceptual:PerceptualLossConfig")
+_ADVERSARIAL = when_given("channelvq.losses.adversarial:AdversarialConfig")
+_SEMANTIC = when_given("channelvq.losses.semantic:SemanticConfig")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -58,9 +57,9 @@ class ObjectiveConfig:
     codebook_lr_ratio: Annotated[float, Field(gt=0)] = 1.0
     start_step: NonNegativeInt = 0
     start_images: PositiveInt = 512
-    perceptual: PerceptualLossConfig | None = None
-    adversarial: AdversarialConfig | None = None
-    semantic: SemanticConfig | None = None
+    perceptual: Annotated[PerceptualLossConfig | None, _PERCEPTUAL] = None
+    adversarial: Annotated[AdversarialConfig | None, _ADVERSARIAL] = None
+    semantic: Annotated[SemanticConfig | None, _SEMANTIC] = None
     start_from: str | None = None
 
 
@@ -104,36 +103,36 @@ class TokenizerTask(Task):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.train.seed)
             self.tokenizer = _first_tokenizer(recipe)
-            game = recipe.objective.adversarial
-            self.discriminator = None if game is None else PatchDiscriminator(game)
-            meaning = recipe.objective.semantic
-            self.teacher = None if meaning is None else build_teacher(meaning)
-            features = 0 if self.teacher is None else self.teacher.num_features
-            head = SemanticHead(recipe.model.latent_channels, features) if features else None
+            self.adversary = None if recipe.objective.adversarial is None else self._adversary()
+            self.meaning = (
+                None
+                if recipe.objective.semantic is None
+                else recipe.objective.semantic.build(recipe.model.latent_channels)
+            )
         self.models: dict[str, nn.Module] = {"tokenizer": self.tokenizer}
-        if head is not None:  # a helper of the tokenizer's optimizer: in checkpoints, not in final/
-            self.models["semantic_head"] = head
+        if self.meaning is not None:  # a helper of the tokenizer's optimizer: in checkpoints, not in final/
+            self.models["semantic_head"] = self.meaning.head
         self.idle_parameters = recipe.objective.start_step > 0  # the codebook before its start
         self.optimizers: dict[str, Optimizer] = {"tokenizer": self._optimizer()}
-        if game is not None and self.discriminator is not None:
-            self.models["discriminator"] = self.discriminator
-            rate = recipe.train.learning_rate * game.lr_ratio
-            self.optimizers["discriminator"] = AdamW(
-                self.discriminator.parameters(), rate, recipe.train.betas, weight_decay=recipe.train.weight_decay
-            )
-        features = recipe.objective.perceptual
-        self.perceptual = None if features is None else build_perceptual(features)
         self.networks: list[nn.Module] = [self.tokenizer.encoder, self.tokenizer.decoder]
-        if self.discriminator is not None and game is not None and not game.r1:
-            self.networks.append(self.discriminator)  # a compiled network has no second derivative, which R1 takes
-        self._restored: dict[int, tuple[Tensor, Tensor]] = {}  # this step's reconstructions, and their weights, by part
-        self._logits: list[Tensor] = []  # means of real and fake ones, of each part of this step
+        if self.adversary is not None:
+            self.models["discriminator"] = self.adversary.discriminator
+            self.optimizers["discriminator"] = self.adversary.optimizer
+            self.networks += [self.adversary.discriminator] if self.adversary.compilable else []
+        features = recipe.objective.perceptual
+        self.perceptual = None if features is None else features.build()
         self.data = build_mixture(recipe.data, recipe.model.image_size, "train", recipe.train.seed)
         # Read now: that validation images are missing or broken should not be found out after hours.
         held_out = build_mixture(recipe.data, recipe.model.image_size, "validation", seed=0)
         self.held_out = fixed_images(held_out, recipe.data.validation_images)
         self.distinct = distinct(self.held_out)
         self._alarmed: set[str] = set()
+
+    def _adversary(self) -> "Adversary":
+        from channelvq.train.adversary import Adversary
+
+        assert self.recipe.objective.adversarial is not None
+        return Adversary(self.recipe.objective.adversarial, self.recipe.train)
 
     def _optimizer(self) -> Optimizer:
         train, ratio = self.recipe.train, self.recipe.objective.codebook_lr_ratio
@@ -195,8 +194,8 @@ class TokenizerTask(Task):
     def losses(self, name: str, models: dict[str, nn.Module], batch: Tensor, step: int, part: int) -> Losses:
         """Pixel and adversarial loss on the decoded prefix, quantization and semantic loss on the kept channels."""
         objective, x = self.recipe.objective, normalize(batch)
-        if name == "discriminator":
-            return self._discriminator_losses(models[name], x, part)
+        if name == "discriminator" and self.adversary is not None:
+            return self.adversary.losses(models[name], x, part)
         quantize = step >= objective.start_step
         if step == objective.start_step and step > 0:
             self._start_codebook()
@@ -207,11 +206,15 @@ class TokenizerTask(Task):
         if self.perceptual is not None and objective.perceptual is not None:
             distance = self.perceptual.to(x.device)(x_hat.float(), x).mean()
             terms["perceptual"] = objective.perceptual.weight * distance
-        if self.discriminator is not None:
-            reconstruction = sum(terms.values(), start=x.new_zeros(()))
-            terms |= self._adversarial_terms(x_hat.float(), reconstruction, keep, step, part)
+        if self.adversary is not None:
+            reconstruction, tokens = sum(terms.values(), start=x.new_zeros(())), self.tokenizer.num_tokens
+            kept = torch.full((len(x_hat),), tokens) if keep is None else keep.sum(1)
+            last = self.tokenizer.decoder.last_weight
+            terms |= self.adversary.tokenizer_terms(x_hat.float(), reconstruction, last, kept, tokens, step, part)
+        if quantized is not None and self.meaning is not None:
+            # Of the prefix that is decoded: the first channels have to carry the meaning.
+            terms["semantic"] = self.meaning.loss(models["semantic_head"], quantized.z_q, x)
         if quantized is not None:
-            terms |= self._semantic_terms(models, quantized.z_q, x)
             terms |= {key: objective.quantizer_weight * value for key, value in quantized.losses.items()}
         indices = None if quantized is None else quantized.indices
         return Losses(terms, lambda: self._figures(x, x_hat.detach().float(), indices))
@@ -222,60 +225,6 @@ class TokenizerTask(Task):
         if indices is not None:
             figures["batch_use"] = len(indices.unique()) / self.tokenizer.codebook_size
         return figures
-
-    def _semantic_terms(self, models: dict[str, nn.Module], z_q: Tensor, x: Tensor) -> dict[str, Tensor]:
-        """Of the prefix that is decoded: the first channels have to carry the meaning."""
-        meaning = self.recipe.objective.semantic
-        if meaning is None or self.teacher is None:
-            return {}
-        predicted = models["semantic_head"](z_q)
-        return {"semantic": meaning.weight * semantic_loss(predicted, self.teacher.to(x.device)(x))}
-
-    def _adversarial_terms(
-        self, x_hat: Tensor, reconstruction: Tensor, keep: Tensor | None, step: int, part: int
-    ) -> dict[str, Tensor]:
-        """The tokenizer's side of the game. The discriminator is held still, or its own step would feel this one."""
-        game, tokens = self.recipe.objective.adversarial, self.tokenizer.num_tokens
-        assert game is not None
-        assert self.discriminator is not None
-        if (share := ramp(game, step)) == 0:
-            return {}
-        kept = torch.full((len(x_hat),), tokens) if keep is None else keep.sum(1)
-        weights = prefix_weights(game, kept, tokens).to(x_hat.device)
-        self._restored[part] = (x_hat.detach(), weights)
-        self.discriminator.requires_grad_(False)
-        loss = hinge_generator(self.discriminator(x_hat), weights)
-        self.discriminator.requires_grad_(True)
-        balance = adaptive_weight(reconstruction, loss, self.tokenizer.decoder.last_weight) if game.adaptive else 1.0
-        return {"adversarial": share * game.weight * balance * loss}
-
-    def _discriminator_losses(self, model: nn.Module, x: Tensor, part: int) -> Losses:
-        """On the reconstructions that the tokenizer has just been judged by; nothing before the game begins."""
-        game, discriminator = self.recipe.objective.adversarial, self.discriminator
-        assert game is not None
-        assert discriminator is not None
-        if part not in self._restored:
-            return Losses({})
-        x_hat, weights = self._restored.pop(part)
-        real, fake = model(torch.cat([x, x_hat])).chunk(2)
-        terms = {"discriminator": hinge_discriminator(real, fake, weights)}
-        if game.r1:
-            terms["r1"] = game.r1 * r1_penalty(discriminator, x)
-        if game.lecam:
-            terms["lecam"] = game.lecam * lecam(discriminator, real, fake)
-        self._note(real, fake)
-        means = {"logit_real": real.detach().mean(), "logit_fake": fake.detach().mean()}
-        return Losses(terms, lambda: {key: float(mean) for key, mean in means.items()})
-
-    @torch.no_grad()
-    def _note(self, real: Tensor, fake: Tensor) -> None:
-        """LeCam's averages move once a step, by the means over the global batch."""
-        assert self.discriminator is not None
-        self._logits.append(torch.stack([real.mean(), fake.mean()]))
-        if len(self._logits) == (self.recipe.train.accumulation or 1):
-            mean = sum_over_ranks(torch.stack(self._logits).mean(0)) / num_ranks()
-            self.discriminator.note(mean[0], mean[1])
-            self._logits.clear()
 
     def _keep(self, batch: int, step: int, part: int) -> Tensor | None:
         config = self.recipe.nested

@@ -249,7 +249,7 @@ def test_fetched_package_is_complete(name: str) -> None:
 
 
 def test_the_document_lists_every_package_and_photograph() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[3] / "docs" / "data.md").read_text(encoding="utf-8")
     for package in PACKAGES.values():
         assert f"`{package.name}`" in text
         assert all(f"`{archive.name}` {archive.version}" in text for archive in package.archives)

@@ -15,8 +15,8 @@ from channelvq.config import from_dict
 from channelvq.data.build import DataConfig, build_mixture
 from channelvq.data.files import checked
 from channelvq.data.files.folder import FolderConfig, FolderSource, ManifestConfig, ManifestSource
-from channelvq.data.options import EmptySplitError, ImageOptions, SkippedFilesWarning
-from channelvq.data.split import assign_split
+from channelvq.data.options import ImageOptions, SkippedFilesWarning
+from channelvq.data.split import EmptySplitError, assign_split
 from channelvq.errors import InputError
 from channelvq.images import load_image, random_crop, to_tensor
 

@@ -22,9 +22,9 @@ from channelvq.data.files import shard_index
 from channelvq.data.files.folder import FolderSource
 from channelvq.data.files.shard_writer import write_shards
 from channelvq.data.files.shards import ShardsConfig, ShardSource
-from channelvq.data.options import EmptySplitError, ImageOptions, SkippedFilesWarning
+from channelvq.data.options import ImageOptions, SkippedFilesWarning
 from channelvq.data.source import Sample, Source
-from channelvq.data.split import assign_split, split_mask, split_number
+from channelvq.data.split import EmptySplitError, assign_split, split_mask, split_number
 from channelvq.data.stream import Mixture, training_batches
 from channelvq.errors import InputError
 from channelvq.images import load_image, to_tensor

@@ -20,7 +20,7 @@ from channelvq.nn.detector import Detection, Detector
 HAS_FLUENT = all(find_package(name) for name in ("fluent-emoji", "emojibase-data"))
 FLUENT = pytest.mark.skipif(not HAS_FLUENT, reason="fluent-emoji not in the cache")
 SETS = ["shapes", pytest.param("fluent", marks=FLUENT)]
-BUNDLED = Path(__file__).parents[2] / "src/channelvq/bundled/detector"
+BUNDLED = Path(__file__).parents[3] / "src/channelvq/bundled/detector"
 
 
 @pytest.mark.parametrize("sprites", SETS)

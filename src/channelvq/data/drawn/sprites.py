@@ -12,7 +12,6 @@ from PIL import Image
 
 from channelvq.data.backdrop import Colour
 from channelvq.data.drawn.shapes import SHAPES, draw_shape
-from channelvq.data.fetched.emoji import list_sprites
 from channelvq.errors import InputError
 
 SpriteSetName = Literal["fluent", "shapes"]
@@ -71,6 +70,8 @@ class FluentSprites:
     natural: bool = True
 
     def __init__(self, cache: Path | str | None = None, side: int = HELD_SIDE) -> None:
+        from channelvq.data.fetched.emoji import list_sprites  # shapes do without it
+
         self.side = side
         self._paths = {sprite.code: sprite.path for sprite in list_sprites("fluent", cache=cache)}
         self._held: dict[tuple[str, str | None], Image.Image] = {}
