@@ -1,11 +1,14 @@
 # Every target sets itself up: a virtual environment in .venv, versions pinned by constraints.txt.
 PYTHON ?= python3
+# Such as an index of torch builds without CUDA.
+PIP_FLAGS ?=
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PEERS  := .venv-peers
+OLDEST := .venv-oldest
 
-.PHONY: demo test check format peers clean
+.PHONY: demo test check format peers oldest clean
 demo: $(STAMP)
 	$(BIN)/cvq demo
 
@@ -24,8 +27,18 @@ format: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"Python 3.11 or newer is needed, this is {sys.version}; set PYTHON=..."'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --constraint constraints.txt --editable ".[dev]"
 	touch $(STAMP)
+
+# The tests with the oldest versions that pyproject.toml declares, in an environment of their own.
+oldest: $(OLDEST)/.installed
+	$(OLDEST)/bin/python -m pytest tests
+
+$(OLDEST)/.installed: pyproject.toml scripts/oldest.py
+	$(PYTHON) -m venv $(OLDEST)
+	$(PYTHON) scripts/oldest.py > $(OLDEST)/constraints.txt
+	$(OLDEST)/bin/python -m pip install --quiet $(PIP_FLAGS) --constraint $(OLDEST)/constraints.txt --editable ".[dev]"
+	touch $@
 
 # Figures of torch-fidelity, lpips and torchmetrics for the tests, from an environment of their own: a download of 5.5 GB.
 peers: $(PEERS)/.installed
@@ -37,4 +50,4 @@ $(PEERS)/.installed: scripts/peers.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(PEERS) demo build *.egg-info src/*.egg-info
+	rm -rf $(VENV) $(PEERS) $(OLDEST) demo build *.egg-info src/*.egg-info

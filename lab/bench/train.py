@@ -21,7 +21,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from channelvq.data.stream import position_generator
+from channelvq.data.stream import Stream, position_generator
 from channelvq.evaluate.results import write_json
 from channelvq.losses.adversarial import adaptive_weight, hinge_discriminator, hinge_generator, prefix_weights, ramp
 from channelvq.nested import draw_keep, keep_mask
@@ -151,7 +151,7 @@ def plain_loop(task: TokenizerTask) -> Step:
 
     def step(batch: Tensor, number: int) -> None:
         x = batch.float() / 127.5 - 1
-        keep = draw_keep(recipe.nested, len(x), tokenizer.num_tokens, position_generator(train.seed + 1, number),
+        keep = draw_keep(recipe.nested, len(x), tokenizer.num_tokens, position_generator(Stream.HIDDEN.seed(train.seed), number),
                          number / train.steps)  # fmt: skip
         with torch.autocast("cpu", torch.bfloat16, enabled=train.precision == "bf16"):
             x_hat, quantized = tokenizer(x, keep_mask(keep, tokenizer.num_tokens))

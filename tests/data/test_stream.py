@@ -6,7 +6,7 @@ import torch
 from channelvq.data.build import DataConfig, build_mixture
 from channelvq.data.files.folder import FolderConfig
 from channelvq.data.source import Sample
-from channelvq.data.stream import Mixture, fixed_images, training_batches
+from channelvq.data.stream import MOST_STREAMS, Mixture, Stream, fixed_images, training_batches
 from channelvq.errors import InputError
 
 
@@ -102,3 +102,18 @@ def test_a_source_smaller_than_the_batch_repeats_and_an_empty_one_is_refused() -
 
 def test_fixed_images_are_the_first_positions() -> None:
     assert torch.equal(fixed_images(mixture(), 5), torch.stack([mixture()[p].image for p in range(5)]))
+
+
+def test_streams_of_all_seeds_are_apart() -> None:
+    seeds = [stream.seed(seed) for seed in (*range(50), 2**31 - 1) for stream in Stream]
+    assert len(set(seeds)) == len(seeds)
+    assert max(Stream) < MOST_STREAMS
+
+
+def test_orders_of_all_seeds_are_apart() -> None:
+    sources = {name: Numbers(0, 40) for name in "ab"}
+    orders = {
+        tuple(Mixture(sources, dict.fromkeys("ab", 1.0), seed)._order(source, epoch).tolist())
+        for seed in range(4) for source in range(2) for epoch in range(3)
+    }  # fmt: skip
+    assert len(orders) == 4 * 2 * 3

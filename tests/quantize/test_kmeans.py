@@ -93,3 +93,13 @@ def test_constant_vectors_and_a_single_number(vectors: torch.Tensor) -> None:
 def test_no_vectors_at_all() -> None:
     with pytest.raises(InputError, match="no vectors"):
         kmeans(torch.zeros(0, 4), 8, 3, seeded(10))
+
+
+def test_a_centre_that_no_vector_chose_moves_to_a_vector() -> None:
+    """Two far clusters of 100, and 3 centres drawn from the first 20 vectors of one: the other is found in one step."""
+    near = torch.randn(100, 2, generator=seeded(0))
+    vectors = torch.cat([near, near[:2] + 1e4])
+    for seed in range(20):
+        centres = kmeans(vectors, 60, 3, seeded(seed))
+        # Without re-placing, a centre that lost all its vectors would stay where it was or become zero.
+        assert use(vectors, centres) == len(centres), seed

@@ -7,6 +7,7 @@ augmentation. A run therefore resumes at its step without any state, whatever th
 import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from enum import IntEnum
 
 import torch
 from jaxtyping import UInt8
@@ -17,12 +18,34 @@ from channelvq.data.source import Changing, Sample, Source
 from channelvq.errors import InputError
 
 PATTERN_LENGTH = 100  # positions after which the order of the sources in a mixture repeats
+# Positions of images begin at 0; what else is drawn from the seed of the images has numbers below.
+PATTERN, FIRST_SHUFFLE = -1, -2
+MOST_STREAMS = 16
+
+
+class Stream(IntEnum):
+    """What the seed of a training decides beside its weights. Streams of one seed or of two never meet."""
+
+    IMAGES = 0  # which image comes when, and how it is cropped, mirrored and coloured
+    HIDDEN = 1  # which channels, or which captions, a step hides
+
+    def seed(self, seed: int) -> int:
+        """The stream's own seed."""
+        return MOST_STREAMS * seed + self
 
 
 def position_generator(seed: int, position: int) -> torch.Generator:
     """The generator of one position: independent of all others, the same on every machine."""
     digest = hashlib.sha256(f"{seed}/{position}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def order_generator(seed: int, source: int, epoch: int) -> torch.Generator:
+    """The generator of the order of a source's samples in an epoch."""
+    number = 1_000_003 * epoch + source
+    # Seed 0 keeps the orders that the stored results were made with; adding another seed to the number would make
+    # source 1 under one seed come as source 0 under the next.
+    return position_generator(seed, FIRST_SHUFFLE - number) if seed else torch.Generator().manual_seed(number)
 
 
 class Mixture(Dataset[Sample]):
@@ -54,7 +77,7 @@ class Mixture(Dataset[Sample]):
     def _order(self, source: int, epoch: int) -> Tensor:
         """The order of a source's samples in an epoch; the last one is kept, 8 bytes a sample."""
         if source not in self._orders or self._orders[source][0] != epoch:
-            generator = torch.Generator().manual_seed(self.seed + 1_000_003 * epoch + source)
+            generator = order_generator(self.seed, source, epoch)
             self._orders[source] = (epoch, torch.randperm(len(self.sources[source]), generator=generator))
         return self._orders[source][1]
 
@@ -77,7 +100,7 @@ def _pattern(weights: Sequence[float], seed: int) -> list[int]:
     for i in range(max(0, PATTERN_LENGTH - sum(counts))):
         counts[by_remainder[i % len(counts)]] += 1
     flat = [source for source, count in enumerate(counts) for _ in range(count)]
-    return [flat[i] for i in torch.randperm(len(flat), generator=position_generator(seed, -1)).tolist()]
+    return [flat[i] for i in torch.randperm(len(flat), generator=position_generator(seed, PATTERN)).tolist()]
 
 
 def stack_images(samples: Sequence[Sample]) -> UInt8[Tensor, "B 3 H W"]:

@@ -32,7 +32,7 @@ from channelvq.car.text import NUM_BYTES, TextTokenizer, train_bpe
 from channelvq.config import STRICT, digest
 from channelvq.data.build import DataConfig, build_mixture
 from channelvq.data.split import Split
-from channelvq.data.stream import position_generator, rank_share
+from channelvq.data.stream import FIRST_SHUFFLE, Stream, position_generator, rank_share
 from channelvq.errors import InputError
 from channelvq.images import grid, save_image
 from channelvq.nn.modes import evaluating
@@ -285,7 +285,7 @@ class CARTask(Task):
 
     def _hidden(self, count: int, step: int, part: int) -> Tensor:
         # Depends on the step and the place in the global batch, not on the number of parts.
-        generator = position_generator(self.recipe.train.seed + 1, step)
+        generator = position_generator(Stream.HIDDEN.seed(self.recipe.train.seed), step)
         everyone = torch.rand(self.recipe.train.batch_size, generator=generator) < self.recipe.model.caption_dropout
         return everyone[part * count : (part + 1) * count]
 
@@ -338,4 +338,5 @@ def hidden_matrices(car: CAR) -> list[Tensor]:
 
 @lru_cache(maxsize=4)
 def _shuffled(length: int, epoch: int, seed: int) -> list[int]:
-    return torch.randperm(length, generator=position_generator(seed, -2 - epoch)).tolist()
+    generator = position_generator(Stream.IMAGES.seed(seed), FIRST_SHUFFLE - epoch)
+    return torch.randperm(length, generator=generator).tolist()

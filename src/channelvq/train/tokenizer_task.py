@@ -14,7 +14,7 @@ from torch.optim import AdamW, Optimizer
 
 from channelvq.config import STRICT
 from channelvq.data.build import DataConfig, build_mixture
-from channelvq.data.stream import distinct, fixed_images, position_generator, training_batches
+from channelvq.data.stream import Stream, distinct, fixed_images, position_generator, training_batches
 from channelvq.evaluate.doctor.findings import usage_findings
 from channelvq.evaluate.metrics import psnr
 from channelvq.images import grid, normalize, save_image, to_pil, to_uint8
@@ -121,7 +121,9 @@ class TokenizerTask(Task):
             self.networks += [self.adversary.discriminator] if self.adversary.compilable else []
         features = recipe.objective.perceptual
         self.perceptual = None if features is None else features.build()
-        self.data = build_mixture(recipe.data, recipe.model.image_size, "train", recipe.train.seed)
+        self.data = build_mixture(
+            recipe.data, recipe.model.image_size, "train", Stream.IMAGES.seed(recipe.train.seed)
+        )
         # Read now: that validation images are missing or broken should not be found out after hours.
         held_out = build_mixture(recipe.data, recipe.model.image_size, "validation", seed=0)
         self.held_out = fixed_images(held_out, recipe.data.validation_images)
@@ -232,7 +234,7 @@ class TokenizerTask(Task):
             return None
         tokens = self.tokenizer.num_tokens
         # The draw of an image depends on the step and its place in the global batch, not on the number of parts.
-        generator = position_generator(self.recipe.train.seed + 1, step)
+        generator = position_generator(Stream.HIDDEN.seed(self.recipe.train.seed), step)
         progress = step / self.recipe.train.steps
         everyone = draw_keep(config, self.recipe.train.batch_size, tokens, generator, progress)
         return keep_mask(everyone[part * batch : (part + 1) * batch], tokens)
