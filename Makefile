@@ -34,10 +34,10 @@ $(STAMP): pyproject.toml constraints.txt
 oldest: $(OLDEST)/.installed
 	$(OLDEST)/bin/python -m pytest tests
 
-$(OLDEST)/.installed: pyproject.toml scripts/oldest.py
+$(OLDEST)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(OLDEST)
-	$(PYTHON) scripts/oldest.py > $(OLDEST)/constraints.txt
-	$(OLDEST)/bin/python -m pip install --quiet $(PIP_FLAGS) --constraint $(OLDEST)/constraints.txt --editable ".[dev]"
+	$(OLDEST)/bin/python -m pip install --quiet uv
+	$(OLDEST)/bin/uv pip install --quiet --python $(OLDEST)/bin/python --resolution lowest-direct --editable ".[dev]"
 	touch $@
 
 # Figures of torch-fidelity, lpips and torchmetrics for the tests, from an environment of their own: a download of 5.5 GB.

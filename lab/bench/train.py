@@ -151,8 +151,8 @@ def plain_loop(task: TokenizerTask) -> Step:
 
     def step(batch: Tensor, number: int) -> None:
         x = batch.float() / 127.5 - 1
-        keep = draw_keep(recipe.nested, len(x), tokenizer.num_tokens, position_generator(Stream.HIDDEN.seed(train.seed), number),
-                         number / train.steps)  # fmt: skip
+        generator = position_generator(Stream.HIDDEN.seed(train.seed), number)
+        keep = draw_keep(recipe.nested, len(x), tokenizer.num_tokens, generator, number / train.steps)
         with torch.autocast("cpu", torch.bfloat16, enabled=train.precision == "bf16"):
             x_hat, quantized = tokenizer(x, keep_mask(keep, tokenizer.num_tokens))
             assert quantized is not None

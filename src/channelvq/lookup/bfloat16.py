@@ -105,7 +105,7 @@ def _prepare(rows: Tensor) -> Rows:
 
 
 def _norms(rows: Tensor) -> Tensor:
-    """|z| in float64, of some rows at a time: in float64 they take twice their memory."""
+    """|z| in float64, of a few rows at a time: in float64 they take twice their memory."""
     parts = rows.split(_TOGETHER)
     return torch.cat([torch.linalg.vector_norm(part, dim=1, dtype=torch.float64) for part in parts])
 
@@ -175,7 +175,7 @@ def _open_groups(
     torch.minimum(ceiling, (least + error).amin(0), out=ceiling)
     is_open = least - error <= ceiling
     crowded |= is_open.sum(0) > CROWDED_TILES
-    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    open_pairs: list[tuple[Tensor, Tensor, Tensor]] = []
     pairs = (is_open & ~crowded).nonzero()
     for tile, at in (part.T for part in pairs.split(_HELD_PAIRS)):
         least = block.minima[tile, :, at].double()
@@ -185,8 +185,8 @@ def _open_groups(
         wide = may_hold.sum(1) > CROWDED_GROUPS
         crowded[at[wide]] = True
         pair, group = (may_hold & ~wide[:, None]).nonzero(as_tuple=True)
-        found.append((at[pair], tile[pair] * block.minima.shape[1] + group, (least - error)[pair, group]))
-    at, group, floor = (torch.cat(parts) for parts in zip(*found, strict=True))
+        open_pairs.append((at[pair], tile[pair] * block.minima.shape[1] + group, (least - error)[pair, group]))
+    at, group, floor = (torch.cat(parts) for parts in zip(*open_pairs, strict=True))
     kept = floor <= ceiling[at]  # which later pairs may have lowered
     crowded |= torch.bincount(at[kept], minlength=len(crowded)) > CROWDED_GROUPS
     kept &= ~crowded[at]

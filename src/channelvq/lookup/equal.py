@@ -29,10 +29,10 @@ def first_equal(table: Float[Tensor, "N D"], ids: Tensor | None = None) -> Int64
     values, inverse = keys.unique(return_inverse=True)
     first = own.new_full((len(values),), len(keys)).scatter_reduce_(0, inverse, own, "amin")[inverse]
     repeat = (first < own).nonzero()[:, 0]
-    for some in repeat.split(size):
-        here, there = (some, first[some]) if ids is None else (ids[some], ids[first[some]])
+    for part in repeat.split(size):
+        here, there = (part, first[part]) if ids is None else (ids[part], ids[first[part]])
         same = (table[here].float() == table[there].float()).all(1)
-        first[some] = torch.where(same, first[some], some)
+        first[part] = torch.where(same, first[part], part)
     return first
 
 

@@ -49,24 +49,24 @@ def solve_exactly(rows: Tensor, codebook: Tensor, codes: Tensor | None) -> Int64
     """The first of the codes at the smallest distance, in integer arithmetic."""
     slices = _slices(rows, codebook, codes)
     size = max(1, HELD // (slices.pieces * rows.shape[1]))
-    found = torch.cat([_least(part, codebook, codes, slices) for part in rows.split(min(size, ROW_TILE))])
-    return found if codes is None else codes[found]
+    places = torch.cat([_least(part, codebook, codes, slices) for part in rows.split(min(size, ROW_TILE))])
+    return places if codes is None else codes[places]
 
 
 def _least(rows: Tensor, codebook: Tensor, codes: Tensor | None, slices: _Slices) -> Int64[Tensor, " M"]:
     """Position of the least score of each row, tile by tile; the least so far takes part as the first of a tile."""
     doubled = [(2 * part).T for part in slices.cut(rows)]
     room = min(HELD // (2 * slices.pieces * len(rows)), HELD // (slices.pieces * rows.shape[1]))
-    best = found = None
+    best = place = None
     for start, tile in read(codebook, codes, max(1, room)):
         digits = _digits(slices.cut(tile), doubled, slices.bits)
         if best is not None:
             digits = torch.cat([best, digits], 1)
         first = _first_least(digits)
         best = digits.gather(1, first.expand(len(digits), 1, -1))
-        found = first if found is None else torch.where(first == 0, found, start + first - 1)
-    assert found is not None
-    return found[0]
+        place = first if place is None else torch.where(first == 0, place, start + first - 1)
+    assert place is not None
+    return place[0]
 
 
 def _digits(words: list[Tensor], doubled: list[Tensor], bits: int) -> Int64[Tensor, "K N M"]:

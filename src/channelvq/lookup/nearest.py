@@ -98,7 +98,7 @@ def _largest_magnitude(table: Tensor, name: str) -> float:
 
 
 def _row_tiles(vectors: Tensor) -> list[slice]:
-    """Equal shares of the rows: a last tile of few would pay for reading the whole codebook as much as a full one."""
+    """Equal shares of the rows: a last tile of few would pay for reading all of the codebook as much as a full one."""
     size = max(1, min(ROW_TILE, 8 * HELD // vectors.shape[1]))
     count = -(-len(vectors) // size)
     ends = [len(vectors) * i // count for i in range(count + 1)] if count else [0]
@@ -131,15 +131,15 @@ def _solve(rows: Tensor, codebook: Tensor, codes: Tensor | None, passes: list[Pa
         return solve_exactly(rows, codebook, codes)
     row, code, crowded = passes[0](rows, codebook, codes)
     decided = (torch.bincount(row, minlength=len(rows)) == 1) & ~crowded
-    found = torch.zeros(len(rows), dtype=torch.int64, device=rows.device).scatter_(0, row, code)
+    indices = torch.zeros(len(rows), dtype=torch.int64, device=rows.device).scatter_(0, row, code)
     rest = (~decided).nonzero()[:, 0]
     if len(rest) == 0:
-        return found
+        return indices
     if not crowded.any():
         codes = code[~decided[row]].unique()
     rows = rows[rest]
     distinct, back = first_equal(rows).unique(return_inverse=True)
-    if codes is not None or len(passes) <= 2:  # looking for equal codewords in the whole codebook is dear for few rows
+    if codes is not None or len(passes) <= 2:  # looking for equal codewords in all of the codebook is dear for few rows
         codes = merge(codebook, codes)
-    found[rest] = _solve(rows[distinct], codebook, codes, passes[1:])[back]
-    return found
+    indices[rest] = _solve(rows[distinct], codebook, codes, passes[1:])[back]
+    return indices

@@ -41,7 +41,7 @@ def narrow(rows: Float[Tensor, "M D"], codebook: Float[Tensor, "N D"], codes: Te
 
 
 def _tile_size(rows: Tensor) -> int:
-    """Codewords in a tile: whole groups, fewer where numbers are long or rows are wide."""
+    """Codewords in a tile: a multiple of the group, fewer where numbers are long or rows are wide."""
     size = min(CODE_TILE * 4 // rows.element_size(), HELD // rows.shape[1])
     return max(GROUP, size // GROUP * GROUP)
 

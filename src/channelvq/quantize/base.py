@@ -15,7 +15,7 @@ from channelvq.quantize.quantized import Quantized
 
 
 @dataclass(frozen=True)
-class WholeBatch:
+class GlobalBatch:
     """What a quantizer knows of the global batch while it is given the batch in `parts` equal parts, one by one.
 
     table: the codewords that all parts are looked up in. tau: the temperature that all parts are taken at. total (N,),
@@ -38,7 +38,7 @@ class Quantizer(nn.Module, ABC):
     """
 
     started: Tensor
-    whole: WholeBatch | None = None
+    global_batch: GlobalBatch | None = None
 
     def __init__(self, codebook_size: int, dim: int, *, started: bool) -> None:
         super().__init__()
@@ -68,17 +68,17 @@ class Quantizer(nn.Module, ABC):
     def survey(
         self, vectors: Sequence[Float[Tensor, "b K D"]], keep: Sequence[Bool[Tensor, "b K"] | None], parts: int
     ) -> None:
-        """Look at this rank's whole share of the global batch before its parts come one by one, for gradients.
+        """Look at all of this rank's share of the global batch before its parts come one by one, for gradients.
 
-        vectors, keep: of each part of this rank. parts: the number of all ranks' parts. Until `whole` is None again
-        the quantizer updates nothing by itself, and what it does with a part is what it would do with the whole batch.
+        vectors, keep: of each part of this rank. parts: the number of all ranks' parts. Until `global_batch` is None
+        again the quantizer updates nothing by itself, and does with a part what it would do with the global batch.
         """
         with torch.autocast(vectors[0].device.type, enabled=False):
-            self.whole = self._survey([z.float() for z in vectors], keep, parts)
+            self.global_batch = self._survey([z.float() for z in vectors], keep, parts)
 
     def _survey(
         self, vectors: Sequence[Float[Tensor, "b K D"]], keep: Sequence[Bool[Tensor, "b K"] | None], parts: int
-    ) -> WholeBatch | None:
+    ) -> GlobalBatch | None:
         return None
 
     def indices_to_codes(self, indices: Int64[Tensor, "B K"]) -> Float[Tensor, "B K D"]:

@@ -23,7 +23,7 @@ from channelvq.config import STRICT
 from channelvq.distributed import broadcast_from_main, rank, sum_over_ranks
 from channelvq.lookup.equal import first_equal
 from channelvq.lookup.nearest import nearest_codeword
-from channelvq.quantize.base import Quantizer, WholeBatch, kept_rows, uniform_table
+from channelvq.quantize.base import GlobalBatch, Quantizer, kept_rows, uniform_table
 from channelvq.quantize.kmeans import kmeans
 from channelvq.quantize.quantized import Quantized, mean_over_kept, straight_through
 
@@ -91,17 +91,17 @@ class EMACodebook(Quantizer):
 
     def _survey(
         self, vectors: Sequence[Float[Tensor, "b K D"]], keep: Sequence[Bool[Tensor, "b K"] | None], parts: int
-    ) -> WholeBatch:
+    ) -> GlobalBatch:
         # The codewords move now; the parts are then looked up where all of the batch was.
         before = self.weight.clone()
         z = kept_rows(vectors, keep).to(before.dtype)
         self._update(z, nearest_codeword(z, before))
-        return WholeBatch(parts, table=before)
+        return GlobalBatch(parts, table=before)
 
     def _quantize(self, z: Float[Tensor, "B K D"], keep: Bool[Tensor, "B K"] | None) -> Quantized:
-        table = self.weight if self.whole is None or self.whole.table is None else self.whole.table
+        table = self.weight if self.global_batch is None or self.global_batch.table is None else self.global_batch.table
         indices = nearest_codeword(z.flatten(0, 1), table).view(z.shape[:2])
-        if self.training and self.whole is None:
+        if self.training and self.global_batch is None:
             kept = torch.ones_like(indices, dtype=torch.bool) if keep is None else keep
             self._update(z.detach()[kept].to(self.weight.dtype), indices[kept])
         codes = self.indices_to_codes(indices)

@@ -30,7 +30,7 @@ from torch.nn import functional as F
 from channelvq.config import STRICT
 from channelvq.distributed import broadcast_from_main, rank, sum_over_ranks
 from channelvq.lookup.nearest import nearest_codeword
-from channelvq.quantize.base import Quantizer, WholeBatch, kept_rows, uniform_table
+from channelvq.quantize.base import GlobalBatch, Quantizer, kept_rows, uniform_table
 from channelvq.quantize.entropy import entropies, survey_entropies
 from channelvq.quantize.kmeans import kmeans
 from channelvq.quantize.quantized import Quantized, mean_over_kept, straight_through, vq_losses
@@ -91,21 +91,21 @@ class IBQCodebook(Quantizer):
 
     @property
     def over_batch(self) -> bool:
-        """The second entropy is that of the whole batch's mean, and the temperature follows the first once a step."""
+        """The second entropy is that of the global batch's mean, and the temperature follows the first once a step."""
         return True
 
     def _survey(
         self, vectors: Sequence[Float[Tensor, "b K D"]], keep: Sequence[Bool[Tensor, "b K"] | None], parts: int
-    ) -> WholeBatch:
+    ) -> GlobalBatch:
         if not self.tau:
             rows = kept_rows(vectors, keep)
             self._set_temperature(self._scores(rows[:: max(1, len(rows) // SAMPLE)]))
         tau = self.tau.clone()
-        found = (self._soft(z, tau, kept) for z, kept in zip(vectors, keep, strict=True))
-        whole, each = survey_entropies(found, parts, tau)
+        softs = (self._soft(z, tau, kept) for z, kept in zip(vectors, keep, strict=True))
+        batch, of_tokens = survey_entropies(softs, parts, tau)
         if self.config.temperature is None:
-            self._follow(each, None if keep[0] is None else torch.cat([kept for kept in keep if kept is not None]))
-        return whole
+            self._follow(of_tokens, None if keep[0] is None else torch.cat([kept for kept in keep if kept is not None]))
+        return batch
 
     def _quantize(self, z: Float[Tensor, "B K D"], keep: Bool[Tensor, "B K"] | None) -> Quantized:
         config = self.config
@@ -118,16 +118,16 @@ class IBQCodebook(Quantizer):
         if not self.tau:
             rows = kept_rows([z.detach()], [keep])
             self._set_temperature(self._scores(rows[:: max(1, len(rows) // SAMPLE)]))
-        tau = self.tau if self.whole is None or self.whole.tau is None else self.whole.tau
+        tau = self.tau if self.global_batch is None or self.global_batch.tau is None else self.global_batch.tau
         soft = self._soft(z.detach() if straight else z, tau, keep)
         # The product with Ind: in value the codeword; its gradient goes to the chosen code and, through p, to all.
         through = codes + soft.mixed
         z_q = straight_through(through + z if straight else through, codes)
         losses["index"] = config.index_weight * mean_over_kept((z - z_q).square().mean(2), keep)
-        each, batch = entropies(soft, self.whole)
-        losses["entropy"] = config.entropy_weight * (each - batch)
-        if config.temperature is None and self.whole is None:
-            self._follow(each.detach(), keep)
+        of_tokens, of_batch = entropies(soft, self.global_batch)
+        losses["entropy"] = config.entropy_weight * (of_tokens - of_batch)
+        if config.temperature is None and self.global_batch is None:
+            self._follow(of_tokens.detach(), keep)
         return Quantized(z_q, indices, losses)
 
     def _soft(self, z: Float[Tensor, "B K D"], tau: Tensor, keep: Bool[Tensor, "B K"] | None) -> SoftCodes:
@@ -165,12 +165,12 @@ class IBQCodebook(Quantizer):
     def _set_temperature(self, scores: Float[Tensor, "M N"]) -> None:
         """The tau at which the softmax of a token spreads over `spread` codes, by bisection of its logarithm."""
         if rank() == 0:
-            some = scores[:: max(1, len(scores) // SAMPLE)]
-            size = float(some.std().clamp(min=1e-12))
+            sample = scores[:: max(1, len(scores) // SAMPLE)]
+            size = float(sample.std().clamp(min=1e-12))
             low, high = math.log(size) - 20, math.log(size) + 20
             for _ in range(30):
                 middle = (low + high) / 2
-                log_p = torch.log_softmax(some / math.exp(middle), dim=1)
+                log_p = torch.log_softmax(sample / math.exp(middle), dim=1)
                 narrow = float(-(log_p.exp() * log_p).sum(1).mean()) < self._wanted()
                 low, high = (middle, high) if narrow else (low, middle)
             self.tau.fill_(math.exp(high))

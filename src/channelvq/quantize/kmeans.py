@@ -57,8 +57,8 @@ def _sums(vectors: Tensor, nearest: Tensor, num_codes: int) -> Float[Tensor, "N 
     """Sum of the vectors of every centre, in float64."""
     sums = torch.zeros(num_codes, vectors.shape[1], dtype=torch.float64, device=vectors.device)
     size = max(1, PART // vectors.shape[1])
-    for some, at in zip(vectors.split(size), nearest.split(size), strict=True):
-        sums.index_add_(0, at, some.double())
+    for part, at in zip(vectors.split(size), nearest.split(size), strict=True):
+        sums.index_add_(0, at, part.double())
     return sums
 
 

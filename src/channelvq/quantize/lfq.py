@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from channelvq.config import STRICT
-from channelvq.quantize.base import WholeBatch
+from channelvq.quantize.base import GlobalBatch
 from channelvq.quantize.entropy import entropies, survey_entropies
 from channelvq.quantize.quantized import Quantized, mean_over_kept, straight_through
 from channelvq.quantize.scalar import ScalarCodebook, peers
@@ -61,14 +61,14 @@ class LFQCodebook(ScalarCodebook):
 
     @property
     def over_batch(self) -> bool:
-        """The second entropy is that of the whole batch's mean."""
+        """The second entropy is that of the global batch's mean."""
         return self.config.entropy_weight > 0
 
     def _survey(
         self, vectors: Sequence[Float[Tensor, "b K D"]], keep: Sequence[Bool[Tensor, "b K"] | None], parts: int
-    ) -> WholeBatch:
-        found = (self._soft(self._project_in(z), kept) for z, kept in zip(vectors, keep, strict=True))
-        return survey_entropies(found, parts, None)[0]
+    ) -> GlobalBatch:
+        softs = (self._soft(self._project_in(z), kept) for z, kept in zip(vectors, keep, strict=True))
+        return survey_entropies(softs, parts, None)[0]
 
     def _soft(self, u: Float[Tensor, "B K d"], keep: Bool[Tensor, "B K"] | None) -> SoftCodes:
         grid = self.grid.float()
@@ -79,6 +79,6 @@ class LFQCodebook(ScalarCodebook):
         points, indices = self._round(u)
         losses = {"commitment": config.beta * mean_over_kept((u - points.detach()).square().mean(2), keep)}
         if self.training and config.entropy_weight:
-            each, batch = entropies(self._soft(u, keep), self.whole)
-            losses["entropy"] = config.entropy_weight * (each - config.diversity_gamma * batch)
+            of_tokens, of_batch = entropies(self._soft(u, keep), self.global_batch)
+            losses["entropy"] = config.entropy_weight * (of_tokens - config.diversity_gamma * of_batch)
         return Quantized(self._project_out(points), indices, losses)

@@ -1,4 +1,4 @@
-"""The softmax of every token over all codes, some tokens at a time: IBQ and LFQ need its sums, nobody holds it whole.
+"""The softmax of every token over all codes, some tokens at a time: IBQ and LFQ need its sums, nobody holds all of it.
 
 s = (z E^T - b) / tau,   p = softmax(s)                  b_i = |e_i|^2 / 2 where codes are ordered by distance, else 0
 found: p V and H(p) of each token, and the sum of p over the tokens, each times its weight
@@ -44,8 +44,8 @@ def soft_codes(
     """
     rows, tau = z.flatten(0, 1), torch.as_tensor(tau, dtype=z.dtype, device=z.device).clone()
     weights = z.new_ones(len(rows)) if keep is None else keep.flatten().to(z.dtype)
-    found = _SoftCodes.apply(rows, table, values.detach(), tau, weights, by_distance)
-    mixed, entropy, total = cast(tuple[Tensor, Tensor, Tensor], found)
+    sums = _SoftCodes.apply(rows, table, values.detach(), tau, weights, by_distance)
+    mixed, entropy, total = cast(tuple[Tensor, Tensor, Tensor], sums)
     return SoftCodes(mixed.view(*z.shape[:2], -1), entropy, weights, total)
 
 

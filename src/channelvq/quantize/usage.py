@@ -1,4 +1,4 @@
-"""How much of a codebook is in use, over a whole evaluation set.
+"""How much of a codebook is in use, over all of an evaluation set.
 
 A number from one batch or a fixed buffer says little: use grows with the tokens looked at. So the count of tokens comes
 with it, and what uniformly random codes would use at that count.

@@ -238,7 +238,7 @@ class CARTask(Task):
     def _optimizer(self) -> Optimizer:
         train, objective = self.recipe.train, self.recipe.objective
         matrices = hidden_matrices(self.car) if objective.muon_learning_rate else []
-        others = [p for p in self.car.backbone.parameters() if not any(p is each for each in matrices)]
+        others = [p for p in self.car.backbone.parameters() if not any(p is matrix for matrix in matrices)]
         parts = ((list(self.car.new_parameters()), 1.0), (others, objective.backbone_lr_ratio))
         groups = [
             {

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: written beside and renamed, so that one is either whole or not there; old ones are removed."""
+"""Checkpoints of a run: written beside and renamed, so that one is complete or not there; old ones are removed."""
 
 import json
 import platform
@@ -21,7 +21,7 @@ from channelvq.train.config import TrainConfig
 
 
 def checkpoints(run_dir: Path) -> list[Path]:
-    """Whole checkpoints of a run, oldest first."""
+    """Complete checkpoints of a run, oldest first."""
     return sorted((run_dir / "checkpoints").glob("step-????????"))
 
 
@@ -35,17 +35,17 @@ FREE_ENDINGS = ("_every", "_checkpoints")
 
 def check_run_folder(run_dir: Path, resolved: Any, resume: bool) -> None:
     """Refuse to start over a run that is there, and to go on with settings that would make it another run."""
-    found = checkpoints(run_dir)
-    if found and not resume:
+    saved = checkpoints(run_dir)
+    if saved and not resume:
         raise InputError(
-            f"{run_dir} already holds checkpoints up to {found[-1].name}: "
+            f"{run_dir} already holds checkpoints up to {saved[-1].name}: "
             "go on with train.resume=true, or choose another train.output_dir"
         )
-    if not found:
+    if not saved:
         return
     if (run_dir / "config.yaml").is_file():
         _refuse_changes(run_dir, resolved)
-    if (done := read_state(found[-1])["step"]) > resolved.train.steps:
+    if (done := read_state(saved[-1])["step"]) > resolved.train.steps:
         raise InputError(
             f"{run_dir} has already done {done} steps, train.steps is {resolved.train.steps}: "
             f"give {done} or more, or choose another train.output_dir"
@@ -88,7 +88,7 @@ def _begun_with(run_dir: Path, resolved: Any) -> dict[str, Any]:
         raise InputError(f"{path} is damaged ({error}); remove it to go on with the settings that are given") from None
     try:
         return to_dict(from_dict(type(resolved), stored))
-    except InputError:  # of another kind, or with settings that are gone: all of it is told
+    except InputError:  # of another kind, or with settings that are gone: all of them are named
         return stored
 
 

@@ -57,8 +57,8 @@ class TrainConfig:
 
 def check_start(source: str, given: Any, wanted: Any) -> None:
     """InputError unless the model of the weights to start from, a config, is that of the recipe."""
-    if found := differences(to_dict(given), to_dict(wanted)):
+    if changed := differences(to_dict(given), to_dict(wanted)):
         raise InputError(
             f"objective.start_from {source!r} is another model than the recipe's, set `model` as it is there; "
-            f"there -> here: {'; '.join(found)}"
+            f"there -> here: {'; '.join(changed)}"
         )

@@ -66,7 +66,7 @@ class Engine:
             launch.in_memory_format(model, config.channels_last)
         if config.compile:
             launch.compile_networks(self.task.networks)
-        self.whole = launch.whole_copies(accelerator, models)
+        self.unsharded = launch.unsharded_copies(accelerator, models)
         self.models, self.optimizers = launch.prepare(accelerator, models, self.task.optimizers)
         self.schedulers = {
             name: LambdaLR(optimizer, lambda step: schedule(self.config, step))
@@ -116,14 +116,14 @@ class Engine:
 
     def _start_step(self) -> int:
         set_seed(self.config.seed)
-        found = checkpoints(self.run_dir)
-        if not found:
+        saved = checkpoints(self.run_dir)
+        if not saved:
             if self.config.resume and self.accelerator.is_main_process:
                 print(f"train.resume=true, but {self.run_dir} holds no checkpoint: training begins at step 1")
             self.task.start()
             return 0
-        step = load_checkpoint(self.accelerator, found[-1], self.config)
-        self.seconds = float(read_state(found[-1]).get("seconds", 0.0))
+        step = load_checkpoint(self.accelerator, saved[-1], self.config)
+        self.seconds = float(read_state(saved[-1]).get("seconds", 0.0))
         return step
 
     def _anywhere(self, signal: str | None) -> str | None:
@@ -157,12 +157,14 @@ class Engine:
         """The gradients of all parts, then one step of an optimizer."""
         optimizer = self.optimizers[name]
         self.models[name].train()
-        found = [self._backward(name, part, step, i, log) for i, part in enumerate(parts)]
-        if not any(found):  # nothing to do yet: without gradients a step changes nothing, but the schedule goes on
+        parts_logged = [self._backward(name, part, step, i, log) for i, part in enumerate(parts)]
+        if not any(
+            parts_logged
+        ):  # nothing to do yet: without gradients a step changes nothing, but the schedule goes on
             self.task.optimizers[name].step()
             self.schedulers[name].step()
             return {}
-        logged = {key: sum(each[key] for each in found) / len(found) for key in found[0]}
+        logged = {key: sum(part[key] for part in parts_logged) / len(parts) for key in parts_logged[0]}
         # To infinity: nothing is clipped, but the norm is known.
         limit = math.inf if self.config.clip_norm is None else self.config.clip_norm
         norm = self.accelerator.clip_grad_norm_(self._updated_by(name), limit)
@@ -178,8 +180,8 @@ class Engine:
         """Add the gradients of part i of this rank's share; the terms and, where they are logged, the figures."""
         with ExitStack() as unsynced:
             if i + 1 < self.accumulation:  # ranks add up their gradients once, after the last part
-                for each in (name, *self._helpers()):
-                    unsynced.enter_context(self.accelerator.no_sync(self.models[each]))
+                for trained in (name, *self._helpers()):
+                    unsynced.enter_context(self.accelerator.no_sync(self.models[trained]))
             losses = self._losses(name, batch, step, self._first_part() + i)
             if not losses.terms:
                 return {}
@@ -230,18 +232,18 @@ class Engine:
         return dict(zip(terms, values, strict=True))
 
     def _diverged(self, what: str, step: int) -> DivergedError:
-        found = checkpoints(self.run_dir)
-        good = found[-1] if found else "none yet"
+        saved = checkpoints(self.run_dir)
+        good = saved[-1] if saved else "none yet"
         return DivergedError(f"{what} at step {step + 1}; last good checkpoint: {good}; lower the learning rate")
 
     def evaluated_models(self) -> dict[str, nn.Module]:
         """The moving averages where there are any, else the models themselves, unwrapped; all ranks call it together.
 
-        Of sharded models whole copies, on the main process alone.
+        Of sharded models unsharded copies, on the main process alone.
         """
-        if self.whole is not None:
-            launch.gather(self.accelerator, self.models, self.whole)
-            return self.whole
+        if self.unsharded is not None:
+            launch.gather(self.accelerator, self.models, self.unsharded)
+            return self.unsharded
         return {
             name: self.averages[name].module if name in self.averages else model
             for name, model in self.task.models.items()
@@ -267,8 +269,8 @@ def training_seconds(run_dir: str | Path, batch_size: int) -> float:
 
     Of runs whose checkpoints are gone or do not tell, an estimate from the logged speeds.
     """
-    found = checkpoints(Path(run_dir))
-    if found and "seconds" in (state := read_state(found[-1])):
+    saved = checkpoints(Path(run_dir))
+    if saved and "seconds" in (state := read_state(saved[-1])):
         return float(state["seconds"])
     lines = [line for line in read_metrics(run_dir) if line["kind"] == "train"]
     return sum((b["step"] - a["step"]) * batch_size / b["images_per_second"] for a, b in pairwise(lines))

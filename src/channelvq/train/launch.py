@@ -118,13 +118,13 @@ def leave() -> bool:
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Dotted names of plain values, which is what all trackers take."""
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, value in settings.items():
         if isinstance(value, dict):
-            found |= _flat(value, f"{prefix}{key}.")
+            flat |= _flat(value, f"{prefix}{key}.")
         elif value is not None:
-            found[prefix + key] = value if isinstance(value, bool | int | float | str) else str(value)
-    return found
+            flat[prefix + key] = value if isinstance(value, bool | int | float | str) else str(value)
+    return flat
 
 
 def is_sharded(accelerator: Accelerator) -> bool:
@@ -135,7 +135,9 @@ def is_sharded(accelerator: Accelerator) -> bool:
 def check_shardable(config: TrainConfig, models: dict[str, nn.Module], optimizers: dict[str, Optimizer]) -> None:
     """InputError for what FSDP cannot train here."""
     if any(isinstance(optimizer, MuonWithAdamW) for optimizer in optimizers.values()):
-        raise InputError("FSDP: Muon needs whole matrices, these are sharded; set objective.muon_learning_rate=null")
+        raise InputError(
+            "FSDP: Muon needs matrices in one piece, these are sharded; set objective.muon_learning_rate=null"
+        )
     if len(models) > 1:
         raise InputError(f"FSDP shards one model, this recipe trains {', '.join(models)}: use DDP, they are small")
     if config.ema:
@@ -154,19 +156,19 @@ def prepare(
     return prepared, {name: accelerator.prepare_optimizer(optimizer) for name, optimizer in optimizers.items()}
 
 
-def whole_copies(accelerator: Accelerator, models: dict[str, nn.Module]) -> dict[str, nn.Module] | None:
+def unsharded_copies(accelerator: Accelerator, models: dict[str, nn.Module]) -> dict[str, nn.Module] | None:
     """Of models that are about to be sharded, copies on the CPU of the main process, to evaluate and save."""
     if not is_sharded(accelerator):
         return None
     return copy.deepcopy(models) if accelerator.is_main_process else {}
 
 
-def gather(accelerator: Accelerator, sharded: dict[str, nn.Module], whole: dict[str, nn.Module]) -> None:
+def gather(accelerator: Accelerator, sharded: dict[str, nn.Module], unsharded: dict[str, nn.Module]) -> None:
     """Bring the copies up to date; all ranks call it together."""
     for name, model in sharded.items():
         state = accelerator.get_state_dict(model)
-        if name in whole:
-            whole[name].load_state_dict(cast(dict[str, Tensor], state))
+        if name in unsharded:
+            unsharded[name].load_state_dict(cast(dict[str, Tensor], state))
 
 
 def in_memory_format(model: nn.Module, channels_last: bool | None) -> nn.Module:

@@ -223,22 +223,22 @@ def _plan(
                 images, train.steps, memory, hours, machine)  # fmt: skip
 
 
-def table(found: Plan) -> Table:
+def table(made: Plan) -> Table:
     """For a terminal."""
-    machine = found.machine
+    machine = made.machine
     shown = Table(
-        "what", "how much", title=table_title(found.recipe),
+        "what", "how much", title=table_title(made.recipe),
         caption=f"{machine.gpus} GPUs of {machine.peak:g} TFLOP/s, of which "
         f"{machine.mfu:.0%} are used; states sharded; activations are an estimate",
     )  # fmt: skip
-    for part in found.parts:
+    for part in made.parts:
         shown.add_row(part.name, f"{part.parameters / 1e6:,.1f} M{'' if part.trained else ', frozen'}")
-    shown.add_row("all parameters", f"{found.parameters / 1e6:,.1f} M", end_section=True)
-    shown.add_row("tokens an image", f"{found.tokens} of {found.codes} codes of {found.codeword} numbers")
-    shown.add_row("forward pass of an image", f"{found.forward_flops / 1e9:,.1f} GFLOP")
-    shown.add_row("steps, images", f"{found.steps:,}, {found.images:,}", end_section=True)
-    for kind, size in found.memory.items():
+    shown.add_row("all parameters", f"{made.parameters / 1e6:,.1f} M", end_section=True)
+    shown.add_row("tokens an image", f"{made.tokens} of {made.codes} codes of {made.codeword} numbers")
+    shown.add_row("forward pass of an image", f"{made.forward_flops / 1e9:,.1f} GFLOP")
+    shown.add_row("steps, images", f"{made.steps:,}, {made.images:,}", end_section=True)
+    for kind, size in made.memory.items():
         shown.add_row(f"{kind}, a GPU", f"{size / 2**30:,.2f} GiB")
-    shown.add_row("all memory, a GPU", f"{sum(found.memory.values()) / 2**30:,.2f} GiB", end_section=True)
-    shown.add_row("GPU-hours", f"{found.gpu_hours:,.1f}")
+    shown.add_row("all memory, a GPU", f"{sum(made.memory.values()) / 2**30:,.2f} GiB", end_section=True)
+    shown.add_row("GPU-hours", f"{made.gpu_hours:,.1f}")
     return shown

@@ -121,9 +121,7 @@ class TokenizerTask(Task):
             self.networks += [self.adversary.discriminator] if self.adversary.compilable else []
         features = recipe.objective.perceptual
         self.perceptual = None if features is None else features.build()
-        self.data = build_mixture(
-            recipe.data, recipe.model.image_size, "train", Stream.IMAGES.seed(recipe.train.seed)
-        )
+        self.data = build_mixture(recipe.data, recipe.model.image_size, "train", Stream.IMAGES.seed(recipe.train.seed))
         # Read now: that validation images are missing or broken should not be found out after hours.
         held_out = build_mixture(recipe.data, recipe.model.image_size, "validation", seed=0)
         self.held_out = fixed_images(held_out, recipe.data.validation_images)
@@ -177,7 +175,7 @@ class TokenizerTask(Task):
 
     @contextmanager
     def survey(self, parts: Sequence[Tensor], step: int, first: int) -> Iterator[None]:
-        """Let a quantizer that learns from the whole batch see it: a pass of the encoder more, without gradients."""
+        """Let a quantizer that learns from the global batch see it: a pass of the encoder more, without gradients."""
         quantizer, start = self.tokenizer.quantizer.quantizer, self.recipe.objective.start_step
         if step == start and step > 0:
             self._start_codebook()
@@ -185,13 +183,13 @@ class TokenizerTask(Task):
             with torch.no_grad():
                 maps = [self.tokenizer.encoder(normalize(part)) for part in parts]
             keep = [self._keep(len(part), step, first + i) for i, part in enumerate(parts)]
-            keep = [None if each is None else each.to(maps[0].device) for each in keep]
-            vectors = [to_vectors(each, self.recipe.model.axis) for each in maps]
+            keep = [None if mask is None else mask.to(maps[0].device) for mask in keep]
+            vectors = [to_vectors(part, self.recipe.model.axis) for part in maps]
             quantizer.survey(vectors, keep, self.recipe.train.batch_size // len(parts[0]))
         try:
             yield
         finally:
-            quantizer.whole = None
+            quantizer.global_batch = None
 
     def losses(self, name: str, models: dict[str, nn.Module], batch: Tensor, step: int, part: int) -> Losses:
         """Pixel and adversarial loss on the decoded prefix, quantization and semantic loss on the kept channels."""
@@ -273,10 +271,10 @@ class TokenizerTask(Task):
             use_if_uniform=figures["use_if_uniform"],
             tokens=len(self.distinct) * self.tokenizer.num_tokens,
         )
-        found = [each for each in usage_findings(usage, self.tokenizer.codebook_size) if each.level != "note"]
-        new = [each for each in found if each.name not in self._alarmed]
-        self._alarmed |= {each.name for each in new}
-        return [f"{each.level}: {each.name}: {each.measured}. {each.remedy}" for each in new]
+        findings = usage_findings(usage, self.tokenizer.codebook_size)
+        new = [finding for finding in findings if finding.level != "note" and finding.name not in self._alarmed]
+        self._alarmed |= {finding.name for finding in new}
+        return [f"{finding.level}: {finding.name}: {finding.measured}. {finding.remedy}" for finding in new]
 
     def save(self, models: dict[str, nn.Module], folder: Path) -> None:
         """config.json, model.safetensors and README.md."""
