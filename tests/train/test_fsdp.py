@@ -110,7 +110,7 @@ def test_what_cannot_be_sharded_is_refused() -> None:
         check_shardable(TrainConfig(ema=0.9), {"car": nn.Linear(1, 1)}, {})
     muon = MuonWithAdamW([{"params": [nn.Parameter(torch.ones(1))]}], [nn.Parameter(torch.ones(2, 2))],
                          muon_lr=1e-3, weight_decay=0.0, betas=(0.9, 0.95))  # fmt: skip
-    with pytest.raises(InputError, match="Muon needs whole matrices"):
+    with pytest.raises(InputError, match="Muon needs unsharded matrices"):
         check_shardable(TrainConfig(), {"car": nn.Linear(1, 1)}, {"car": muon})
 
 

@@ -158,9 +158,7 @@ class Engine:
         optimizer = self.optimizers[name]
         self.models[name].train()
         parts_logged = [self._backward(name, part, step, i, log) for i, part in enumerate(parts)]
-        if not any(
-            parts_logged
-        ):  # nothing to do yet: without gradients a step changes nothing, but the schedule goes on
+        if not any(parts_logged):  # nothing to do yet: a step without gradients changes nothing
             self.task.optimizers[name].step()
             self.schedulers[name].step()
             return {}

@@ -135,9 +135,7 @@ def is_sharded(accelerator: Accelerator) -> bool:
 def check_shardable(config: TrainConfig, models: dict[str, nn.Module], optimizers: dict[str, Optimizer]) -> None:
     """InputError for what FSDP cannot train here."""
     if any(isinstance(optimizer, MuonWithAdamW) for optimizer in optimizers.values()):
-        raise InputError(
-            "FSDP: Muon needs matrices in one piece, these are sharded; set objective.muon_learning_rate=null"
-        )
+        raise InputError("FSDP: Muon needs unsharded matrices; set objective.muon_learning_rate=null")
     if len(models) > 1:
         raise InputError(f"FSDP shards one model, this recipe trains {', '.join(models)}: use DDP, they are small")
     if config.ema:
