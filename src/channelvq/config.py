@@ -136,7 +136,7 @@ def _clash(below: Any, above: Any, key: str) -> str | None:
     """Where settings stand over a list or a list over settings, which OmegaConf refuses without the key."""
     if isinstance(below, dict) and isinstance(above, dict):
         inside = (_clash(below[name], above[name], f"{key}.{name}") for name in below.keys() & above.keys())
-        return next((found for found in inside if found), None)
+        return next((clash for clash in inside if clash), None)
     names = {dict: "settings as key: value", list: "a list"}
     if type(below) in names and type(above) in names and type(below) is not type(above):
         return f"{key.lstrip('.')}: expected {names[type(below)]}, got {above!r:.80}"
@@ -164,14 +164,14 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
     """Where two configs as plain data differ, as "dotted.key: old -> new"."""
-    found = []
+    changes = []
     for key in sorted(old.keys() | new.keys()):
         a, b = old.get(key), new.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
-            found += differences(a, b, f"{prefix}{key}.")
+            changes += differences(a, b, f"{prefix}{key}.")
         elif a != b:
-            found.append(f"{prefix}{key}: {a} -> {b}")
-    return found
+            changes.append(f"{prefix}{key}: {a} -> {b}")
+    return changes
 
 
 def save(config: Any, path: str | Path) -> None:

@@ -81,18 +81,21 @@ def draw_prompts(output: Path) -> float:
 
 def _pictures(size: int) -> tuple[list[str], Tensor]:
     """Names and uint8 pictures: test photographs, scenes of held-out combinations, held-out emoji if at hand."""
-    found: list[tuple[str, Tensor]] = []
+    pictures: list[tuple[str, Tensor]] = []
     for name in PHOTOGRAPHS:
         photo = _photograph(name)
         closer = photo.crop((photo.width // 4, 0, photo.width * 3 // 4, photo.height // 2))
-        found += [(name, to_tensor(resize_crop(photo, size))), (f"{name}-part", to_tensor(resize_crop(closer, size)))]
+        pictures += [
+            (name, to_tensor(resize_crop(photo, size))),
+            (f"{name}-part", to_tensor(resize_crop(closer, size))),
+        ]
     sources: dict[str, Source] = {"scene": SceneSource(size=size, split="test", sprites="shapes")}
     if find_package("fluent-emoji") and find_package("emojibase-data"):
         sources["emoji"] = EmojiSource(style="fluent", size=size, split="test")
     for kind, source in sources.items():
         for i in range(3):
-            found.append((f"{kind}-{i}", source.sample(7 * i + 1, torch.Generator().manual_seed(i)).image))
-    return [name for name, _ in found], torch.stack([image for _, image in found])
+            pictures.append((f"{kind}-{i}", source.sample(7 * i + 1, torch.Generator().manual_seed(i)).image))
+    return [name for name, _ in pictures], torch.stack([image for _, image in pictures])
 
 
 def _photograph(name: str) -> Image.Image:

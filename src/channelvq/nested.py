@@ -38,7 +38,7 @@ class CurriculumConfig:
 class NestedConfig:
     """alpha: probability of a dropout (paper: 0.25 to 0.5; 0 turns it off).
 
-    policy: "batch" draws one c_keep for the whole batch, "image" one for each image. lengths: "uniform" (the meaning
+    policy: "batch" draws one c_keep for all of the batch, "image" one for each image. lengths: "uniform" (the meaning
     of None) draws c_keep from 1..c, "powers" from 1, 2, 4, ... and c. curriculum: None keeps all of it fixed.
     """
 

@@ -94,7 +94,7 @@ def empty_split(name: str, split: str, counts: Mapping[str, int]) -> InputError:
     """The error of a data set without an image in `split`; counts: how many each split has."""
     if not sum(counts.values()):
         return InputError(f"{name}: it lists no image")
-    have = ", ".join(f"{counts.get(each, 0)} in {each}" for each in get_args(Split))
+    have = ", ".join(f"{counts.get(each_split, 0)} in {each_split}" for each_split in get_args(Split))
     return EmptySplitError(f"{name}: no image in split {split!r} ({have})")
 
 

@@ -1,4 +1,4 @@
-"""Image files in folders: found in a stable order, read with a report, written whole or not at all."""
+"""Image files in folders: found in a stable order, read with a report, written completely or not at all."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -36,7 +36,7 @@ def find_images(folder: str | Path) -> list[Path]:
     root = Path(folder)
     if not root.is_dir():
         raise InputError(f"image folder {str(folder)!r}: {'it is a file' if root.exists() else 'no such folder'}")
-    found: list[Path] = []
+    paths: list[Path] = []
     seen: set[str] = set()
     for here, folders, files in os.walk(root, followlinks=True, onerror=_refuse):
         if os.path.realpath(here) in seen:  # a link back to a folder above, or a second link to the same one
@@ -45,8 +45,8 @@ def find_images(folder: str | Path) -> list[Path]:
         seen.add(os.path.realpath(here))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         images = (name for name in files if Path(name).suffix.lower() in IMAGE_SUFFIXES)
-        found.extend(Path(here, name) for name in images if not name.startswith("."))
-    return sorted(found, key=lambda path: path.relative_to(root).as_posix())
+        paths.extend(Path(here, name) for name in images if not name.startswith("."))
+    return sorted(paths, key=lambda path: path.relative_to(root).as_posix())
 
 
 def _refuse(error: OSError) -> None:
@@ -82,8 +82,8 @@ def read_images(
     An unreadable file of a folder is skipped, one that was named itself is an InputError. So are, at once, a path that
     does not exist, and no image file at all.
     """
-    found = [(path, True) if path.is_dir() else (path, False) for path in map(Path, paths)]
-    files = [(file, in_folder) for path, in_folder in found for file in (find_images(path) if in_folder else [path])]
+    sources = [(path, True) if path.is_dir() else (path, False) for path in map(Path, paths)]
+    files = [(file, in_folder) for path, in_folder in sources for file in (find_images(path) if in_folder else [path])]
     for file, _ in files:
         if not file.exists():
             raise InputError(f"cannot read image file {str(file)!r}: no such file or folder")
@@ -112,7 +112,7 @@ def check_target(path: str | Path, *, folder: bool = False) -> None:
         given = "a file, expected a folder" if folder else "a folder, expected a file"
         raise InputError(f"cannot write {str(path)!r}: it is {given}; choose another place")
     start = path if folder else path.absolute().parent
-    above = next(each for each in (start, *start.absolute().parents) if os.path.lexists(each))
+    above = next(place for place in (start, *start.absolute().parents) if os.path.lexists(place))
     if not above.is_dir():
         raise InputError(f"cannot write {str(path)!r}: {str(above)!r} is a file, not a folder; choose another place")
     if not os.access(above, os.W_OK):

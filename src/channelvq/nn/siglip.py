@@ -74,12 +74,14 @@ def siglip_config(source: str, *, published: bool = True) -> "SiglipVisionConfig
     if published and source in PUBLISHED and not Path(source).is_dir():
         return siglip_settings(**PUBLISHED[source])
     try:
-        found = AutoConfig.from_pretrained(source)
+        checkpoint = AutoConfig.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise _unreadable(source, error) from None
-    config = getattr(found, "vision_config", found)
+    config = getattr(checkpoint, "vision_config", checkpoint)
     if not isinstance(config, SiglipVisionConfig):
-        raise InputError(f"SigLIP {source!r}: this is a {found.model_type}, expected a siglip or siglip_vision_model")
+        raise InputError(
+            f"SigLIP {source!r}: this is a {checkpoint.model_type}, expected a siglip or siglip_vision_model"
+        )
     config.vision_use_head = False
     return config
 

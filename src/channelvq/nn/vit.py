@@ -105,14 +105,14 @@ class ViTEncoder(Encoder):
         its last layer. Raises InputError where the checkpoint cannot be read or has another shape.
         """
         theirs = load_siglip(source)
-        found, config = theirs.config, self.config
+        given_config, config = theirs.config, self.config
         wrong = [
-            f"{name} {wanted} (the checkpoint's is {getattr(found, name)})"
+            f"{name} {wanted} (the checkpoint's is {getattr(given_config, name)})"
             for name, wanted in config.shape.items()
-            if getattr(found, name) != wanted
+            if getattr(given_config, name) != wanted
         ]
-        if config.num_layers > found.num_hidden_layers:
-            wrong.append(f"num_layers {config.num_layers} (the checkpoint has {found.num_hidden_layers})")
+        if config.num_layers > given_config.num_hidden_layers:
+            wrong.append(f"num_layers {config.num_layers} (the checkpoint has {given_config.num_hidden_layers})")
         if wrong:
             raise InputError(f"network.weights {source!r} does not fit: {', '.join(wrong)}")
         given, own = theirs.state_dict(), self.siglip.state_dict()

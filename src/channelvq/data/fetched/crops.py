@@ -38,7 +38,7 @@ class CropSource:
             raise InputError(
                 f"{name}: size {size}, min_side {min_side}, crops {crops}: need 8 <= size <= min_side, crops >= 1"
             )
-        self.pictures = [each for each in pictures if min(_held_size(each.path, longest_side)) >= min_side]
+        self.pictures = [picture for picture in pictures if min(_held_size(picture.path, longest_side)) >= min_side]
         if not self.pictures:
             raise InputError(f"{name}: no {what} has a side of {min_side} px or more")
         self.size, self.min_side, self.longest_side, self.flip = size, min_side, longest_side, flip

@@ -66,8 +66,8 @@ def domain_pictures(name: DomainName, split: Split, cache: Path | str | None = N
     if name not in DOMAINS:
         raise InputError(f"domain {name!r} is unknown: the domains are {', '.join(get_args(DomainName))}")
     folder = fetch(DOMAINS[name].package, cache=cache) / "images"
-    found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return [Picture(key, folder / key) for key in found if picture_split(name, key) == split]
+    keys = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return [Picture(key, folder / key) for key in keys if picture_split(name, key) == split]
 
 
 def picture_source(name: DomainName, key: str) -> str | None:

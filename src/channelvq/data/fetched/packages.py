@@ -2,8 +2,8 @@
 
     fetch("fluent-emoji") -> ~/.cache/channelvq/fluent-emoji-1a2b3c4d/images/*.webp, LICENCE.txt, SOURCE.json
 
-Nothing is fetched but what `catalogue.py` pins by version and SHA-256. A package appears in the cache whole or not at
-all, so a folder that is there can be used without another look.
+Nothing is fetched but what `catalogue.py` pins by version and SHA-256. A package appears in the cache complete or not
+at all, so a folder that is there can be used without another look.
 """
 
 import fnmatch
@@ -50,13 +50,13 @@ def tell(line: str) -> None:
 def fetch(name: str, *, cache: Path | str | None = None, progress: Progress | None = tell) -> Path:
     """The folder of data package `name`, downloaded into the cache on the first call.
 
-    progress is given a line of text as each step begins; None: nothing is told. Raises InputError if the name is
+    progress is given a line of text as each step begins; None: nothing is said. Raises InputError if the name is
     unknown, if a registry's client is missing or fails (no network, a version that is no longer served), or if a
     hash is not the pinned one.
     """
     package = _package(name)
-    if found := find_package(name, cache):
-        return found
+    if folder := find_package(name, cache):
+        return folder
     root = cache_root(cache)
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -134,10 +134,10 @@ def _run(package: Package, command: list[str], folder: Path, hint: str) -> None:
         raise InputError(f"{shown} failed with exit status {done.returncode} ({hint}): {said}")
 
 
-def _check(package: Package, what: str, found: str, expected: str) -> None:
-    if found != expected:
+def _check(package: Package, what: str, actual: str, expected: str) -> None:
+    if actual != expected:
         raise InputError(
-            f"data package {package.name!r}: {what} has SHA-256 {found}, expected {expected}: not what was pinned"
+            f"data package {package.name!r}: {what} has SHA-256 {actual}, expected {expected}: not what was pinned"
         )
 
 

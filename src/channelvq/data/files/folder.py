@@ -43,10 +43,12 @@ class _FileSource:
     ) -> None:
         check_request(size, split)
         self.size, self.options = size, options
-        found = [(entry, entry.split or assign_split(entry.key, options.validation, options.test)) for entry in entries]
-        wanted = [entry for entry, its_split in found if split in ("all", its_split)]
+        placed = [
+            (entry, entry.split or assign_split(entry.key, options.validation, options.test)) for entry in entries
+        ]
+        wanted = [entry for entry, its_split in splits if split in ("all", its_split)]
         if not wanted:
-            raise empty_split(name, split, Counter(its_split for _, its_split in found))
+            raise empty_split(name, split, Counter(its_split for _, its_split in splits))
         bad = unreadable([entry.path for entry in wanted], name)
         self._entries = [entry for entry in wanted if entry.path not in bad]
         self.skipped = [bad[entry.path] for entry in wanted if entry.path in bad]

@@ -115,10 +115,10 @@ class HuggingFaceSource:
         return Sample(image, self._caption(row), self._key(self._wanted[index]))
 
     def _caption(self, row: dict[str, Any]) -> str:
-        found = row[self.caption_column] if self.caption_column is not None else None
-        if found is None or (self._classes is not None and found < 0):  # -1 is "not labelled"
+        caption = row[self.caption_column] if self.caption_column is not None else None
+        if caption is None or (self._classes is not None and caption < 0):  # -1 is "not labelled"
             return ""
-        return str(found).strip() if self._classes is None else self._classes[found].replace("_", " ")
+        return str(caption).strip() if self._classes is None else self._classes[caption].replace("_", " ")
 
 
 def _library() -> Any:
@@ -135,12 +135,12 @@ def _loaded(name: str, rows: str, subset: str | None) -> Any:
     datasets = _library()
     try:
         if (Path(name) / "dataset_dict.json").is_file() or (Path(name) / "state.json").is_file():
-            found = datasets.load_from_disk(name)
-            if not isinstance(found, datasets.DatasetDict):
-                return found  # one split, saved alone
-            if rows not in found:
-                raise InputError(f"data set {name!r} has no split {rows!r}, it has {', '.join(found)}")
-            return found[rows]
+            stored = datasets.load_from_disk(name)
+            if not isinstance(stored, datasets.DatasetDict):
+                return stored  # one split, saved alone
+            if rows not in stored:
+                raise InputError(f"data set {name!r} has no split {rows!r}, it has {', '.join(stored)}")
+            return stored[rows]
         return datasets.load_dataset(name, subset, split=rows)
     except InputError:
         raise

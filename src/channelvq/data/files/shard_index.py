@@ -97,8 +97,8 @@ def index_shard(path: Path, caption_field: str) -> ShardIndex:
         raise InputError(f"shard {str(path)!r} cannot be read: {error.strerror}") from error
     digest = sha256(f"{path.absolute()}\n{caption_field}".encode("utf-8", "surrogatepass")).hexdigest()[:24]
     memory = cache_root() / "shards" / f"{digest}.npz"
-    if (found := _remembered(memory, path, stamp)) is not None:
-        return found
+    if (remembered := _remembered(memory, path, stamp)) is not None:
+        return remembered
     index = _read_shard(path, stamp, caption_field)
     with suppress(OSError):  # a cache that cannot be written costs time only
         write_whole(memory, partial(_save, index))
@@ -115,7 +115,7 @@ def _maker() -> str:
 
 
 def _save(index: ShardIndex, stream: Any) -> None:
-    skipped = json.dumps([[str(each.path), each.reason] for each in index.skipped])
+    skipped = json.dumps([[str(skipped.path), skipped.reason] for skipped in index.skipped])
     np.savez(
         stream, maker=_maker(), stamp=np.array(index.stamp), samples=index.samples, keys=index.keys, skipped=skipped
     )
@@ -146,14 +146,14 @@ class _Found(NamedTuple):
 
 
 def _read_shard(path: Path, stamp: Stamp, caption_field: str) -> ShardIndex:
-    found, skipped = [], []
+    samples, skipped = [], []
     for members in _grouped(path):
         sample = _classified(path, members)
-        (skipped if isinstance(sample, Skipped) else found).append(sample)
+        (skipped if isinstance(sample, Skipped) else samples).append(sample)
     plain = ShardIndex(path, stamp, np.empty(0, SAMPLE), np.empty(0, np.uint8), ())
     with warnings.catch_warnings(), ThreadPoolExecutor(WORKERS) as pool:
         warnings.simplefilter("ignore", FirstFrameWarning)
-        checked = list(pool.map(partial(_checked, plain, caption_field), found))
+        checked = list(pool.map(partial(_checked, plain, caption_field), samples))
     good = [sample for sample in checked if isinstance(sample, _Found)]
     skipped += [sample for sample in checked if isinstance(sample, Skipped)]
     samples, keys, start = np.empty(len(good), SAMPLE), [], 0
@@ -233,13 +233,13 @@ def parse_caption(content: bytes, kind: int, caption_field: str) -> str:
         return ""
     try:
         text = content.decode("utf-8-sig")
-        found = json.loads(text) if kind == JSON else text
+        caption = json.loads(text) if kind == JSON else text
     except ValueError as error:
         raise InputError(f"its caption cannot be read ({error})") from None
     if kind == JSON:
-        if not isinstance(found, dict):
-            raise InputError(f"its .json is a {type(found).__name__}, expected an object with {caption_field!r}")
-        found = found.get(caption_field) or ""
-    if not isinstance(found, str):
-        raise InputError(f"its caption {caption_field!r} is {found!r}, expected a text")
-    return found.strip()
+        if not isinstance(caption, dict):
+            raise InputError(f"its .json is a {type(caption).__name__}, expected an object with {caption_field!r}")
+        caption = caption.get(caption_field) or ""
+    if not isinstance(caption, str):
+        raise InputError(f"its caption {caption_field!r} is {caption!r}, expected a text")
+    return caption.strip()

@@ -3,7 +3,7 @@
     train-00000.tar, train-00001.tar, ...   the files as they are, each with its caption as a .txt member
     train.json                              what is in them, what was skipped and why; written after each shard
 
-A shard is there whole or not at all, and train.json says where in the listing it ends, so the same command goes on
+A shard is complete or not there, and train.json says where in the listing it ends, so the same command goes on
 where it was stopped.
 """
 
@@ -111,7 +111,7 @@ def write_shards(
             written.complete = reader.position == len(entries)
             if shard is not None:
                 written.shards.append(shard)
-            written.skipped += [(str(each.path), each.reason) for each in reader.take_skipped()]
+            written.skipped += [(str(skipped.path), skipped.reason) for skipped in reader.take_skipped()]
             if not written.shards:
                 raise InputError(f"{source}: none of {len(entries)} images can be read: {written.skipped[0][1]}")
             _note(record, written)
@@ -217,9 +217,9 @@ class _Reader:
         self, entries: Sequence[tuple[str, Entry]], pool: ThreadPoolExecutor
     ) -> Iterator[tuple[str, bytes, bytes]]:
         for begin in range(self.position, len(entries), AT_ONCE):
-            some = entries[begin : begin + AT_ONCE]
-            contents = pool.map(_content, [entry for _, entry in some])
-            for (name, _), content in zip(some, contents, strict=True):
+            part = entries[begin : begin + AT_ONCE]
+            contents = pool.map(_content, [entry for _, entry in part])
+            for (name, _), content in zip(part, contents, strict=True):
                 self.position += 1
                 if isinstance(content, Skipped):
                     self.skipped.append(content)

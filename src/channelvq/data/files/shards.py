@@ -109,7 +109,7 @@ class ShardSource:
         shares = (self.options.validation, self.options.test)
         chosen = split_mask(numbers, split, *shares)
         if not chosen.any():
-            counts = {each: int(split_mask(numbers, each, *shares).sum()) for each in get_args(Split)}
+            counts = {split: int(split_mask(numbers, split, *shares).sum()) for split in get_args(Split)}
             raise empty_split(name, split, counts)
         return chosen
 
@@ -156,13 +156,13 @@ def shard_paths(urls: str) -> list[Path]:
 def _indices(paths: Sequence[Path], caption_field: str) -> list[ShardIndex]:
     """The index of each shard, with a bar on a terminal."""
     console = Console(stderr=True)
-    found: dict[int, ShardIndex] = {}
+    indices: dict[int, ShardIndex] = {}
     # Processes of one run begin at different shards: what one has indexed, another finds in the cache.
     first = os.getpid() * 7919 % len(paths)
     with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
         for number in bar.track([*range(first, len(paths)), *range(first)], description="indexing shards"):
-            found[number] = index_shard(paths[number], caption_field)
-    return [found[number] for number in range(len(paths))]
+            indices[number] = index_shard(paths[number], caption_field)
+    return [indices[number] for number in range(len(paths))]
 
 
 def _left_out(shards: Sequence[ShardIndex]) -> Iterator[Skipped]:
