@@ -43,9 +43,8 @@ class _FileSource:
     ) -> None:
         check_request(size, split)
         self.size, self.options = size, options
-        placed = [
-            (entry, entry.split or assign_split(entry.key, options.validation, options.test)) for entry in entries
-        ]
+        shares = options.validation, options.test
+        splits = [(entry, entry.split or assign_split(entry.key, *shares)) for entry in entries]
         wanted = [entry for entry, its_split in splits if split in ("all", its_split)]
         if not wanted:
             raise empty_split(name, split, Counter(its_split for _, its_split in splits))
