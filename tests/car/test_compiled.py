@@ -8,7 +8,7 @@ import torch
 
 from channelvq.car.model import CAR
 from channelvq.errors import InputError
-from channelvq.nn.compiler import compiler
+from channelvq.nn.processor import compiler
 
 PROMPTS = ["a photo of two bananas", "a green dog"]
 needs_compiler = pytest.mark.skipif(shutil.which(compiler()) is None, reason="torch.compile needs a C++ compiler")

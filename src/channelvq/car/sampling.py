@@ -28,8 +28,8 @@ from channelvq.car.compiled import CompiledStep
 from channelvq.car.text import TextBatch
 from channelvq.checks import check_whole
 from channelvq.errors import InputError
-from channelvq.nn.compiler import check_compiler
 from channelvq.nn.modes import CHUNK_ROWS, evaluating, row_independent_kernels
+from channelvq.nn.processor import check_compiler
 from channelvq.tokenizer import CVQTokenizer
 
 if TYPE_CHECKING:

@@ -1,13 +1,19 @@
-"""What the processor at hand multiplies faster."""
+"""What the machine at hand is good for: the products that its processor is faster at, and a compiler."""
 
+import os
+import shutil
+import sys
 import time
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from channelvq.errors import InputError
+
 _SIDE = 512  # of the matrices that are tried
 _TRIES = 5
+_USUAL = {"darwin": "clang++", "win32": "cl"}
 
 
 @lru_cache(maxsize=1)
@@ -32,3 +38,17 @@ def _once(matrix: Tensor) -> float:
     start = time.perf_counter()
     torch.mm(matrix, matrix)
     return time.perf_counter() - start
+
+
+def compiler() -> str:
+    """The C++ compiler that torch.compile calls on the CPU: $CXX, or the platform's usual one."""
+    return os.environ.get("CXX", _USUAL.get(sys.platform, "g++"))
+
+
+def check_compiler(setting: str, on_gpu: bool) -> None:
+    """InputError where torch.compile has no C++ compiler, which a GPU needs not; setting: what asked for it."""
+    if not on_gpu and shutil.which(compiler()) is None:
+        raise InputError(
+            f"{setting}: torch.compile needs a C++ compiler on the CPU, and there is no {compiler()}; install it, name "
+            "another one in the environment variable CXX, or leave it out"
+        )

@@ -23,10 +23,8 @@ from torch.optim import Optimizer
 
 from channelvq.config import to_dict
 from channelvq.errors import InputError
-from channelvq.nn.compiler import check_compiler
-from channelvq.nn.processor import bfloat16_speedup
+from channelvq.nn.processor import bfloat16_speedup, check_compiler
 from channelvq.train.config import TrainConfig
-from channelvq.train.muon import MuonWithAdamW
 
 # Under it bfloat16 is likely to cost time, though not all of a step is products, and halved activations give some back.
 SLOW_BFLOAT16 = 0.8
@@ -134,7 +132,7 @@ def is_sharded(accelerator: Accelerator) -> bool:
 
 def check_shardable(config: TrainConfig, models: dict[str, nn.Module], optimizers: dict[str, Optimizer]) -> None:
     """InputError for what FSDP cannot train here."""
-    if any(isinstance(optimizer, MuonWithAdamW) for optimizer in optimizers.values()):
+    if any(not getattr(optimizer, "shardable", True) for optimizer in optimizers.values()):
         raise InputError("FSDP: Muon needs unsharded matrices; set objective.muon_learning_rate=null")
     if len(models) > 1:
         raise InputError(f"FSDP shards one model, this recipe trains {', '.join(models)}: use DDP, they are small")

@@ -15,6 +15,8 @@ class MuonWithAdamW(Optimizer):
     the size that AdamW's would have (Jordan 2024; Liu et al., arXiv 2502.16982), with the peak rate `muon_lr`.
     """
 
+    shardable = False  # Muon needs its matrices in one piece
+
     def __init__(
         self,
         adamw: Sequence[dict[str, Any]],
