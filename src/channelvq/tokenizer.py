@@ -62,7 +62,7 @@ class CVQConfig:
 
     @property
     def latent_size(self) -> int:
-        """H = w."""
+        """h = w, positions on a side of the latent map."""
         return self.image_size // self.network.downsampling
 
     @property
