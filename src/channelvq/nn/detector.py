@@ -21,7 +21,7 @@ from channelvq.config import STRICT
 from channelvq.errors import InputError
 from channelvq.images import normalize
 from channelvq.nn.layers import Downsample, ResBlock, group_norm
-from channelvq.pretrained import load_network, save_network
+from channelvq.pretrained import find_folder, load_module, save_network
 
 STRIDE = 8  # pixels a cell
 CHUNK_ROWS = 64  # images at a time
@@ -116,12 +116,16 @@ class Detector(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write config.json and model.safetensors."""
-        save_network(self, folder)
+        save_network(self, self.config, folder)
 
     @classmethod
     def load(cls, source: str | Path) -> "Detector":
-        """From "bundled" or a folder that `save` wrote, in evaluation mode and without gradients of its own."""
-        return load_network(cls, DetectorConfig, source, "detector", "detector")
+        """From "bundled", a folder that `save` wrote or a hub repository, to be used as it is: no gradients of its own.
+
+        Raises InputError where there is none, or its files are damaged or do not fit together.
+        """
+        folder = find_folder("detector", source, "detector")
+        return load_module(cls, DetectorConfig, folder).requires_grad_(False)
 
 
 def decode(
