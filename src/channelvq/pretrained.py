@@ -7,7 +7,8 @@ Hashes of weights are here too: by them a result says what it was measured with.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -127,7 +128,7 @@ def find_folder(
         folder = _download(what, str(source), patterns, options) / subfolder
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
-            raise InputError(f"{what} {folder}: the folder holds no {name}; expected what a {what} was saved to")
+            raise InputError(f"{what} {folder}: the folder holds no {name}; expected those of a saved {what}")
     return folder
 
 
@@ -147,7 +148,7 @@ def load_module(kind: Callable[[C], M], config: type[C], folder: Path) -> M:
     Raises InputError that names a file that is damaged, or where the two do not fit together.
     """
     settings = from_dict(config, read_settings(folder / CONFIG), where=str(folder / CONFIG))
-    with Undrawn():
+    with undrawn():
         module = kind(settings)
     fill(module, read_weights(folder / WEIGHTS), folder / WEIGHTS)
     return module.eval()
@@ -170,13 +171,18 @@ def save_network(network: nn.Module, config: Any, folder: Path) -> None:
     save_module(network, config, folder)
 
 
-class Undrawn(TorchFunctionMode):
-    """Within it new modules keep whatever is in their memory, for a file to fill; torch's generator is not used."""
+@contextmanager
+def undrawn() -> Iterator[None]:
+    """Within it new modules hold whatever is in their memory, for a file to fill; torch's generator stays as it is."""
+    with torch.random.fork_rng(devices=[]), _Undrawn():
+        yield
 
+
+class _Undrawn(TorchFunctionMode):
+    # Not the meta device: what is computed and not saved, such as rotary tables, has to be there.
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Gives the tensor that would be filled as it is; torch.nn.init passes it by its name."""
         if getattr(func, "__name__", "") in DRAWS:
-            return args[0] if args else kwargs["tensor"]
+            return args[0] if args else kwargs["tensor"]  # as it is; torch.nn.init passes it by its name
         return func(*args, **(kwargs or {}))
 
 

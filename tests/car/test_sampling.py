@@ -1,5 +1,7 @@
 """Sampling: an image depends on its prompt and its seed, and on nothing else."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
@@ -107,6 +109,18 @@ def test_streaming_ends_with_what_generate_gives(car: CAR, guidance_scale: float
     assert all(same(step.ids, whole[:, : step.ids.shape[1]]) for step in steps)
     assert [step.ids.shape[1] for step in car.stream("a", every=4, num_tokens=4)] == [4]
     assert [step.ids.shape[1] for step in car.stream("a", every=100)] == [8]
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_sampler_draws_what_the_model_draws_with_the_same_settings(car64: CAR, exact: bool) -> None:
+    settings = SamplingSettings(guidance_scale=2.0, temperature=0.8, top_k=20, top_p=0.9, seed=4)
+    sampler, keywords = Sampler(car64, settings, exact=exact), asdict(settings)
+    drawn = car64.generate(PROMPTS, exact=exact, **keywords)
+    assert same(sampler.generate(PROMPTS).ids, drawn.ids)
+    assert sampler.generate(PROMPTS).seeds == drawn.seeds
+    ours, theirs = sampler.stream(PROMPTS, 3), car64.stream(PROMPTS, 3, exact=exact, **keywords)
+    assert all(same(a.ids, b.ids) for a, b in zip(ours, theirs, strict=True))
+    assert same(sampler.score(PROMPTS, drawn.ids), car64.score(PROMPTS, drawn.ids, exact=exact))
 
 
 def test_fewer_tokens_are_the_beginning_of_more(car: CAR) -> None:

@@ -15,7 +15,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from channelvq.car.config import SMALL_QWEN3
 from channelvq.errors import InputError
 from channelvq.nn.modes import evaluating
-from channelvq.pretrained import Undrawn
+from channelvq.pretrained import undrawn
 
 # Of a saved transformers config: where it came from, and what a decoder without a text head has no use for.
 _NOT_SETTINGS = {"_name_or_path", "architectures", "dtype", "transformers_version", "use_cache", "id2label", "label2id"}
@@ -162,7 +162,7 @@ def _config(settings: dict[str, Any]) -> PreTrainedConfig:
 def _from_config(config: PreTrainedConfig, generator: torch.Generator | None) -> PreTrainedModel:
     with _settings_in_use(config.model_type):
         if generator is None:
-            with Undrawn():
+            with undrawn():
                 return AutoModel.from_config(config)
         # transformers initialises from the global generator: lent to it, and given back as it was.
         with torch.random.fork_rng(devices=[]):

@@ -31,7 +31,7 @@ from channelvq.car.settings import SamplingSettings
 from channelvq.car.text import TextTokenizer
 from channelvq.errors import InputError
 from channelvq.nn.kept import Kept
-from channelvq.pretrained import WEIGHTS, Undrawn, fill, find_folder, own_state
+from channelvq.pretrained import WEIGHTS, fill, find_folder, own_state, undrawn
 from channelvq.tokenizer import CVQTokenizer
 
 
@@ -80,7 +80,7 @@ class CAR(nn.Module, PyTorchModelHubMixin, library_name="channelvq", license="ap
         hidden = self.backbone.config.get_text_config(decoder=True).hidden_size
         self._add_codebook()
         # Layers of torch draw weights of their own first, from the global generator.
-        with torch.random.fork_rng(devices=[]) if fresh else Undrawn():
+        with torch.random.fork_rng(devices=[]) if fresh else undrawn():
             self.projector = nn.Sequential(nn.Linear(self.codebook.shape[1], width), nn.GELU(), nn.Linear(width, width))
             self.head = nn.Linear(hidden, self.codebook_size if config.head == "linear" else width, bias=False)
         self.marker = nn.Parameter(torch.empty(width))

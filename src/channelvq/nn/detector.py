@@ -108,11 +108,11 @@ class Detector(nn.Module):
         if images.shape[-2:] != (side, side):
             raise InputError(f"detector: images of {tuple(images.shape[-2:])} pixels, it knows {side} x {side}")
         device, least = self.head.weight.device, self.config.threshold if threshold is None else threshold
-        found: list[list[Detection]] = []
+        detections: list[list[Detection]] = []
         for part in images.split(CHUNK_ROWS):
             maps = self(normalize(part.to(device)))
-            found += decode(maps, self.config.classes, self.config.colours, least)
-        return found
+            detections += decode(maps, self.config.classes, self.config.colours, least)
+        return detections
 
     def save(self, folder: Path) -> None:
         """Write config.json and model.safetensors."""
@@ -142,13 +142,14 @@ def decode(
     chance, which = maps.classes.softmax(1).max(1)
     scores, boxes = heat * chance, _pixels(maps.boxes)
     likeliest, of_its_own = maps.colours[:, :-1].max(1), maps.colours[:, -1]
-    found: list[list[Detection]] = [[] for _ in heat]
+    detections: list[list[Detection]] = [[] for _ in heat]
     for b, y, x in (peaks & (scores > threshold)).nonzero().tolist():
         name, colour = classes[int(which[b, y, x])], colours[int(likeliest.indices[b, y, x])]
         left, top, right, bottom = boxes[b, :, y, x].tolist()
         natural = bool(of_its_own[b, y, x] > likeliest.values[b, y, x])
-        found[b].append(Detection(name, (left, top, right, bottom), colour, float(scores[b, y, x]), natural))
-    return [sorted(each, key=lambda one: -one.score) for each in found]
+        box, score = (left, top, right, bottom), float(scores[b, y, x])
+        detections[b].append(Detection(name, box, colour, score, natural))
+    return [sorted(objects, key=lambda detection: -detection.score) for objects in detections]
 
 
 def _pixels(boxes: Float[Tensor, "B 4 h w"]) -> Float[Tensor, "B 4 h w"]:
