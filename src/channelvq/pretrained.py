@@ -38,26 +38,27 @@ M = TypeVar("M", bound=nn.Module)
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The state dict of a safetensors file; raises InputError that names a damaged one."""
-    try:
+    with _naming_damage(path):
         return load_file(path)
-    except (ValueError, SafetensorError) as error:
-        raise InputError(f"{path}: the file is damaged ({error}); write or download it again") from None
 
 
 def read_metadata(path: Path) -> dict[str, str]:
     """What a safetensors file says of itself; raises InputError that names a damaged one."""
-    try:
-        with safe_open(path, "pt") as file:
-            return dict(file.metadata() or {})
-    except (ValueError, SafetensorError) as error:
-        raise InputError(f"{path}: the file is damaged ({error}); write or download it again") from None
+    with _naming_damage(path), safe_open(path, "pt") as file:
+        return dict(file.metadata() or {})
 
 
 def read_settings(path: Path) -> Any:
     """What a JSON file holds; raises InputError that names a damaged one."""
-    try:
+    with _naming_damage(path):
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+
+
+@contextmanager
+def _naming_damage(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, SafetensorError) as error:
         raise InputError(f"{path}: the file is damaged ({error}); write or download it again") from None
 
 

@@ -216,18 +216,22 @@ def _usual_settings(model_type: str) -> dict[str, Any]:
 
 def named_config(name: str) -> PreTrainedConfig:
     """The config of a language model by folder or hub id; InputError for one that cannot be a backbone."""
-    try:
+    with _naming_source(name):
         config = AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise InputError(f"backbone {name!r}: no folder or hub repository that can be read ({error})") from None
     _check_causal(config)
     return config
 
 
 def _pretrained(name: str) -> PreTrainedModel:
     config = named_config(name)
-    try:
+    with _naming_source(name):
         # float32: these weights are trained; lower precision is the training's choice (train.precision).
         return AutoModel.from_pretrained(name, config=config, dtype=torch.float32)
+
+
+@contextmanager
+def _naming_source(name: str) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError) as error:
         raise InputError(f"backbone {name!r}: no folder or hub repository that can be read ({error})") from None

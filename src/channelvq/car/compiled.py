@@ -30,7 +30,7 @@ class FixedLayer(DynamicLayer):
 
     def __init__(self, filled: RoomyLayer, place: Int64[Tensor, "1"]) -> None:
         super().__init__()
-        self.keys, self.values = filled.room()
+        self.keys, self.values = filled.all_keys, filled.all_values
         self.device, self.place, self.is_initialized = self.keys.device, place, True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:

@@ -109,7 +109,7 @@ class Group:
     def _feed(self, num_inputs: int) -> Float[Tensor, "R n H"]:
         # Inputs that the cache lacks: one after each step, all of a given prefix. Exact: one by one, as when they were
         # drawn; in one piece they would have other bits.
-        hidden = torch.empty(0)
+        hidden = torch.empty(0)  # there is always an input that the cache lacks: that of the last token
         for end in range(self.num_fed + 1, num_inputs + 1) if self.exact else [num_inputs]:
             mask = self.mask[:, : self.text_ids.shape[1] + end]
             hidden = run_backbone(self.model.backbone, self._inputs(end), mask, self.cache, padded=self.masked)

@@ -79,8 +79,7 @@ class CAR(nn.Module, PyTorchModelHubMixin, library_name="channelvq", license="ap
         width = self.text_embedding.embedding_dim
         hidden = self.backbone.config.get_text_config(decoder=True).hidden_size
         self._add_codebook()
-        # Layers of torch draw weights of their own first, from the global generator.
-        with torch.random.fork_rng(devices=[]) if fresh else undrawn():
+        with undrawn():  # drawn below, by `generator`
             self.projector = nn.Sequential(nn.Linear(self.codebook.shape[1], width), nn.GELU(), nn.Linear(width, width))
             self.head = nn.Linear(hidden, self.codebook_size if config.head == "linear" else width, bias=False)
         self.marker = nn.Parameter(torch.empty(width))
