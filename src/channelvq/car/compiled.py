@@ -22,7 +22,7 @@ from channelvq.errors import InputError
 
 
 class FixedLayer(DynamicLayer):
-    """Room for all entries, of which `place` says where the next one goes; what is there is told by the mask."""
+    """Room for all entries: `place` says where the next one goes, and the attention mask which ones are there."""
 
     is_compileable = True
     keys: Tensor
@@ -71,7 +71,7 @@ class CompiledStep:
 
 @lru_cache(maxsize=1)
 def _freezing() -> AbstractContextManager[object]:
-    """One for all calls: each one that is made stays in its thread's context."""
+    """One for all calls: every patch that is made stays in its thread's context."""
     from torch._inductor import config
 
     return config.patch(freezing=True)

@@ -36,7 +36,7 @@ def read_own_weights(folder: Path, codebook: Tensor, text: TextTokenizer) -> dic
 
     codebook: (N, D), of the image tokenizer.
     """
-    words = read_metadata(folder / WEIGHTS).get(_WORDS)  # older files do not tell
+    words = read_metadata(folder / WEIGHTS).get(_WORDS)  # not in older files
     if words is not None and words != text.digest():
         raise InputError(
             f"{folder}: the generator was trained on another text tokenizer than the one in tokenizer.json, whose "

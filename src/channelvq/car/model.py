@@ -74,7 +74,7 @@ class CAR(nn.Module, PyTorchModelHubMixin, library_name="channelvq", license="ap
         self.text = text
         self.tokenizer = tokenizer.requires_grad_(False)
         self.backbone = build_backbone(config.backbone, text.vocab_size, generator if fresh else None)
-        # The name's settings instead of the name: what is saved is whole without the name's files.
+        # The name's settings instead of the name: what is saved loads without the name's files.
         self.config = replace(config, backbone=settings_of(self.backbone.config))
         width = self.text_embedding.embedding_dim
         hidden = self.backbone.config.get_text_config(decoder=True).hidden_size

@@ -46,7 +46,7 @@ class TextBatch:
 def train_bpe(captions: Iterable[str], vocab_size: int) -> Tokenizer:
     """A byte-level BPE of at most `vocab_size` >= 256 tokens; the same captions, in any order, give the same one.
 
-    Every byte is a token, so any text can be encoded. There are no special tokens: padding is told by the mask.
+    Every byte is a token, so any text can be encoded. There are no special tokens: the mask says what is padding.
     """
     if vocab_size < NUM_BYTES:
         raise InputError(f"train_bpe: vocab_size {vocab_size} must be at least {NUM_BYTES}, one token for each byte")
