@@ -16,6 +16,7 @@ from rich.table import Table
 
 from channelvq.car.model import CAR
 from channelvq.data.stream import fixed_images
+from channelvq.evaluate.geneval.drawing import draw_part
 from channelvq.evaluate.next_channel import evaluate_next_channel
 from channelvq.evaluate.reconstruction import evaluate_reconstruction
 from channelvq.evaluate.results import read_result, write_json
@@ -128,7 +129,7 @@ def _measured(variant: str, store: Path, folder: Path) -> dict[str, Any]:
 def draw_samples(car: CAR, path: Path) -> None:
     """The prompts of the generator study, twice each, drawn as for GenEval."""
     prompts = generator.PROMPTS
-    drawn = [car_tokens_geneval.SAMPLING.images(car, prompts, first) for first in (0, len(prompts))]
+    drawn = [draw_part(car, prompts, car_tokens_geneval.SAMPLING, first) for first in (0, len(prompts))]
     save_image(grid(to_pil(normalize(torch.cat(drawn))), len(prompts), captions=[*prompts] * 2, scale=3), path)
 
 

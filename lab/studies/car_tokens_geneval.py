@@ -8,15 +8,15 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from channelvq.car.model import CAR
+from channelvq.car.settings import SamplingSettings
 from channelvq.data.drawn.captions import TASKS
-from channelvq.evaluate.geneval.drawing import Sampling
 from channelvq.evaluate.geneval.prompts import prompt_set
 from channelvq.evaluate.geneval.report import judge, protocol
 from channelvq.evaluate.geneval.run import drawn_geneval
 from channelvq.nn.detector import Detector
 
 SAMPLES = 2
-SAMPLING = Sampling(guidance_scale=2.0, temperature=0.7)
+SAMPLING = SamplingSettings(guidance_scale=2.0, temperature=0.7)
 RESAMPLES = 2000
 # What the paper would have it: a generator on the first tokenizer beats one on the second.
 PAIRS = (("nested", "not nested"), ("nested", "patch-wise"), ("not nested", "patch-wise"))

@@ -1,13 +1,14 @@
 """How the bundled generator is best sampled: GenEval on the validation prompts, an image each, for several settings."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
 from channelvq.car.model import CAR
+from channelvq.car.settings import SamplingSettings
 from channelvq.data.drawn.captions import TASKS
-from channelvq.evaluate.geneval.drawing import Sampling
 from channelvq.evaluate.geneval.prompts import prompt_set
 from channelvq.evaluate.geneval.report import judge, protocol
 from channelvq.evaluate.geneval.run import drawn_geneval
@@ -16,9 +17,9 @@ from channelvq.nn.detector import Detector
 
 DRAWN = Path("runs/geneval-sampling")
 SETTINGS = (
-    *(Sampling(guidance_scale=scale, temperature=t) for t in (1.0, 0.7, 0.5) for scale in (1.0, 2.0, 3.0, 5.0)),
+    *(SamplingSettings(guidance_scale=scale, temperature=t) for t in (1.0, 0.7, 0.5) for scale in (1.0, 2.0, 3.0, 5.0)),
 )
-VARIED = ("guidance_scale", "temperature", "top_k", "top_p")
+VARIED = tuple(setting.name for setting in fields(SamplingSettings) if setting.name != "seed")
 HEADINGS = ("guidance", "temperature", "top-k", "top-p", "overall (95 %)")
 
 
@@ -40,7 +41,7 @@ def run(path: Path, store: Path = DRAWN) -> dict[str, Any]:
     return result
 
 
-def _name(sampling: Sampling) -> str:
+def _name(sampling: SamplingSettings) -> str:
     return "-".join(f"{name}={getattr(sampling, name):g}" for name in VARIED)
 
 

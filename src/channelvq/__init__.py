@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from channelvq.car.model import CAR
+    from channelvq.car.settings import SamplingSettings
     from channelvq.quantize import ChannelVQ, Quantized
     from channelvq.tokenizer import CVQTokenizer
 
 __version__ = "0.1.0"
-__all__ = ["CAR", "CVQTokenizer", "ChannelVQ", "Quantized", "__version__"]
+__all__ = ["CAR", "CVQTokenizer", "ChannelVQ", "Quantized", "SamplingSettings", "__version__"]
 
 _HOMES = {
     "CAR": "channelvq.car.model",
     "CVQTokenizer": "channelvq.tokenizer",
     "ChannelVQ": "channelvq.quantize",
     "Quantized": "channelvq.quantize",
+    "SamplingSettings": "channelvq.car.settings",
 }
 
 

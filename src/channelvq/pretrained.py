@@ -1,51 +1,64 @@
-"""What is saved and loaded: weights as safetensors, settings as JSON, networks as folders of both."""
+"""What is saved and loaded: weights as safetensors, settings as JSON, modules as folders of both.
+
+    "bundled" | folder | hub id --find_folder--> folder --load_module--> the module, in evaluation mode
+
+Hashes of weights are here too: by them a result says what it was measured with.
+"""
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from importlib import resources
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from channelvq.config import from_dict, to_dict
 from channelvq.errors import InputError
 from channelvq.files import replace_whole, write_text_whole
 
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+PACKAGE = Path(__file__).parent
+# All operations in place by which torch and transformers fill fresh weights at random.
+DRAWS = {"kaiming_uniform_", "normal_", "uniform_"}
 
-class _Configured(Protocol):
-    config: Any
+C = TypeVar("C")
+M = TypeVar("M", bound=nn.Module)
 
 
-N = TypeVar("N", bound=nn.Module)
+# Files
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The state dict of a safetensors file; raises InputError that names a damaged one."""
-    try:
+    with _naming_damage(path):
         return load_file(path)
-    except (ValueError, SafetensorError) as error:
-        raise InputError(f"{path}: the file is damaged ({error}); write or download it again") from None
 
 
 def read_metadata(path: Path) -> dict[str, str]:
     """What a safetensors file says of itself; raises InputError that names a damaged one."""
-    try:
-        with safe_open(path, "pt") as file:
-            return dict(file.metadata() or {})
-    except (ValueError, SafetensorError) as error:
-        raise InputError(f"{path}: the file is damaged ({error}); write or download it again") from None
+    with _naming_damage(path), safe_open(path, "pt") as file:
+        return dict(file.metadata() or {})
 
 
 def read_settings(path: Path) -> Any:
     """What a JSON file holds; raises InputError that names a damaged one."""
-    try:
+    with _naming_damage(path):
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+
+
+@contextmanager
+def _naming_damage(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, SafetensorError) as error:
         raise InputError(f"{path}: the file is damaged ({error}); write or download it again") from None
 
 
@@ -66,6 +79,9 @@ def write_settings(path: Path, settings: Any) -> None:
     write_text_whole(path, text)
 
 
+# Hashes
+
+
 def tensor_sha256(tensor: Tensor) -> str:
     """SHA-256 of dtype, shape and bytes of a tensor, in hexadecimal digits."""
     return _digest({"": tensor})
@@ -74,12 +90,6 @@ def tensor_sha256(tensor: Tensor) -> str:
 def weights_sha256(module: nn.Module) -> str:
     """SHA-256 of a module's state dict: names in order, dtypes, shapes and bytes; independent of device and file."""
     return _digest(module.state_dict())
-
-
-def misfits(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
-    """Names of the tensors that only one of two state dicts has, or that have another shape, in order."""
-    shapes = [{name: tuple(tensor.shape) for name, tensor in tensors.items()} for tensors in (state, own)]
-    return sorted({name for name, _ in shapes[0].items() ^ shapes[1].items()})
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:
@@ -91,47 +101,108 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def weights_version(weights: Iterable[Tensor]) -> tuple[tuple[int, int, torch.dtype], ...]:
-    """Equal for the same tensors while nothing is written to them: for what is computed from weights and kept.
+# Modules
 
-    Writes through `.data` are not seen; torch does not count them.
+
+def find_folder(
+    what: str,
+    source: str | Path,
+    bundled: str,
+    *,
+    more_files: tuple[str, ...] = (),
+    subfolder: str = "",
+    **options: Any,
+) -> Path:
+    """The folder with a saved module's config.json and model.safetensors.
+
+    what: its name in errors. source: "bundled" for the package's own folder `bundled`, a folder, or the id of a hub
+    repository. more_files: what else to download of a repository. subfolder: of a repository. options: those of
+    `huggingface_hub.snapshot_download` (revision, cache_dir, token, ...). Raises InputError where there is no such
+    folder or repository, or one of the two files is not in it.
     """
-    return tuple((weight.data_ptr(), weight._version, weight.dtype) for weight in weights)
+    if str(source) == "bundled":
+        folder = PACKAGE / "bundled" / bundled
+    elif Path(source).is_dir():
+        folder = Path(source)
+    else:
+        patterns = [str(Path(subfolder, name)) for name in (CONFIG, WEIGHTS, *more_files)]
+        folder = _download(what, str(source), patterns, options) / subfolder
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise InputError(f"{what} {folder}: the folder holds no {name}; expected those of a saved {what}")
+    return folder
 
 
-def save_network(network: _Configured, folder: Path) -> None:
-    """Write README.md, model.safetensors and config.json."""
-    assert isinstance(network, nn.Module)
+def _download(what: str, source: str, patterns: list[str], options: dict[str, Any]) -> Path:
+    expected = f"{what} {source!r}: neither 'bundled', a folder, nor a hub repository"
+    if source.startswith(("/", ".", "~")) or source.count("/") > 1:  # a folder's name: the hub's answer would mislead
+        raise InputError(f"{expected}: there is no such folder")
+    try:
+        return Path(snapshot_download(source, allow_patterns=patterns, **options))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise InputError(f"{expected} that can be read ({error})") from None
+
+
+def load_module(kind: Callable[[C], M], config: type[C], folder: Path) -> M:
+    """`kind(config)` with the settings and weights of a folder, in evaluation mode, in the precision of `kind`.
+
+    Raises InputError that names a file that is damaged, or where the two do not fit together.
+    """
+    settings = from_dict(config, read_settings(folder / CONFIG), where=str(folder / CONFIG))
+    with undrawn():
+        module = kind(settings)
+    fill(module, read_weights(folder / WEIGHTS), folder / WEIGHTS)
+    return module.eval()
+
+
+def save_module(module: nn.Module, config: Any, folder: Path) -> None:
+    """Write what `load_module` reads."""
+    write_weights(folder / WEIGHTS, module.state_dict())
+    write_settings(folder / CONFIG, to_dict(config))
+
+
+def save_network(network: nn.Module, config: Any, folder: Path) -> None:
+    """As `save_module`, with a README.md, for networks with a `load`."""
     name = type(network).__name__
     card = (
         f"# {name}\n\nTrained with `channelvq`; `from {type(network).__module__} import {name}`, "
         f"`{name}.load(folder)`.\nWhat it is made of: config.json.\n"
     )
     write_text_whole(folder / "README.md", card)
-    write_weights(folder / "model.safetensors", network.state_dict())
-    write_settings(folder / "config.json", to_dict(network.config))
+    save_module(network, config, folder)
 
 
-def load_network(kind: type[N], config: type, source: str | Path, name: str, what: str) -> N:
-    """A `kind(config)` from "bundled" (the package's folder `name`) or from a folder that `save_network` wrote.
+@contextmanager
+def undrawn() -> Iterator[None]:
+    """Within it new modules hold whatever is in their memory, for a file to fill; torch's generator stays as it is."""
+    with torch.random.fork_rng(devices=[]), _Undrawn():
+        yield
 
-    In evaluation mode, float32 and without gradients of its own. what: its name in errors. Raises InputError for a
-    folder without the files, and for files that are damaged or do not fit together.
+
+class _Undrawn(TorchFunctionMode):
+    # Not the meta device: what is computed and not saved, such as rotary tables, has to be there.
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") in DRAWS:
+            return args[0] if args else kwargs["tensor"]  # as it is; torch.nn.init passes it by its name
+        return func(*args, **(kwargs or {}))
+
+
+def fill(module: nn.Module, state: Mapping[str, Tensor], path: Path, elsewhere: tuple[str, ...] = ()) -> None:
+    """Load a state dict; InputError unless it holds exactly the module's tensors.
+
+    path: of its file, for errors. elsewhere: beginnings of the names of tensors that are kept in other files.
     """
-    if source == "bundled":
-        with resources.as_file(resources.files("channelvq") / "bundled" / name) as folder:
-            return _load(kind, config, folder, what)
-    return _load(kind, config, Path(source), what)
+    if wrong := misfits(state, own_state(module, elsewhere)):
+        raise InputError(f"{path} does not fit its {CONFIG}: {wrong[:5]}")
+    module.load_state_dict(state, strict=False)
 
 
-def _load(kind: type[N], config: type, folder: Path, what: str) -> N:
-    for name in ("config.json", "model.safetensors"):
-        if not (folder / name).is_file():
-            raise InputError(f"{what} {folder}: there is no {name}; expected 'bundled' or a folder")
-    settings = read_settings(folder / "config.json")
-    network = kind(from_dict(config, settings, where=str(folder / "config.json")))
-    state = read_weights(folder / "model.safetensors")
-    if wrong := misfits(state, network.state_dict()):
-        raise InputError(f"{folder / 'model.safetensors'} does not fit its config.json: {wrong[:5]}")
-    network.load_state_dict({name: tensor.float() for name, tensor in state.items()})
-    return network.eval().requires_grad_(False)
+def own_state(module: nn.Module, elsewhere: tuple[str, ...]) -> dict[str, Tensor]:
+    """The state dict without the names that begin as `elsewhere` says."""
+    return {name: tensor for name, tensor in module.state_dict().items() if not name.startswith(elsewhere)}
+
+
+def misfits(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
+    """Names of the tensors that only one of two state dicts has, or that have another shape, in order."""
+    shapes = [{name: tuple(tensor.shape) for name, tensor in tensors.items()} for tensors in (state, own)]
+    return sorted({name for name, _ in shapes[0].items() ^ shapes[1].items()})

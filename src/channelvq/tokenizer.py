@@ -10,13 +10,11 @@ image (B, 3, H, W) in [-1, 1]
 
 from collections.abc import Sequence
 from dataclasses import field
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, overload
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub import PyTorchModelHubMixin
 from jaxtyping import Bool, Float, Int64
 from PIL import Image
 from pydantic import PositiveInt
@@ -24,14 +22,14 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from channelvq.checks import check_integers
-from channelvq.config import STRICT, from_dict, to_dict
+from channelvq.config import STRICT
 from channelvq.errors import InputError
 from channelvq.images import ImageInput, images_to_batch, to_pil
 from channelvq.images.tensors import check_range
 from channelvq.nn.conv import ConvConfig
 from channelvq.nn.modes import evaluating, in_chunks
 from channelvq.nn.networks import AnyNetworkConfig
-from channelvq.pretrained import misfits, read_settings, read_weights, write_settings, write_weights
+from channelvq.pretrained import find_folder, load_module, save_module
 from channelvq.quantize.axis import Axis, from_vectors, to_vectors
 from channelvq.quantize.base import check_keep
 from channelvq.quantize.channel_vq import ChannelVQ
@@ -62,7 +60,7 @@ class CVQConfig:
 
     @property
     def latent_size(self) -> int:
-        """h = w, positions on a side of the latent map."""
+        """Side of the feature maps, h = w."""
         return self.image_size // self.network.downsampling
 
     @property
@@ -239,31 +237,17 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", li
     # Files
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        write_weights(save_directory / "model.safetensors", self.state_dict())
-        write_settings(save_directory / "config.json", to_dict(self.config))
+        save_module(self, self.config, save_directory)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> "CVQTokenizer":
         """Load a tokenizer: "bundled" for the one inside this package, a folder, or the id of a hub repository.
 
-        options: those of `huggingface_hub.hf_hub_download` (revision, cache_dir, token, ...), for a hub repository.
-        Not the mixin's own loader: it builds the config before unknown settings could be named well.
+        options: subfolder, and those of `huggingface_hub.snapshot_download` (revision, cache_dir, token, ...), for a
+        hub repository. Not the mixin's own loader: it builds the config before unknown settings could be named well.
         """
-        if str(pretrained_model_name_or_path) == "bundled":
-            with resources.as_file(resources.files("channelvq") / "bundled" / "tokenizer") as folder:
-                return cls._from_files(str(folder), {})
-        return cls._from_files(str(pretrained_model_name_or_path), options)
-
-    @classmethod
-    def _from_files(cls, source: str, options: dict[str, Any]) -> "CVQTokenizer":
-        files = {name: _pretrained_file(source, name, options) for name in ("config.json", "model.safetensors")}
-        settings = read_settings(files["config.json"])
-        state = read_weights(files["model.safetensors"])
-        model = cls(from_dict(CVQConfig, settings, where=str(files["config.json"])))
-        if wrong := misfits(state, model.state_dict()):
-            raise InputError(f"{files['model.safetensors']} does not fit its config.json: {wrong[:5]}")
-        model.load_state_dict(state)
-        return model.eval()
+        folder = find_folder("tokenizer", pretrained_model_name_or_path, "tokenizer", **options)
+        return load_module(cls, CVQConfig, folder)
 
 
 def _check_floats(x: Any, shape: tuple[int, ...], expected: str) -> None:
@@ -271,25 +255,3 @@ def _check_floats(x: Any, shape: tuple[int, ...], expected: str) -> None:
         raise InputError(f"{expected}, got {type(x).__name__}")
     if x.shape[1:] != shape or x.ndim != 1 + len(shape) or len(x) == 0 or not x.is_floating_point():
         raise InputError(f"{expected}, got {tuple(x.shape)}, {x.dtype}")
-
-
-def check_source(kind: str, source: str) -> None:
-    """InputError where a name can only be a folder's and there is none: the hub's own answer would mislead."""
-    if (source.startswith(("/", ".", "~")) or source.count("/") > 1) and not Path(source).is_dir():
-        raise InputError(
-            f"{kind} {source!r}: neither 'bundled', a folder, nor a hub repository: there is no such folder"
-        )
-
-
-def _pretrained_file(model_id: str, name: str, options: dict[str, Any]) -> Path:
-    if (folder := Path(model_id)).is_dir():
-        if not (folder / name).is_file():
-            raise InputError(f"{model_id}: the folder holds no {name}; expected what save_pretrained writes")
-        return folder / name
-    check_source("tokenizer", model_id)
-    try:
-        return Path(hf_hub_download(model_id, name, **options))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise InputError(
-            f"tokenizer {model_id!r}: neither 'bundled', a folder, nor a hub repository that can be read ({error})"
-        ) from None

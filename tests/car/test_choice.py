@@ -1,17 +1,21 @@
 """One token from logits: each setting against what it means."""
 
+import json
 import math
+from dataclasses import asdict
 
+import numpy as np
 import pytest
 import torch
 
-from channelvq.car.choice import Choice, choose, guide
+from channelvq.car.choice import choose, guide
+from channelvq.car.settings import SamplingSettings
 from channelvq.errors import InputError
 
 
 def draw(logits: list[float], uniform: float, **settings: float) -> int:
-    choice = Choice(**{"guidance_scale": 1.0} | settings)  # type: ignore[arg-type]
-    return int(choose(torch.tensor([logits]), torch.tensor([uniform], dtype=torch.float64), choice)[0])
+    chosen = SamplingSettings(**{"guidance_scale": 1.0} | settings)  # type: ignore[arg-type]
+    return int(choose(torch.tensor([logits]), torch.tensor([uniform], dtype=torch.float64), chosen)[0])
 
 
 def logits(*probabilities: float) -> list[float]:
@@ -67,7 +71,7 @@ def test_top_p_keeps_the_fewest_tokens_that_reach_it() -> None:
 def test_draws_follow_the_distribution() -> None:
     uniform = torch.rand(20_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     rows = torch.tensor([logits(0.1, 0.2, 0.3, 0.4)]).expand(20_000, 4)
-    counts = choose(rows, uniform, Choice(1.0)).bincount(minlength=4) / 20_000
+    counts = choose(rows, uniform, SamplingSettings(1.0)).bincount(minlength=4) / 20_000
     torch.testing.assert_close(counts, torch.tensor([0.1, 0.2, 0.3, 0.4]), atol=0.012, rtol=0)
 
 
@@ -89,19 +93,27 @@ def test_guidance_goes_away_from_the_unconditional_prediction() -> None:
         ({"top_p": 1.1}, "top_p: expected a number above 0"),
         ({"guidance_scale": math.inf}, "guidance_scale: expected a finite number"),
         ({"guidance_scale": "3"}, "guidance_scale: expected a finite number"),
+        ({"seed": -1}, "seed: expected a whole number of at least 0, got -1"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, float], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        Choice(**settings).check(caption_dropout=0.1)  # type: ignore[arg-type]
+        SamplingSettings(**settings)  # type: ignore[arg-type]
 
 
 def test_guidance_that_cannot_do_what_is_asked_warns() -> None:
-    Choice(guidance_scale=3.0).check(caption_dropout=0.1)
-    Choice(guidance_scale=1.0).check(caption_dropout=0.0)
+    SamplingSettings(guidance_scale=3.0).warn(caption_dropout=0.1, stacklevel=1)
+    SamplingSettings(guidance_scale=1.0).warn(caption_dropout=0.0, stacklevel=1)
     with pytest.warns(UserWarning, match="trained without caption dropout"):
-        Choice(guidance_scale=3.0).check(caption_dropout=0.0)
+        SamplingSettings(guidance_scale=3.0).warn(caption_dropout=0.0, stacklevel=1)
     with pytest.warns(UserWarning, match=r"guidance_scale 0.5 weakens"):
-        Choice(guidance_scale=0.5).check(caption_dropout=0.1)
+        SamplingSettings(guidance_scale=0.5).warn(caption_dropout=0.1, stacklevel=1)
     with pytest.warns(UserWarning, match="guidance_scale 0 ignores the prompt"):
-        Choice(guidance_scale=0).check(caption_dropout=0.1)
+        SamplingSettings(guidance_scale=0).warn(caption_dropout=0.1, stacklevel=1)
+
+
+def test_settings_of_numpy_and_torch_are_numbers_of_python() -> None:
+    settings = SamplingSettings(np.float32(2.5), 1, np.int64(3), np.float64(0.5), torch.tensor(4))  # type: ignore[arg-type]
+    assert json.dumps(asdict(settings)) == (
+        '{"guidance_scale": 2.5, "temperature": 1.0, "top_k": 3, "top_p": 0.5, "seed": 4}'
+    )

@@ -1,12 +1,16 @@
 """Sampling: an image depends on its prompt and its seed, and on nothing else."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
+from tests.car.oracle import naive_ids
 
-from channelvq.car.choice import Choice
+from channelvq.car.group import sampling_mode
 from channelvq.car.model import CAR
-from channelvq.car.sampling import _groups, _kernels, _prepare
+from channelvq.car.sampling import Sampler
+from channelvq.car.settings import SamplingSettings
 from channelvq.errors import InputError
 
 PROMPTS = ["a green dog", "a red car left of a blue umbrella", "", "three small black cats and a photo", "a"]
@@ -30,21 +34,21 @@ def test_ids_depend_on_prompt_and_seed(car: CAR) -> None:
 @pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
 def test_cached_equals_uncached(car64: CAR, guidance_scale: float) -> None:
     settings = {"guidance_scale": guidance_scale, "seed": 5, "temperature": 0.9}
-    naive = car64.generate(PROMPTS, use_cache=False, **settings)  # type: ignore[arg-type]
+    naive = naive_ids(car64, PROMPTS, SamplingSettings(**settings))  # type: ignore[arg-type]
     cached = car64.generate(PROMPTS, **settings)  # type: ignore[arg-type]
-    assert same(cached.ids, naive.ids)
-    assert same(car64.generate(PROMPTS, exact=False, **settings).ids, naive.ids)  # type: ignore[arg-type]
-    assert cached.seeds == naive.seeds == (5, 6, 7, 8, 9)
+    assert same(cached.ids, naive)
+    assert same(car64.generate(PROMPTS, exact=False, **settings).ids, naive)  # type: ignore[arg-type]
+    assert cached.seeds == (5, 6, 7, 8, 9)
 
 
 def sampler_logits(
     car: CAR, prompts: list[str], ids: torch.Tensor, guidance_scale: float, start: int = 0, exact: bool = True
 ) -> torch.Tensor:
     """(B, C - start, N) logits that the cached sampler sees from token `start` on, given the ids before each."""
-    job = _prepare(car, prompts, Choice(guidance_scale), 0, None, ids)
-    (group,) = _groups(car, job, exact)
+    sampler = Sampler(car, SamplingSettings(guidance_scale), exact=exact)
+    (group,) = sampler._groups(sampler._request(prompts, None, ids))
     seen = []
-    with torch.no_grad(), _kernels(car, exact):
+    with sampling_mode(car, exact):
         for k in range(start, ids.shape[1]):
             group.ids = group.prefix[:, :k]
             seen.append(group.next_logits()[: len(prompts)])
@@ -105,6 +109,18 @@ def test_streaming_ends_with_what_generate_gives(car: CAR, guidance_scale: float
     assert all(same(step.ids, whole[:, : step.ids.shape[1]]) for step in steps)
     assert [step.ids.shape[1] for step in car.stream("a", every=4, num_tokens=4)] == [4]
     assert [step.ids.shape[1] for step in car.stream("a", every=100)] == [8]
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_sampler_draws_what_the_model_draws_with_the_same_settings(car64: CAR, exact: bool) -> None:
+    settings = SamplingSettings(guidance_scale=2.0, temperature=0.8, top_k=20, top_p=0.9, seed=4)
+    sampler, keywords = Sampler(car64, settings, exact=exact), asdict(settings)
+    drawn = car64.generate(PROMPTS, exact=exact, **keywords)
+    assert same(sampler.generate(PROMPTS).ids, drawn.ids)
+    assert sampler.generate(PROMPTS).seeds == drawn.seeds
+    ours, theirs = sampler.stream(PROMPTS, 3), car64.stream(PROMPTS, 3, exact=exact, **keywords)
+    assert all(same(a.ids, b.ids) for a, b in zip(ours, theirs, strict=True))
+    assert same(sampler.score(PROMPTS, drawn.ids), car64.score(PROMPTS, drawn.ids, exact=exact))
 
 
 def test_fewer_tokens_are_the_beginning_of_more(car: CAR) -> None:

@@ -51,7 +51,7 @@ def test_saved_and_loaded_is_the_same_and_frozen(network: PerceptualNetwork, tmp
     assert torch.equal(loaded(x), network(x))
     torch.testing.assert_close(loaded(x).norm(dim=1), torch.ones(2))
     assert not any(p.requires_grad for p in loaded.parameters())
-    with pytest.raises(InputError, match=r"there is no config\.json; expected 'bundled' or a folder"):
+    with pytest.raises(InputError, match=r"perceptual network .*neither 'bundled', a folder.*there is no such folder"):
         PerceptualNetwork.load(tmp_path / "none")
 
 

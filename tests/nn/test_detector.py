@@ -97,7 +97,7 @@ def test_what_it_cannot_use_is_refused(tmp_path: Path) -> None:
         tiny().detect(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
     with pytest.raises(InputError, match="at least one class"):
         Detector(DetectorConfig())
-    with pytest.raises(InputError, match=r"detector .*there is no config.json"):
+    with pytest.raises(InputError, match=r"detector .*holds no config.json"):
         Detector.load(tmp_path)
     tiny().save(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"broken")

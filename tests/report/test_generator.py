@@ -7,20 +7,22 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
 from channelvq.car.config import CARConfig
 from channelvq.car.model import CAR
 from channelvq.car.text import TextTokenizer, train_bpe
+from channelvq.cli import app
 from channelvq.data.build import DataConfig
 from channelvq.data.files.folder import FolderConfig
 from channelvq.errors import InputError
 from channelvq.nn.conv import ConvConfig
 from channelvq.quantize.codebook import PlainConfig
 from channelvq.report import generator as car_report
+from channelvq.report import token_sets
 from channelvq.tokenizer import CVQConfig, CVQTokenizer
 from channelvq.train.car_task import CARRecipe
 from channelvq.train.run import load_recipe
-from lab.studies import generator
 
 DRAWN = ("data.sources.scenes.sprites=shapes", "objective.train_images=16", "train.steps=1", "objective.lm_steps=0",
          "objective.stage1_steps=0")  # fmt: skip
@@ -30,7 +32,7 @@ DRAWN = ("data.sources.scenes.sprites=shapes", "objective.train_images=16", "tra
 def car(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CAR:
     """A fresh generator, and few images for the report."""
     monkeypatch.setenv("CHANNELVQ_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(generator, "IMAGES", 16)
+    monkeypatch.setattr(token_sets, "IMAGES", 16)
     monkeypatch.setattr(car_report, "TRAINING", 32)
     monkeypatch.setattr(car_report, "GUIDANCE", (1.0, 3.0))
     torch.manual_seed(0)
@@ -80,9 +82,8 @@ def test_report_on_a_few_own_images_counts_each_once_and_says_whose_they_are(car
 
 
 def test_settings_out_of_range_are_told_before_anything_is_measured(car: CAR, tmp_path: Path) -> None:
-    settings = car_report.ReportSettings(temperature=-1.0)
+    car.save_pretrained(tmp_path / "car")
+    command = ["report", str(tmp_path / "car"), "-o", str(tmp_path / "out"), "--temperature", "-1"]
     with pytest.raises(InputError, match="temperature"):
-        car_report.run(
-            car, "mine", load_recipe("small/scenes-car", DRAWN, of=CARRecipe), tmp_path / "out", settings, print
-        )
+        CliRunner().invoke(app, command, catch_exceptions=False)
     assert not (tmp_path / "cache").exists()

@@ -15,6 +15,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from channelvq.car.config import SMALL_QWEN3
 from channelvq.errors import InputError
 from channelvq.nn.modes import evaluating
+from channelvq.pretrained import undrawn
 
 # Of a saved transformers config: where it came from, and what a decoder without a text head has no use for.
 _NOT_SETTINGS = {"_name_or_path", "architectures", "dtype", "transformers_version", "use_cache", "id2label", "label2id"}
@@ -41,22 +42,20 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 }
 
 
-def build_backbone(source: str | dict[str, Any], vocab_size: int, generator: torch.Generator) -> PreTrainedModel:
+def build_backbone(source: str | dict[str, Any], vocab_size: int, generator: torch.Generator | None) -> PreTrainedModel:
     """The decoder without its text head: with fresh weights from settings, or with its weights by name.
 
     source: settings of a transformers config, or a folder or hub id such as "Qwen/Qwen3-4B". vocab_size: text tokens
-    that it must embed at least; settings without a vocab_size get this one. generator: decides the fresh weights.
+    that it must embed at least; settings without a vocab_size get this one. generator: decides the fresh weights; None
+    leaves them undrawn and untried, for a file to fill.
     Raises InputError for what is no causal language model, or that transformers cannot build or run.
     """
     if isinstance(source, str):
         model = _pretrained(source)
     else:
-        config = _config(resolve_settings(source, vocab_size))
-        # transformers initialises from the global generator: lent to it, and given back as it was.
-        with torch.random.fork_rng(devices=[]), _settings_in_use(config.model_type):
-            torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator, device="cpu")))
-            model = AutoModel.from_config(config)
-    _try(model)
+        model = _from_config(_config(resolve_settings(source, vocab_size)), generator)
+    if generator is not None:
+        _try(model)
     rows = cast(nn.Embedding, model.get_input_embeddings()).num_embeddings
     if rows < vocab_size:
         raise InputError(
@@ -160,6 +159,17 @@ def _config(settings: dict[str, Any]) -> PreTrainedConfig:
     return config
 
 
+def _from_config(config: PreTrainedConfig, generator: torch.Generator | None) -> PreTrainedModel:
+    with _settings_in_use(config.model_type):
+        if generator is None:
+            with undrawn():
+                return AutoModel.from_config(config)
+        # transformers initialises from the global generator: lent to it, and given back as it was.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator, device="cpu")))
+            return AutoModel.from_config(config)
+
+
 def _check_causal(config: PreTrainedConfig) -> None:
     """InputError for a type of model whose tokens see later ones, or with a setting that lets them."""
     kind = config.model_type
@@ -188,7 +198,7 @@ def _try(model: PreTrainedModel) -> None:
         inputs = torch.randn(1, 6, width, generator=torch.Generator("cpu").manual_seed(0), device="cpu").to(weight)
         other = torch.cat([inputs[:, :3], -inputs[:, 3:]], dim=1)
         mask = torch.ones(1, 6, dtype=torch.bool, device=weight.device)
-        before, after = (run_backbone(model, each, mask)[:, :3] for each in (inputs, other))
+        before, after = (run_backbone(model, x, mask)[:, :3] for x in (inputs, other))
     if not before.isfinite().all():
         raise InputError(f"backbone: a {kind} with these settings gives numbers that are not finite")
     if (before - after).abs().max() > 1e-3 * before.abs().max():
@@ -206,18 +216,22 @@ def _usual_settings(model_type: str) -> dict[str, Any]:
 
 def named_config(name: str) -> PreTrainedConfig:
     """The config of a language model by folder or hub id; InputError for one that cannot be a backbone."""
-    try:
+    with _naming_source(name):
         config = AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise InputError(f"backbone {name!r}: no folder or hub repository that can be read ({error})") from None
     _check_causal(config)
     return config
 
 
 def _pretrained(name: str) -> PreTrainedModel:
     config = named_config(name)
-    try:
+    with _naming_source(name):
         # float32: these weights are trained; lower precision is the training's choice (train.precision).
         return AutoModel.from_pretrained(name, config=config, dtype=torch.float32)
+
+
+@contextmanager
+def _naming_source(name: str) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError) as error:
         raise InputError(f"backbone {name!r}: no folder or hub repository that can be read ({error})") from None

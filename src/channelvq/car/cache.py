@@ -9,6 +9,7 @@ from transformers import DynamicCache, DynamicLayer, PreTrainedConfig
 class RoomyLayer(DynamicLayer):
     """As transformers' DynamicLayer, but with room for `capacity` entries taken at once.
 
+    all_keys, all_values: the room, (rows, heads, capacity, width), zeros where there is no entry yet.
     The library's own layer concatenates: at 8 rows that took a quarter of the time of a token. Its static layer has
     room too, but then attention runs over all of it from the first token on.
     """
@@ -22,18 +23,14 @@ class RoomyLayer(DynamicLayer):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             rows, heads, _, width = key_states.shape
-            self._keys = key_states.new_zeros(rows, heads, self.capacity, width)
-            self._values = value_states.new_zeros(rows, heads, self.capacity, value_states.shape[-1])
+            self.all_keys = key_states.new_zeros(rows, heads, self.capacity, width)
+            self.all_values = value_states.new_zeros(rows, heads, self.capacity, value_states.shape[-1])
         start = self.get_seq_length()
         end = start + key_states.shape[2]
-        self._keys[:, :, start:end] = key_states
-        self._values[:, :, start:end] = value_states
-        self.keys, self.values = self._keys[:, :, :end], self._values[:, :, :end]
+        self.all_keys[:, :, start:end] = key_states
+        self.all_values[:, :, start:end] = value_states
+        self.keys, self.values = self.all_keys[:, :, :end], self.all_values[:, :, :end]
         return self.keys, self.values
-
-    def room(self) -> tuple[Tensor, Tensor]:
-        """All of the room, (rows, heads, capacity, width), zeros where there is no entry yet."""
-        return self._keys, self._values
 
 
 def roomy_cache(config: PreTrainedConfig, capacity: int) -> DynamicCache:

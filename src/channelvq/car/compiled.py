@@ -9,7 +9,7 @@ like best; the copies of a number of rows stay until the process ends.
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -17,15 +17,12 @@ from torch import Tensor
 from transformers import DynamicCache, DynamicLayer
 
 from channelvq.car.cache import RoomyLayer
+from channelvq.car.model import CAR
 from channelvq.errors import InputError
-from channelvq.pretrained import weights_version
-
-if TYPE_CHECKING:
-    from channelvq.car.model import CAR
 
 
 class FixedLayer(DynamicLayer):
-    """Room for all entries, of which `place` says where the next one goes; what is there is told by the mask."""
+    """Room for all entries: `place` says where the next one goes, and the attention mask which ones are there."""
 
     is_compileable = True
     keys: Tensor
@@ -33,7 +30,7 @@ class FixedLayer(DynamicLayer):
 
     def __init__(self, filled: RoomyLayer, place: Int64[Tensor, "1"]) -> None:
         super().__init__()
-        self.keys, self.values = filled.room()
+        self.keys, self.values = filled.all_keys, filled.all_values
         self.device, self.place, self.is_initialized = self.keys.device, place, True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -54,7 +51,7 @@ class FixedLayer(DynamicLayer):
 class CompiledStep:
     """Goes on from a cache that the prompt has filled, a token a call."""
 
-    def __init__(self, model: "CAR", filled: DynamicCache, mask: Bool[Tensor, "R m"], have: int) -> None:
+    def __init__(self, model: CAR, filled: DynamicCache, mask: Bool[Tensor, "R m"], have: int) -> None:
         self.mask, self.have = mask, have
         self.place = torch.zeros(1, dtype=torch.int64, device=mask.device)
         self.cache = DynamicCache(config=model.backbone.config)
@@ -74,7 +71,7 @@ class CompiledStep:
 
 @lru_cache(maxsize=1)
 def _freezing() -> AbstractContextManager[object]:
-    """One for all calls: each one that is made stays in its thread's context."""
+    """One for all calls: every patch that is made stays in its thread's context."""
     from torch._inductor import config
 
     return config.patch(freezing=True)
@@ -86,26 +83,21 @@ def _roomy(layer: Any) -> RoomyLayer:
     return layer
 
 
-def _compiled(model: "CAR") -> Callable[..., Tensor]:
+def _compiled(model: CAR) -> Callable[..., Tensor]:
     """One function a model, on the CPU while its weights stay as they are, so that nothing is compiled twice."""
-    version = _frozen_version(model) if model.device.type == "cpu" else None
-    if model.compiled_step is None or model.compiled_step[0] != version:
-        model.compiled_step = version, _compile(model)
-    return model.compiled_step[1]
+    on_cpu = model.device.type == "cpu"  # elsewhere the code reads the weights when it runs
+    frozen = [*model.backbone.parameters(), *model.backbone.buffers(), *model.head.parameters()] if on_cpu else []
+    return model.compiled_step.get(frozen, lambda: _compile(model))
 
 
-def _frozen_version(model: "CAR") -> object:
-    return weights_version([*model.backbone.parameters(), *model.backbone.buffers(), *model.head.parameters()])
-
-
-def _compile(model: "CAR") -> Callable[..., Tensor]:
+def _compile(model: CAR) -> Callable[..., Tensor]:
     def step(inputs: Tensor, seen: Tensor, positions: Tensor, cache: DynamicCache, table: Tensor) -> Tensor:
-        found = model.backbone(
+        output = model.backbone(
             inputs_embeds=inputs, attention_mask=seen, position_ids=positions, cache=cache, use_cache=True
         )
-        return model.logits(found.last_hidden_state, table)[:, 0]
+        return model.logits(output.last_hidden_state, table)[:, 0]
 
-    # A code object of its own: by that of the source, what was made of other weights would be found and taken.
+    # A code object of its own: torch looks compiled code up by it, and would take what was made of other weights.
     step.__code__ = step.__code__.replace()
     options: dict[str, Any] = {"cpp_wrapper": True} if model.device.type == "cpu" else {}
     return torch.compile(step, dynamic=False, options=options)

@@ -31,6 +31,7 @@ from channelvq.pretrained import weights_sha256, write_weights
 from channelvq.tokenizer import CVQTokenizer
 
 SHARD_IMAGES = 1024
+BATCH = 64  # images in memory at a time
 FIRST_SAMPLES = 8
 
 
@@ -47,7 +48,7 @@ class TokenSet:
 
     def subset(self, places: Sequence[int]) -> "TokenSet":
         """The images at these places."""
-        captions, keys = (tuple(each[place] for place in places) for each in (self.captions, self.keys))
+        captions, keys = (tuple(texts[place] for place in places) for texts in (self.captions, self.keys))
         return TokenSet(self.ids[list(places)], captions, keys)
 
 
@@ -97,10 +98,10 @@ def _key(tokenizer: CVQTokenizer, data: Mixture, settings: str) -> str:
 
 def _tokenize(tokenizer: CVQTokenizer, data: Mixture, positions: range) -> tuple[Tensor, list[Sample]]:
     parts, samples = [], []
-    for start in positions[::64]:
-        some = [data[position] for position in range(start, min(start + 64, positions.stop))]
-        parts.append(tokenizer.tokenize(normalize(torch.stack([sample.image for sample in some]))).cpu())
-        samples += some
+    for start in positions[::BATCH]:
+        batch = [data[position] for position in range(start, min(start + BATCH, positions.stop))]
+        parts.append(tokenizer.tokenize(normalize(torch.stack([sample.image for sample in batch]))).cpu())
+        samples += batch
     return torch.cat(parts).to(torch.int32), samples
 
 

@@ -10,7 +10,7 @@ marker to a prompt. Image id i of the tokenizer is token V + 1 + i.
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -19,14 +19,12 @@ from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from channelvq.car.model import CAR
 from channelvq.config import from_dict
 from channelvq.errors import InputError
 from channelvq.files import filled_whole
 from channelvq.nn.modes import evaluating
 from channelvq.pretrained import read_settings, write_settings
-
-if TYPE_CHECKING:
-    from channelvq.car.model import CAR
 
 MARKER = "<|image|>"
 LAYOUT_FILE = "channelvq.json"
@@ -48,7 +46,7 @@ class ExportLayout:
         Raises InputError for a token that is not an image token, and for more than `num_tokens` of them.
         """
         ids = [token - self.first_image_id for token in tokens]
-        wrong = next((i for i, each in enumerate(ids) if not 0 <= each < self.codebook_size), None)
+        wrong = next((i for i, code in enumerate(ids) if not 0 <= code < self.codebook_size), None)
         if wrong is not None:
             last = self.first_image_id + self.codebook_size - 1
             raise InputError(
@@ -68,7 +66,7 @@ class ExportLayout:
         return from_dict(cls, read_settings(path), where=str(path))
 
 
-def export_car(model: "CAR", folder: str | Path, dtype: torch.dtype = torch.float32) -> ExportLayout:
+def export_car(model: CAR, folder: str | Path, dtype: torch.dtype = torch.float32) -> ExportLayout:
     """Write a stock causal language model, its text tokenizer and the image tokenizer to a folder.
 
     folder: gets config.json, model.safetensors, generation_config.json, tokenizer.json, LAYOUT_FILE and the image
@@ -95,7 +93,7 @@ def _weight_files(folder: Path) -> set[str]:
     return {path.name for path in folder.glob("model*.safetensors*")}
 
 
-def stock_model(model: "CAR") -> tuple[PreTrainedModel, ExportLayout]:
+def stock_model(model: CAR) -> tuple[PreTrainedModel, ExportLayout]:
     """The causal language model in the precision of `model`, and where its image tokens are; see `export_car`."""
     text = model.text.vocab_size
     layout = ExportLayout(text, text + 1, model.codebook_size, model.num_tokens)
@@ -119,7 +117,7 @@ def stock_model(model: "CAR") -> tuple[PreTrainedModel, ExportLayout]:
     return stock, layout
 
 
-def _check(model: "CAR") -> None:
+def _check(model: CAR) -> None:
     if model.channel_embedding is not None:
         raise InputError(
             "export: the model has a channel embedding, which no stock language model has; train with "
@@ -131,7 +129,7 @@ def _check(model: "CAR") -> None:
 
 
 @torch.no_grad()
-def _check_same(model: "CAR", stock: PreTrainedModel, layout: ExportLayout) -> None:
+def _check_same(model: CAR, stock: PreTrainedModel, layout: ExportLayout) -> None:
     """InputError where the stock model gives other logits for a few tokens."""
     text = torch.arange(3, device=model.device)[None] % model.text.vocab_size
     ids = torch.arange(min(4, layout.num_tokens), device=model.device)[None] % layout.codebook_size
@@ -155,7 +153,7 @@ def _name_of(base: PreTrainedModel) -> str:
     return next(name for name, parameter in base.named_parameters() if parameter is weight)
 
 
-def _head_rows(model: "CAR") -> Float[Tensor, "N H"]:
+def _head_rows(model: CAR) -> Float[Tensor, "N H"]:
     """One row a code; a head that scores projected codewords is a product of two tables."""
     weight = model.head.weight
     return model.image_table() @ weight if model.config.head == "codebook" else weight
@@ -176,7 +174,7 @@ def _generation_config(layout: ExportLayout) -> GenerationConfig:
     )
 
 
-def _text_tokenizer(model: "CAR", layout: ExportLayout) -> PreTrainedTokenizerFast:
+def _text_tokenizer(model: CAR, layout: ExportLayout) -> PreTrainedTokenizerFast:
     """The prompt's tokens, and the marker after them."""
     settings: dict[str, Any] = json.loads(model.text.tokenizer.to_str())
     tokenizer = Tokenizer.from_str(json.dumps(settings | {"post_processor": None}))

@@ -4,24 +4,21 @@ n images, T text slot, C channels; text is ids with -1 on padding, on the left.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int, Int32, Int64
 from torch import Tensor
 
+from channelvq.car.model import CAR
 from channelvq.errors import InputError
 from channelvq.nn.modes import evaluating
-
-if TYPE_CHECKING:
-    from channelvq.car.model import CAR
 
 ROWS = 32  # images in memory at a time
 
 
-def encode_captions(car: "CAR", captions: Sequence[str]) -> Int32[Tensor, "n T"]:
+def encode_captions(car: CAR, captions: Sequence[str]) -> Int32[Tensor, "n T"]:
     """Captions in the text slot; raises InputError where one is too long."""
-    text = car.text.encode(list(captions), car.config.max_text_tokens)
+    text = car.text.encode(captions, car.config.max_text_tokens)
     return text.ids.masked_fill(~text.mask, -1).to(torch.int32)
 
 
@@ -35,7 +32,7 @@ def with_other_captions(text: Int[Tensor, "n T"], seed: int = 0) -> Int[Tensor, 
 
 @torch.no_grad()
 def teacher_forced(
-    car: "CAR", text: Int[Tensor, "n T"], ids: Int[Tensor, "n C"]
+    car: CAR, text: Int[Tensor, "n T"], ids: Int[Tensor, "n C"]
 ) -> tuple[Float[Tensor, "n C"], Float[Tensor, "n C"]]:
     """Nats of each true token after the true ones before it, and 1 where it is the likeliest."""
     nats, right = [], []
@@ -49,7 +46,7 @@ def teacher_forced(
 
 
 def free_running(
-    car: "CAR", captions: Sequence[str], ids: Int64[Tensor, "n C"], given: int
+    car: CAR, captions: Sequence[str], ids: Int64[Tensor, "n C"], given: int
 ) -> Float[Tensor, "n C-given"]:
     """1 where the likeliest token after the model's own tokens, from channel `given` on, is the true one.
 

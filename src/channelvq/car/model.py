@@ -6,8 +6,8 @@
                                                                           |    (causal)     (over N codes, float32)
     x_1 .. x_(C-1) --codeword e_x (D)--> projector: Linear GELU Linear ---+
 
-    Training: cross-entropy at the C image positions. Sampling (sampling.py): x_k ~ p(x_k | x_<k, prompt), then the
-    tokenizer decodes x_1..x_k for any k.
+    Training: cross-entropy at the C image positions. Sampling (sampling.py, above this module): x_k ~ p(x_k | x_<k,
+    prompt), then the tokenizer decodes x_1..x_k for any k.
 
 B images, T text slot, C image tokens, N codes, D numbers in a codeword, E embedding, H hidden size.
 """
@@ -24,13 +24,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from channelvq.car.backbone import build_backbone, run_backbone, settings_of
-from channelvq.car.choice import Choice
 from channelvq.car.config import CARConfig
-from channelvq.car.files import load_car, save_car
-from channelvq.car.sampling import Generation, generate, score, stream
+from channelvq.car.files import ELSEWHERE, TOKENIZERS, read_own_weights, read_parts, write_generator
+from channelvq.car.generation import Generation
+from channelvq.car.settings import SamplingSettings
 from channelvq.car.text import TextTokenizer
 from channelvq.errors import InputError
-from channelvq.pretrained import weights_version
+from channelvq.nn.kept import Kept
+from channelvq.pretrained import WEIGHTS, fill, find_folder, own_state, undrawn
 from channelvq.tokenizer import CVQTokenizer
 
 
@@ -51,7 +52,8 @@ class Prediction:
 class CAR(nn.Module, PyTorchModelHubMixin, library_name="channelvq", license="apache-2.0"):
     """Channel-wise autoregressive text-to-image model (arXiv 2605.26089), with its image and its text tokenizer.
 
-    tokenizer: the image tokenizer; it is frozen. generator: decides the fresh weights (default: seed 0).
+    tokenizer: the image tokenizer; it is frozen. generator: decides the fresh weights (default: seed 0). fresh: False
+    leaves the weights undrawn, for a file to fill.
     """
 
     codebook: Tensor
@@ -65,27 +67,29 @@ class CAR(nn.Module, PyTorchModelHubMixin, library_name="channelvq", license="ap
         text: TextTokenizer,
         *,
         generator: torch.Generator | None = None,
+        fresh: bool = True,
     ) -> None:
         super().__init__()
         generator = generator or torch.Generator().manual_seed(0)
         self.text = text
         self.tokenizer = tokenizer.requires_grad_(False)
-        self.backbone = build_backbone(config.backbone, text.vocab_size, generator)
-        # The name's settings instead of the name: what is saved is whole without the name's files.
+        self.backbone = build_backbone(config.backbone, text.vocab_size, generator if fresh else None)
+        # The name's settings instead of the name: what is saved loads without the name's files.
         self.config = replace(config, backbone=settings_of(self.backbone.config))
         width = self.text_embedding.embedding_dim
         hidden = self.backbone.config.get_text_config(decoder=True).hidden_size
         self._add_codebook()
-        with torch.random.fork_rng(devices=[]):  # torch draws weights of its own first, from the global generator
+        with undrawn():  # drawn below, by `generator`
             self.projector = nn.Sequential(nn.Linear(self.codebook.shape[1], width), nn.GELU(), nn.Linear(width, width))
             self.head = nn.Linear(hidden, self.codebook_size if config.head == "linear" else width, bias=False)
         self.marker = nn.Parameter(torch.empty(width))
         channels = torch.empty(self.num_tokens, width) if config.channel_embedding else None
         self.channel_embedding = None if channels is None else nn.Parameter(channels)
-        self._table: tuple[object, Tensor] | None = None
-        self.compiled_step: tuple[object, Callable[..., Tensor]] | None = None  # version of the weights, function
+        self._table: Kept[Tensor] = Kept()
+        self.compiled_step: Kept[Callable[..., Tensor]] = Kept()  # of compiled.py, here so that it goes with the model
         self._check_length()
-        self._initialise(generator)
+        if fresh:
+            self._initialise(generator)
 
     def _add_codebook(self) -> None:
         codes = self.tokenizer.quantizer.codes().detach().float().clone()
@@ -210,25 +214,24 @@ class CAR(nn.Module, PyTorchModelHubMixin, library_name="channelvq", license="ap
     @torch.no_grad()
     def image_table(self) -> Float[Tensor, "N E"]:
         """The projected codebook: the input embedding of every code. Computed again only after the weights change."""
-        version = weights_version([*self.projector.parameters(), self.codebook])
-        if self._table is None or self._table[0] != version:
-            self._table = (version, torch.cat([self._project(part) for part in self._all_codes().split(4096)]))
-        return self._table[1]
+        return self._table.get([*self.projector.parameters(), self.codebook], self._project_all)
 
-    # Images: see sampling.py
+    def _project_all(self) -> Float[Tensor, "N E"]:
+        return torch.cat([self._project(part) for part in self._all_codes().split(4096)])  # little memory at a time
+
+    # Images: thin, since the sampler stands above the model; it is imported where it is used
 
     def generate(
         self,
         prompts: str | Sequence[str],
         *,
-        seed: int = 0,
+        seed: int = SamplingSettings.seed,
         num_tokens: int | None = None,
-        guidance_scale: float = 3.0,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
+        guidance_scale: float = SamplingSettings.guidance_scale,
+        temperature: float = SamplingSettings.temperature,
+        top_k: int = SamplingSettings.top_k,
+        top_p: float = SamplingSettings.top_p,
         exact: bool = True,
-        use_cache: bool = True,
         compiled: bool = False,
         prefix_ids: Int64[Tensor, "B p"] | None = None,
     ) -> Generation:
@@ -236,53 +239,38 @@ class CAR(nn.Module, PyTorchModelHubMixin, library_name="channelvq", license="ap
 
         prompts: "" is the unconditional prompt.
         num_tokens: length of the ids, 1..C (default C); any length decodes.
-        guidance_scale: 1 is no guidance, above 1 follows the prompt more closely.
-        temperature: 0 takes the likeliest token.
-        top_k, top_p: draw from the k likeliest (0: all) and the fewest tokens that together have probability top_p.
+        guidance_scale, temperature, top_k, top_p: see `SamplingSettings`.
         exact: ids do not depend on neighbours, at the price of filling up to 8 rows; False is faster for a few prompts.
-        use_cache: False is the slow, naive sampler that the other one is tested against.
         compiled: with exact=False, compile the step of a token first: 10 to 60 seconds, once in a process for a number
             of prompts and, on the CPU, for weights, of which each compiled step keeps a copy.
         prefix_ids: ids to continue from; the result begins with them and equals that of an uninterrupted run.
         Raises InputError for anything out of range; warns (UserWarning) where guidance cannot do what is asked.
         """
-        return generate(
-            self,
-            prompts,
-            Choice(guidance_scale, temperature, top_k, top_p),
-            seed=seed,
-            num_tokens=num_tokens,
-            exact=exact,
-            use_cache=use_cache,
-            compiled=compiled,
-            prefix_ids=prefix_ids,
-        )
+        from channelvq.car.sampling import Sampler
+
+        settings = SamplingSettings(guidance_scale, temperature, top_k, top_p, seed)
+        sampler = Sampler(self, settings, exact=exact, compiled=compiled)
+        return sampler.generate(prompts, num_tokens=num_tokens, prefix_ids=prefix_ids)
 
     def stream(
         self,
         prompts: str | Sequence[str],
         every: int = 8,
         *,
-        seed: int = 0,
+        seed: int = SamplingSettings.seed,
         num_tokens: int | None = None,
-        guidance_scale: float = 3.0,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
+        guidance_scale: float = SamplingSettings.guidance_scale,
+        temperature: float = SamplingSettings.temperature,
+        top_k: int = SamplingSettings.top_k,
+        top_p: float = SamplingSettings.top_p,
         exact: bool = True,
         prefix_ids: Int64[Tensor, "B p"] | None = None,
     ) -> Iterator[Generation]:
         """As `generate`, but yields what there is after every `every` tokens and at the end."""
-        return stream(
-            self,
-            prompts,
-            Choice(guidance_scale, temperature, top_k, top_p),
-            every=every,
-            seed=seed,
-            num_tokens=num_tokens,
-            exact=exact,
-            prefix_ids=prefix_ids,
-        )
+        from channelvq.car.sampling import Sampler
+
+        settings = SamplingSettings(guidance_scale, temperature, top_k, top_p, seed)
+        return Sampler(self, settings, exact=exact).stream(prompts, every, num_tokens=num_tokens, prefix_ids=prefix_ids)
 
     def score(
         self, prompts: str | Sequence[str], ids: Int64[Tensor, "B k"], *, exact: bool = True
@@ -291,21 +279,31 @@ class CAR(nn.Module, PyTorchModelHubMixin, library_name="channelvq", license="ap
 
         ids: the first k tokens of each image, for any k in 1..C.
         """
-        return score(self, prompts, ids, exact=exact)
+        from channelvq.car.sampling import Sampler
+
+        return Sampler(self, exact=exact).score(prompts, ids)
 
     # Files
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        save_car(self, save_directory)
+        weights = own_state(self, ELSEWHERE)
+        write_generator(save_directory, self.config, self.tokenizer, self.text, weights)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> "CAR":
         """Load a generator with its tokenizers: "bundled", a folder, or the id of a hub repository.
 
-        options: those of `huggingface_hub.snapshot_download` (revision, cache_dir, token, ...), for a hub repository.
-        Raises InputError if a file is missing or if weights, image tokenizer and text tokenizer do not fit together.
+        options: subfolder, and those of `huggingface_hub.snapshot_download` (revision, cache_dir, token, ...), for a
+        hub repository. Raises InputError if a file is missing or if weights, image tokenizer and text tokenizer do not
+        fit together.
         """
-        return load_car(cls, str(pretrained_model_name_or_path), options)
+        folder = find_folder("generator", pretrained_model_name_or_path, "car", more_files=TOKENIZERS, **options)
+        config, tokenizer, text = read_parts(folder)
+        model = cls(config, tokenizer, text, fresh=False)
+        weights = read_own_weights(folder, model.codebook, text)
+        model.to(weights["codebook"].dtype)  # a generator that was saved in half precision is one
+        fill(model, weights, folder / WEIGHTS, ELSEWHERE)
+        return model.eval()
 
 
 def _predict(logits: Tensor, targets: Tensor, counted: Tensor) -> Prediction:

@@ -7,7 +7,7 @@ slot no prompt can change the picture of its neighbour.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -46,7 +46,7 @@ class TextBatch:
 def train_bpe(captions: Iterable[str], vocab_size: int) -> Tokenizer:
     """A byte-level BPE of at most `vocab_size` >= 256 tokens; the same captions, in any order, give the same one.
 
-    Every byte is a token, so any text can be encoded. There are no special tokens: padding is told by the mask.
+    Every byte is a token, so any text can be encoded. There are no special tokens: the mask says what is padding.
     """
     if vocab_size < NUM_BYTES:
         raise InputError(f"train_bpe: vocab_size {vocab_size} must be at least {NUM_BYTES}, one token for each byte")
@@ -74,16 +74,22 @@ class TextTokenizer:
         """Number of text tokens: ids are in 0..vocab_size-1."""
         return self.tokenizer.get_vocab_size()
 
-    def encode(self, prompts: Sequence[str], length: int) -> TextBatch:
-        """Prompts -> `TextBatch` of shape (B, length). An empty prompt has no tokens: it is the unconditional one.
+    def encode(self, prompts: str | Iterable[str], length: int) -> TextBatch:
+        """Prompts -> `TextBatch` of shape (B, length); a single one is a batch of one.
 
-        Raises InputError for what is not text, or a prompt of more than `length` tokens, by its number in the list.
+        An empty prompt has no tokens: it is the unconditional one. Raises InputError for no prompt, and for what is not
+        text or a prompt of more than `length` tokens, by its number in the list.
         """
+        if not isinstance(prompts, Iterable):
+            raise InputError(f"prompts: expected a text or a list of at least one, got {prompts!r:.80}")
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        if not prompts:
+            raise InputError("prompts: expected a text or a list of at least one, got an empty list")
         for i, prompt in enumerate(prompts):
             _check_text(prompt, i)
         # Text that looks like a special token ("<|endoftext|>") is text.
         self.tokenizer.encode_special_tokens = True
-        encoded = [e.ids for e in self.tokenizer.encode_batch(list(prompts), add_special_tokens=False)]
+        encoded = [e.ids for e in self.tokenizer.encode_batch(prompts, add_special_tokens=False)]
         # The space put before the first word is not a word.
         encoded = [ids if prompt else [] for prompt, ids in zip(prompts, encoded, strict=True)]
         for i, ids in enumerate(encoded):

@@ -10,18 +10,24 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
+from channelvq.car.settings import SamplingSettings
 from channelvq.cli.compare import compare
 from channelvq.cli.data import data_app
 from channelvq.cli.evaluate import evaluate_app
 from channelvq.cli.inputs import batches, measured
 from channelvq.cli.options import (
     DataArgument,
+    GuidanceOption,
     JsonOption,
     MaxImagesOption,
     OutputOption,
     PrefixOption,
+    SeedOption,
+    TemperatureOption,
     TokenizerArgument,
     TokenizerOption,
+    TopKOption,
+    TopPOption,
     note_older,
     target,
 )
@@ -118,12 +124,12 @@ def generate(
     output: OutputOption = Path("generated"),
     stream: Annotated[Path | None, typer.Option(help="Also write the image as it gets richer to this folder.")] = None,
     every: Annotated[int, typer.Option(help="Tokens between two streamed images.")] = 8,
-    seed: Annotated[int, typer.Option(help="Image i uses seed + i.")] = 0,
+    seed: SeedOption = SamplingSettings.seed,
     num_tokens: PrefixOption = None,
-    guidance_scale: Annotated[float, typer.Option(help="1 is no guidance.")] = 3.0,
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 1.0,
-    top_k: Annotated[int, typer.Option(help="0: all.")] = 0,
-    top_p: Annotated[float, typer.Option(help="1: all.")] = 1.0,
+    guidance_scale: GuidanceOption = SamplingSettings.guidance_scale,
+    temperature: TemperatureOption = SamplingSettings.temperature,
+    top_k: TopKOption = SamplingSettings.top_k,
+    top_p: TopPOption = SamplingSettings.top_p,
 ) -> None:
     """Text -> images, by next-channel prediction."""
     from channelvq import CAR
@@ -257,8 +263,10 @@ def report(
     ),
     prompts: Annotated[int, typer.Option(min=2, help="Held-out captions to draw.")] = 64,
     seeds: Annotated[int, typer.Option(min=2, help="Images of each.")] = 4,
-    guidance_scale: Annotated[float, typer.Option(help="1 is no guidance.")] = 3.0,
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 1.0,
+    guidance_scale: GuidanceOption = SamplingSettings.guidance_scale,
+    temperature: TemperatureOption = SamplingSettings.temperature,
+    top_k: TopKOption = SamplingSettings.top_k,
+    top_p: TopPOption = SamplingSettings.top_p,
     sweep: Annotated[bool, typer.Option("--sweep", help="Also guidance 1 to 5 and two temperatures.")] = False,
     json_file: JsonOption = None,
 ) -> None:
@@ -273,7 +281,8 @@ def report(
     from channelvq.train.run import load_recipe
 
     target(file=json_file, folder=output)
-    settings = ReportSettings(prompts, seeds, guidance_scale, temperature, sweep)
+    sampling = SamplingSettings(guidance_scale, temperature, top_k, top_p)
+    settings = ReportSettings(prompts, seeds, sampling, sweep)
     result = run(CAR.from_pretrained(car), car, load_recipe(recipe, of=CARRecipe), output, settings, typer.echo)
     rich.print(terminal_table(("figure", "value"), figures(result), car))
     if json_file:

@@ -8,13 +8,19 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from channelvq.car.settings import SamplingSettings
 from channelvq.cli.inputs import measured
 from channelvq.cli.options import (
     DataArgument,
+    GuidanceOption,
     JsonOption,
     MarkdownOption,
     MaxImagesOption,
+    SeedOption,
+    TemperatureOption,
     TokenizerArgument,
+    TopKOption,
+    TopPOption,
     target,
     targets,
 )
@@ -139,17 +145,17 @@ def evaluate_geneval(
         typer.Option("--output", "-o", help="Folder for official scorers; goes on after a stop."),
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Images a prompt; MJHQ-30K has one.")] = 4,
-    seed: Annotated[int, typer.Option(min=0, help="Image i uses seed + i.")] = 0,
-    guidance_scale: Annotated[float, typer.Option(help="1 is no guidance.")] = 3.0,
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 1.0,
-    top_k: Annotated[int, typer.Option(help="0: all.")] = 0,
-    top_p: Annotated[float, typer.Option(help="1: all.")] = 1.0,
+    seed: SeedOption = SamplingSettings.seed,
+    guidance_scale: GuidanceOption = SamplingSettings.guidance_scale,
+    temperature: TemperatureOption = SamplingSettings.temperature,
+    top_k: TopKOption = SamplingSettings.top_k,
+    top_p: TopPOption = SamplingSettings.top_p,
     split: Annotated[Literal["validation", "test"], typer.Option(help="Of the closed world's prompts.")] = "test",
     detector: Annotated[str, typer.Option(help="'bundled', or a folder of cvq train small/detector.")] = "bundled",
 ) -> None:
     """GenEval over the classes of our scenes; with --prompts, images for the official scorers."""
     from channelvq import CAR
-    from channelvq.evaluate.geneval.drawing import Sampling, settings_path
+    from channelvq.evaluate.geneval.drawing import settings_path
     from channelvq.evaluate.geneval.prompt_files import read_prompts
     from channelvq.evaluate.geneval.run import run_closed_world, run_file
     from channelvq.evaluate.results import write_json
@@ -163,7 +169,7 @@ def evaluate_geneval(
         )
     target(file=settings)
     targets(json_file, kept=(settings, prompts))
-    sampling = Sampling(guidance_scale, temperature, top_k, top_p, seed)
+    sampling = SamplingSettings(guidance_scale, temperature, top_k, top_p, seed)
     file = read_prompts(prompts, samples) if prompts else None
     if file and not output:
         raise InputError("--prompts: give --output, the folder for the images")

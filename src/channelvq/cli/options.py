@@ -17,6 +17,11 @@ JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write the 
 MarkdownOption = Annotated[Path | None, typer.Option("--markdown", help="Also write the table to this file.")]
 TokenizerArgument = Annotated[str, typer.Argument(help="'bundled', a folder or a hub repository.")]
 DataArgument = Annotated[Path, typer.Argument(help="A folder of images, or emoji, photos or scenes.")]
+SeedOption = Annotated[int, typer.Option(help="Image i uses seed + i.")]
+GuidanceOption = Annotated[float, typer.Option("--guidance-scale", help="1 is no guidance.")]
+TemperatureOption = Annotated[float, typer.Option(help="0 takes the likeliest token.")]
+TopKOption = Annotated[int, typer.Option("--top-k", help="0: all.")]
+TopPOption = Annotated[float, typer.Option("--top-p", help="1: all.")]
 MaxImagesOption = Annotated[int | None, typer.Option(min=1, help="Stop after this many images.")]
 
 

@@ -21,7 +21,7 @@ from channelvq.config import STRICT
 from channelvq.errors import InputError
 from channelvq.images import normalize
 from channelvq.nn.layers import Downsample, ResBlock, group_norm
-from channelvq.pretrained import load_network, save_network
+from channelvq.pretrained import find_folder, load_module, save_network
 
 STRIDE = 8  # pixels a cell
 CHUNK_ROWS = 64  # images at a time
@@ -116,12 +116,16 @@ class Detector(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write config.json and model.safetensors."""
-        save_network(self, folder)
+        save_network(self, self.config, folder)
 
     @classmethod
     def load(cls, source: str | Path) -> "Detector":
-        """From "bundled" or a folder that `save` wrote, in evaluation mode and without gradients of its own."""
-        return load_network(cls, DetectorConfig, source, "detector", "detector")
+        """From "bundled", a folder that `save` wrote or a hub repository, to be used as it is: no gradients of its own.
+
+        Raises InputError where there is none, or its files are damaged or do not fit together.
+        """
+        folder = find_folder("detector", source, "detector")
+        return load_module(cls, DetectorConfig, folder).requires_grad_(False)
 
 
 def decode(
@@ -143,8 +147,9 @@ def decode(
         name, colour = classes[int(which[b, y, x])], colours[int(likeliest.indices[b, y, x])]
         left, top, right, bottom = boxes[b, :, y, x].tolist()
         natural = bool(of_its_own[b, y, x] > likeliest.values[b, y, x])
-        detections[b].append(Detection(name, (left, top, right, bottom), colour, float(scores[b, y, x]), natural))
-    return [sorted(of_image, key=lambda one: -one.score) for of_image in detections]
+        box, score = (left, top, right, bottom), float(scores[b, y, x])
+        detections[b].append(Detection(name, box, colour, score, natural))
+    return [sorted(objects, key=lambda detection: -detection.score) for objects in detections]
 
 
 def _pixels(boxes: Float[Tensor, "B 4 h w"]) -> Float[Tensor, "B 4 h w"]:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from channelvq.config import STRICT
 from channelvq.nn.layers import Downsample, ResBlock, group_norm
-from channelvq.pretrained import load_network, save_network
+from channelvq.pretrained import find_folder, load_module, save_network
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -59,12 +59,16 @@ class PerceptualNetwork(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write config.json and model.safetensors."""
-        save_network(self, folder)
+        save_network(self, self.config, folder)
 
     @classmethod
     def load(cls, source: str | Path) -> "PerceptualNetwork":
-        """From "bundled" or a folder that `save` wrote, in evaluation mode and without gradients of its own."""
-        return load_network(cls, PerceptualConfig, source, "perceptual", "perceptual network")
+        """From "bundled", a folder that `save` wrote or a hub repository, to be used as it is: no gradients of its own.
+
+        Raises InputError where there is none, or its files are damaged or do not fit together.
+        """
+        folder = find_folder("perceptual network", source, "perceptual")
+        return load_module(cls, PerceptualConfig, folder).requires_grad_(False)
 
 
 def contrastive_loss(

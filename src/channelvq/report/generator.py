@@ -5,7 +5,7 @@ it, whether its samples are copies of training images, how much they vary, and w
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,8 +16,9 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from channelvq.car.choice import Choice
 from channelvq.car.model import CAR
+from channelvq.car.sampling import Sampler
+from channelvq.car.settings import SamplingSettings
 from channelvq.config import to_dict
 from channelvq.data.stream import distinct, fixed_images
 from channelvq.errors import InputError
@@ -41,14 +42,13 @@ SHOWN = 8
 
 @dataclass(frozen=True)
 class ReportSettings:
-    """prompts: of the held-out captions, the first that differ. seeds: images of each. sweep: also guidance and
-    temperature, each setting with all prompts and seeds.
+    """prompts: of the held-out captions, the first that differ. seeds: images of each. sweep: also other guidance and
+    temperatures, each setting with all prompts and seeds.
     """
 
     prompts: int = 64
     seeds: int = 4
-    guidance_scale: float = 3.0
-    temperature: float = 1.0
+    sampling: SamplingSettings = field(default_factory=SamplingSettings)
     sweep: bool = False
 
 
@@ -57,11 +57,10 @@ def run(
 ) -> dict[str, Any]:
     """Measure, write report.html, its pictures and report.json to `folder`, and return the result.
 
-    recipe: draws the held-out images and says what the generator was trained on. Raises InputError for settings out of
-    range, and where the held-out images have fewer than two captions.
+    recipe: draws the held-out images and says what the generator was trained on. Raises InputError where the held-out
+    images have fewer than two captions.
     """
     check_plot()
-    Choice(settings.guidance_scale, settings.temperature).check(car.config.caption_dropout)
     sets = _distinct_sets(recipe, car)
     prompts = list(dict.fromkeys(sets.test.captions))[: settings.prompts]
     if len(prompts) < 2:
@@ -70,7 +69,7 @@ def run(
     prediction = evaluate_next_channel(car, sets.test, sets.train_ids).to_dict()
     network = PerceptualNetwork.load("bundled")
     say(f"drawing {len(prompts)} prompts x {settings.seeds} seeds")
-    samples = draw(car, prompts, settings.seeds, settings.guidance_scale, settings.temperature)
+    samples = draw(car, prompts, settings.seeds, settings.sampling)
     training = fixed_images(scenes(recipe, car.tokenizer, "train"), TRAINING)
     training = training[distinct(training)]
     found = sample_report(
@@ -82,7 +81,7 @@ def run(
     pictures = _pictures(car, prompts, samples, training, found, prediction)
     if settings.sweep:
         metrics["sweep"] = _sweep(car, prompts, settings, sets, network, say)
-        pictures["guidance"] = _guided(car, prompts)
+        pictures["guidance"] = _guided(car, prompts, settings.sampling)
     names = "+".join(recipe.data.sources)
     asked = _protocol(settings, network, len(training), len(sets.train_ids))
     how = protocol(
@@ -105,10 +104,9 @@ def _distinct_sets(recipe: CARRecipe, car: CAR) -> TokenSets:
     return TokenSets(sets.test.subset(places), sets.images[places], sets.train_ids)
 
 
-def draw(car: CAR, prompts: Sequence[str], seeds: int, guidance: float, temperature: float) -> UInt8[Tensor, "n 3 h w"]:
-    """Images of every prompt, its seeds one after the other; image i has seed i."""
-    every = [prompt for prompt in prompts for _ in range(seeds)]
-    ids = car.generate(every, seed=0, guidance_scale=guidance, temperature=temperature).ids
+def draw(car: CAR, prompts: Sequence[str], seeds: int, sampling: SamplingSettings) -> UInt8[Tensor, "n 3 h w"]:
+    """Images of every prompt, its seeds one after the other; image i has seed + i."""
+    ids = Sampler(car, sampling).generate([prompt for prompt in prompts for _ in range(seeds)]).ids
     return to_uint8(car.tokenizer.detokenize(ids, "tensor")).cpu()
 
 
@@ -119,7 +117,10 @@ def _restored(car: CAR, sets: TokenSets) -> UInt8[Tensor, "n 3 h w"]:
 
 def _protocol(settings: ReportSettings, network: PerceptualNetwork, training: int, counted: int) -> dict[str, Any]:
     return {
-        **vars(settings),
+        "prompts": settings.prompts,
+        "seeds": settings.seeds,
+        **asdict(settings.sampling),
+        "sweep": settings.sweep,
         "counts_alone": f"over {counted} training images",
         "nearest": f"1 - cosine in the embeddings of the bundled perceptual network, among {training} training images",
         "feature_network": perceptual_space(network).protocol(training)["feature_network"],
@@ -140,7 +141,8 @@ def _sweep(
     for guidance in GUIDANCE:
         for temperature in TEMPERATURE:
             say(f"guidance {guidance:g}, temperature {temperature:g}")
-            drawn = embeddings(network, draw(car, prompts, settings.seeds, guidance, temperature))
+            sampling = replace(settings.sampling, guidance_scale=guidance, temperature=temperature)
+            drawn = embeddings(network, draw(car, prompts, settings.seeds, sampling))
             by_prompt = sample_report(drawn.view(len(prompts), settings.seeds, -1), real, real).to_dict()
             count = min(len(drawn), len(real))  # the distance takes two sets of one size
             kid = space.distances(drawn[:count], real[:count])["kid"]
@@ -193,11 +195,12 @@ def _curves(prediction: dict[str, Any]) -> Image.Image:
         return Image.open(path).convert("RGB")
 
 
-def _guided(car: CAR, prompts: list[str]) -> tuple[Image.Image, str]:
-    some = prompts[:SHOWN]
-    images = torch.cat([draw(car, some, 1, guidance, 1.0) for guidance in GUIDANCE])
+def _guided(car: CAR, prompts: list[str], sampling: SamplingSettings) -> tuple[Image.Image, str]:
+    shown = prompts[:SHOWN]
+    settings = [replace(sampling, guidance_scale=guidance, temperature=1.0) for guidance in GUIDANCE]
+    images = torch.cat([draw(car, shown, 1, each) for each in settings])
     scales = ", ".join(f"{guidance:g}" for guidance in GUIDANCE)
-    return _grid(images, len(some), some), f"A column a prompt; guidance {scales} from top to bottom, temperature 1."
+    return _grid(images, len(shown), shown), f"A column a prompt; guidance {scales} from top to bottom, temperature 1."
 
 
 def figures(result: dict[str, Any]) -> list[tuple[str, str]]:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from channelvq import CAR
-from channelvq.evaluate.geneval.drawing import Picture, Sampling, draw_files
+from channelvq import CAR, SamplingSettings
+from channelvq.evaluate.geneval.drawing import Picture, draw_files
 from channelvq.images import load_image, to_tensor
 
 Cvq = Callable[..., tuple[int, str, str]]
@@ -103,7 +103,7 @@ def test_mjhq_has_an_image_a_prompt_in_its_categorys_folder(geneval: Cvq, here: 
 def test_what_is_there_is_not_drawn_again_and_the_rest_is_the_same(car_folder: Path, tmp_path: Path) -> None:
     car = CAR.from_pretrained(car_folder)
     pictures = [Picture(Path(f"{i}.png"), f"a photo of {i}", "a test", copies=1 + i % 3) for i in range(70)]
-    assert draw_files(car, pictures, Sampling(seed=3), tmp_path / "whole", lambda *_: None) == 70
+    assert draw_files(car, pictures, SamplingSettings(seed=3), tmp_path / "whole", lambda *_: None) == 70
     whole = content(tmp_path / "whole")
     shutil.copytree(tmp_path / "whole", tmp_path / "part")
     shutil.copy(tmp_path / "whole.json", tmp_path / "part.json")
@@ -111,7 +111,7 @@ def test_what_is_there_is_not_drawn_again_and_the_rest_is_the_same(car_folder: P
         (tmp_path / f"part/{i}.png").unlink()
     (tmp_path / "part/3.png").write_bytes(b"kept")
     seen: list[tuple[int, int]] = []
-    assert draw_files(car, pictures, Sampling(seed=3), tmp_path / "part", lambda *d: seen.append(d)) == 4
+    assert draw_files(car, pictures, SamplingSettings(seed=3), tmp_path / "part", lambda *d: seen.append(d)) == 4
     assert content(tmp_path / "part") == whole | {"3.png": b"kept"}
     assert seen[-1] == (4, 4)
     assert len(set(whole.values())) == 70

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,9 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from channelvq.car.choice import Choice
 from channelvq.car.model import CAR
-from channelvq.car.sampling import encode_prompts
+from channelvq.car.sampling import Sampler
+from channelvq.car.settings import SamplingSettings
 from channelvq.errors import InputError
 from channelvq.evaluate.results import write_json
 from channelvq.images import save_image, to_pil, to_uint8
@@ -21,21 +21,6 @@ from channelvq.pretrained import weights_sha256
 
 CHUNK = 64  # images at a time; fixed, since without padding the bits of an image depend on its neighbours
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Sampling(Choice):
-    """How images are drawn, see `CAR.generate`; image i of a set uses seed + i."""
-
-    seed: int = 0
-
-    def images(self, car: CAR, texts: Sequence[str], first: int) -> UInt8[Tensor, "n 3 h w"]:
-        """The images number first, first + 1, ... of a set, for their texts."""
-        ids = car.generate(
-            texts, seed=self.seed + first, guidance_scale=self.guidance_scale, temperature=self.temperature,
-            top_k=self.top_k, top_p=self.top_p, exact=False,
-        ).ids  # fmt: skip
-        return to_uint8(car.tokenizer.detokenize(ids, output="tensor", exact=False)).cpu()
 
 
 @dataclass(frozen=True)
@@ -48,25 +33,33 @@ class Picture:
     copies: int = 1
 
 
-def draw(car: CAR, texts: Sequence[str], sampling: Sampling, progress: Progress) -> UInt8[Tensor, "n 3 h w"]:
-    """An image for each text; progress is told (done, of how many)."""
+def draw(car: CAR, texts: Sequence[str], sampling: SamplingSettings, progress: Progress) -> UInt8[Tensor, "n 3 h w"]:
+    """An image for each text; image i of all has seed + i. progress is told (done, of how many)."""
     parts = []
     for start in range(0, len(texts), CHUNK):
-        parts.append(sampling.images(car, texts[start : start + CHUNK], start))
+        parts.append(draw_part(car, texts[start : start + CHUNK], sampling, start))
         progress(min(start + CHUNK, len(texts)), len(texts))
     return torch.cat(parts)
+
+
+def draw_part(car: CAR, texts: Sequence[str], sampling: SamplingSettings, first: int) -> UInt8[Tensor, "n 3 h w"]:
+    """The images number first, first + 1, ... of a set, for their texts."""
+    ids = Sampler(car, replace(sampling, seed=sampling.seed + first), exact=False).generate(texts).ids
+    return to_uint8(car.tokenizer.detokenize(ids, output="tensor", exact=False)).cpu()
 
 
 def check_texts(car: CAR, pictures: Sequence[Picture]) -> None:
     """InputError that says where a text is that the generator cannot take, before any is drawn."""
     for picture in pictures:
         try:
-            encode_prompts(car, picture.text)
+            car.text.encode(picture.text, car.config.max_text_tokens)
         except InputError as error:
             raise InputError(f"{picture.where}: {str(error).removeprefix('prompt 0 ')}") from None
 
 
-def draw_files(car: CAR, pictures: Sequence[Picture], sampling: Sampling, folder: Path, progress: Progress) -> int:
+def draw_files(
+    car: CAR, pictures: Sequence[Picture], sampling: SamplingSettings, folder: Path, progress: Progress
+) -> int:
     """Draw the pictures that `folder` lacks; gives how many those were.
 
     Beside the folder, in FOLDER.json, stands what they were drawn with: another generator or other settings for a
@@ -81,7 +74,7 @@ def draw_files(car: CAR, pictures: Sequence[Picture], sampling: Sampling, folder
         if not missing:
             continue
         first = numbers.index(part.start)
-        images = sampling.images(car, [pictures[i].text for i in part for _ in range(pictures[i].copies)], first)
+        images = draw_part(car, [pictures[i].text for i in part for _ in range(pictures[i].copies)], sampling, first)
         pieces = images.split([pictures[i].copies for i in part])
         for i in missing:
             save_image(tiled(to_pil(pieces[i - part.start])), folder / pictures[i].path)
@@ -101,7 +94,7 @@ def _chunks(pictures: Sequence[Picture]) -> Iterator[range]:
     yield range(start, len(pictures))
 
 
-def _check_settings(car: CAR, pictures: Sequence[Picture], sampling: Sampling, folder: Path) -> None:
+def _check_settings(car: CAR, pictures: Sequence[Picture], sampling: SamplingSettings, folder: Path) -> None:
     texts = [[picture.path.as_posix(), picture.text, picture.copies] for picture in pictures]
     made: dict[str, Any] = {"generator_sha256": weights_sha256(car), **asdict(sampling), "pictures": texts}
     path = settings_path(folder)

@@ -17,7 +17,8 @@ from rich.table import Table
 from torch import Tensor
 
 from channelvq.car.model import CAR
-from channelvq.evaluate.geneval.drawing import CHUNK, Sampling
+from channelvq.car.settings import SamplingSettings
+from channelvq.evaluate.geneval.drawing import CHUNK
 from channelvq.evaluate.geneval.prompts import PromptSet
 from channelvq.evaluate.geneval.score import Prompt, faults, in_order, task_scores
 from channelvq.evaluate.results import git_revision, library_versions
@@ -99,7 +100,7 @@ def shuffled(prompts: Sequence[Prompt]) -> list[Prompt]:
 
 
 def closed_world(
-    car: CAR, detector: Detector, prompts: PromptSet, images: UInt8[Tensor, "n 3 h w"], sampling: Sampling
+    car: CAR, detector: Detector, prompts: PromptSet, images: UInt8[Tensor, "n 3 h w"], sampling: SamplingSettings
 ) -> dict[str, Any]:
     """The result file of a generator whose images (the samples of a prompt together) are given."""
     samples = len(images) // len(prompts.plans)
@@ -150,7 +151,7 @@ def table(result: dict[str, Any]) -> Table:
     return made
 
 
-def protocol(car: CAR, detector: Detector, sampling: Sampling, samples: int) -> dict[str, Any]:
+def protocol(car: CAR, detector: Detector, sampling: SamplingSettings, samples: int) -> dict[str, Any]:
     """How a generator is judged."""
     return {
         "samples_per_prompt": samples,

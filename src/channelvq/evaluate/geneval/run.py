@@ -10,8 +10,9 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from channelvq.car.model import CAR
+from channelvq.car.settings import SamplingSettings
 from channelvq.data.split import Split
-from channelvq.evaluate.geneval.drawing import Picture, Progress, Sampling, check_texts, draw, draw_files
+from channelvq.evaluate.geneval.drawing import Picture, Progress, check_texts, draw, draw_files
 from channelvq.evaluate.geneval.prompt_files import GenevalLine, PromptFile, geneval_pictures
 from channelvq.evaluate.geneval.prompts import PromptSet, prompt_set
 from channelvq.evaluate.geneval.report import closed_world, judge, protocol
@@ -26,7 +27,7 @@ def run_closed_world(
     detector: Detector,
     split: Split,
     samples: int,
-    sampling: Sampling,
+    sampling: SamplingSettings,
     folder: Path | None,
     progress: Progress,
 ) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def run_closed_world(
 
 
 def drawn_geneval(
-    car: CAR, prompts: PromptSet, samples: int, sampling: Sampling, folder: Path | None, progress: Progress
+    car: CAR, prompts: PromptSet, samples: int, sampling: SamplingSettings, folder: Path | None, progress: Progress
 ) -> UInt8[Tensor, "n 3 h w"]:
     """The images of a prompt set, the samples of a prompt together; folder: keep them there, and go on from them."""
     lines = _lines(prompts)
@@ -54,7 +55,7 @@ def run_file(
     detector: Detector,
     file: PromptFile,
     samples: int,
-    sampling: Sampling,
+    sampling: SamplingSettings,
     folder: Path,
     progress: Progress,
 ) -> dict[str, Any]:
@@ -102,7 +103,7 @@ def _draw_geneval(
     car: CAR,
     lines: Sequence[GenevalLine],
     pictures: Sequence[Picture],
-    sampling: Sampling,
+    sampling: SamplingSettings,
     folder: Path,
     progress: Progress,
 ) -> None:

@@ -1,0 +1,141 @@
+"""Images that are drawn together: the rows of a batch, their cache, and the next token of each.
+
+    text slot + marker --> backbone, fills the cache --> logits of x_1 --choose--> x_1
+                             ^   one new input a row                                |
+                             +---------------- table[x_k] <-------------------------+
+
+B prompts, rows >= B with the copies that fill the group up, R = rows, or 2 rows with guidance (the second half without
+a prompt), T text slot, C image tokens, N codes, E embedding, H hidden size.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
+
+from channelvq.car.backbone import run_backbone
+from channelvq.car.cache import roomy_cache
+from channelvq.car.choice import choose, guide
+from channelvq.car.compiled import CompiledStep
+from channelvq.car.model import CAR
+from channelvq.car.settings import SamplingSettings
+from channelvq.car.text import TextBatch
+from channelvq.nn.modes import evaluating, row_independent_kernels
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What is to be drawn, checked. prefix: ids to continue from. num_tokens: of each image, with its prefix."""
+
+    text: TextBatch
+    seeds: tuple[int, ...]
+    prefix: Int64[Tensor, "B p"]
+    num_tokens: int
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def part(self, rows: slice) -> "Request":
+        """Of some of the images."""
+        text = TextBatch(self.text.ids[rows], self.text.mask[rows])
+        return Request(text, self.seeds[rows], self.prefix[rows], self.num_tokens)
+
+
+@contextmanager
+def sampling_mode(model: CAR, exact: bool) -> Iterator[None]:
+    """No gradients, no dropout and, where `exact`, kernels whose bits do not depend on the row."""
+    with torch.no_grad(), evaluating(model), row_independent_kernels(model.device) if exact else nullcontext():
+        yield
+
+
+class Group:
+    """The images of a request, filled up to a fixed number of rows with copies of the first. exact: see `Sampler`."""
+
+    def __init__(
+        self, model: CAR, settings: SamplingSettings, request: Request, rows: int, *, exact: bool, compiled: bool
+    ) -> None:
+        self.model, self.settings, self.exact, self.compiled = model, settings, exact, compiled
+        self.size = len(request)
+        self.prefix = filled(request.prefix, rows)
+        self.uniforms = filled(uniforms(request.seeds, model.num_tokens).to(model.device), rows)
+        text_ids, text_mask = filled(request.text.ids, rows), filled(request.text.mask, rows)
+        if settings.guided:
+            text_ids = torch.cat([text_ids, text_ids])
+            text_mask = torch.cat([text_mask, torch.zeros_like(text_mask)])
+        if not exact and not compiled:  # drop the columns of the slot that are padding in every row
+            used = int(text_mask.sum(1).max())
+            text_ids, text_mask = (t[:, t.shape[1] - used :] for t in (text_ids, text_mask))
+        self.text_ids = text_ids
+        self.mask = torch.cat([text_mask, text_mask.new_ones(len(text_mask), model.num_tokens)], dim=1)
+        # Without padding no attention mask is needed; but exact groups take the same kernels whatever their prompts.
+        self.masked = exact or not bool(text_mask.all())
+        self.ids = self.prefix[:, :0]
+        self.cache = roomy_cache(model.backbone.config, self.mask.shape[1])
+        self.num_fed = 0  # image inputs in the cache, the marker included
+        self.table = model.image_table()
+        self.step: CompiledStep | None = None
+
+    def advance_to(self, length: int) -> Int64[Tensor, "B length"]:
+        """Draw tokens until there are `length`; gives the ids so far, without the rows that fill the group."""
+        with sampling_mode(self.model, self.exact):
+            given = min(self.prefix.shape[1], length)
+            self.ids = torch.cat([self.ids, self.prefix[:, self.ids.shape[1] : given]], dim=1)
+            while (k := self.ids.shape[1]) < length:
+                chosen = choose(self.next_logits(), self.uniforms[:, k], self.settings)
+                self.ids = torch.cat([self.ids, chosen[:, None]], dim=1)
+        return self.ids[: self.size].clone()
+
+    def next_logits(self) -> Float[Tensor, "rows N"]:
+        """Guided logits of the token after `ids`."""
+        logits = self._logits(self.ids.shape[1] + 1)
+        if not self.settings.guided:
+            return logits
+        conditional, unconditional = logits.chunk(2)
+        return guide(conditional, unconditional, self.settings.guidance_scale)
+
+    def _logits(self, num_inputs: int) -> Float[Tensor, "R N"]:
+        """After the first `num_inputs` image inputs."""
+        if self.compiled and self.num_fed == num_inputs - 1 > 0:  # the compiled step takes one input, after the text
+            have = self.text_ids.shape[1] + self.num_fed
+            self.step = self.step or CompiledStep(self.model, self.cache, self.mask, have)
+            logits = self.step(self._inputs(num_inputs), self.table)
+            self.num_fed = num_inputs
+            return logits
+        return self.model.logits(self._feed(num_inputs)[:, -1:], self.table)[:, 0]
+
+    def _feed(self, num_inputs: int) -> Float[Tensor, "R n H"]:
+        # Inputs that the cache lacks: one after each step, all of a given prefix. Exact: one by one, as when they were
+        # drawn; in one piece they would have other bits.
+        hidden = torch.empty(0)  # there is always an input that the cache lacks: that of the last token
+        for end in range(self.num_fed + 1, num_inputs + 1) if self.exact else [num_inputs]:
+            mask = self.mask[:, : self.text_ids.shape[1] + end]
+            hidden = run_backbone(self.model.backbone, self._inputs(end), mask, self.cache, padded=self.masked)
+            self.num_fed = end
+        return hidden
+
+    def _inputs(self, end: int) -> Float[Tensor, "R n E"]:
+        """The inputs that the cache lacks of the first `end`, with the text before the first."""
+        inputs = self.model.image_inputs(self.ids[:, : end - 1], self.num_fed, self.table)
+        if self.settings.guided:
+            inputs = torch.cat([inputs, inputs])
+        if self.num_fed == 0:
+            text = self.model.text_embedding(self.text_ids)
+            inputs = torch.cat([text, inputs.to(text.dtype)], dim=1)
+        return inputs
+
+
+def filled(rows: Tensor, count: int) -> Tensor:
+    """`rows`, (B, ...), with copies of the first after them: (count, ...)."""
+    return torch.cat([rows, rows[:1].expand(count - len(rows), *rows.shape[1:])])
+
+
+def uniforms(seeds: Sequence[int], num_tokens: int) -> Float64[Tensor, "B C"]:
+    """The random numbers of each image, one a token.
+
+    Drawn on the CPU, all C of them: the same numbers on every device and whatever the number of tokens.
+    """
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    return torch.stack([torch.rand(num_tokens, generator=g, dtype=torch.float64) for g in generators])

@@ -1,0 +1,90 @@
+"""Loading: where modules are found, and that they are not drawn before they are filled."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel
+
+from channelvq import CAR, CVQTokenizer, pretrained
+from channelvq.car.backbone import build_backbone
+from channelvq.errors import InputError
+from channelvq.nn.detector import Detector
+from channelvq.nn.perceptual import PerceptualNetwork
+from channelvq.pretrained import PACKAGE, find_folder, undrawn
+
+LOADERS = {
+    "car": CAR.from_pretrained,
+    "tokenizer": CVQTokenizer.from_pretrained,
+    "detector": Detector.load,
+    "perceptual": PerceptualNetwork.load,
+}
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The package's own folders as one repository; gives what it is asked for."""
+    asked: list[dict[str, Any]] = []
+
+    def download(source: str, **options: Any) -> str:
+        asked.append({"source": source, **options})
+        return str(shutil.copytree(PACKAGE / "bundled", tmp_path / "snapshot"))
+
+    monkeypatch.setattr(pretrained, "snapshot_download", download)
+    return asked
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_loading_draws_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def drawn(tensor: Tensor, *_: Any, **__: Any) -> Tensor:
+        raise AssertionError("weights were drawn")
+
+    before = torch.get_rng_state()
+    for draw in ("uniform_", "normal_"):
+        monkeypatch.setattr(torch.Tensor, draw, drawn)
+    module = LOADERS[name]("bundled")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(bool(tensor.isfinite().all()) for tensor in module.state_dict().values())
+    assert not module.training
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "llama", "gemma2"])
+def test_tables_that_are_not_saved_are_computed(kind: str) -> None:
+    config = {"model_type": kind, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 16,
+              "num_key_value_heads": 2, "intermediate_size": 64, "pad_token_id": 0}  # fmt: skip
+    loaded = build_backbone(config, 300, None)
+    fresh = AutoModel.from_config(AutoConfig.for_model(**config, vocab_size=300))
+    tables = dict(fresh.named_buffers())
+    assert tables
+    assert dict(loaded.named_buffers()).keys() == tables.keys()
+    assert all(torch.equal(loaded.get_buffer(name), table) for name, table in tables.items())
+
+
+def test_the_global_generator_is_left_alone_by_draws_out_of_place() -> None:
+    before = torch.get_rng_state()
+    with undrawn():
+        nn.Parameter(torch.randn(3))
+        nn.init.trunc_normal_(torch.empty(3))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_repository_is_asked_for_its_files_alone(hub: list[dict[str, Any]]) -> None:
+    tokenizer = CVQTokenizer.from_pretrained("me/cvq", subfolder="tokenizer", revision="v1")
+    assert torch.equal(tokenizer.quantizer.codes(), CVQTokenizer.from_pretrained("bundled").quantizer.codes())
+    files = ["tokenizer/config.json", "tokenizer/model.safetensors"]
+    assert hub == [{"source": "me/cvq", "allow_patterns": files, "revision": "v1"}]
+
+
+def test_a_generator_is_asked_for_with_its_tokenizers(hub: list[dict[str, Any]]) -> None:
+    car = CAR.from_pretrained("me/cvq", subfolder="car")
+    assert torch.equal(car.head.weight, CAR.from_pretrained("bundled").head.weight)
+    assert hub[0]["allow_patterns"][2:] == ["car/tokenizer.json", "car/tokenizer/*"]
+
+
+def test_a_repository_without_the_files_is_named(hub: list[dict[str, Any]]) -> None:
+    with pytest.raises(InputError, match=r"detector .*holds no config\.json; expected those of a saved detector"):
+        find_folder("detector", "me/cvq", "detector")
+    assert hub
