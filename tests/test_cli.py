@@ -142,7 +142,6 @@ def test_outputs_below_a_file(cvq: Cvq, tokenizer: Path, here: Path) -> None:
         ("evaluate", "reconstruction", tokenizer, "pictures", "--json", "file/f.json"),
         ("train", "small/smoke", "--json", "file/f.json"),
         ("demo", "--json", "file/f.json"),
-        ("experiment", "axis", "--json", "file/f.json"),
     ):
         assert_refused(cvq(*words), "cannot write", words[-1])
     assert (here / "file").read_text() == "in the way"

@@ -14,11 +14,13 @@ from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, PlainValidator, TypeAdapter, ValidationError
+from pydantic_core import PydanticCustomError
 from yaml import YAMLError
 
 from channelvq.errors import InputError
 from channelvq.files import write_text_whole
+from channelvq.registry import Registry, imported
 
 T = TypeVar("T")
 # Of every config of the library. No setting has a meaning at infinity: what is without a limit is None or 0.
@@ -41,6 +43,36 @@ def _explain(detail: Any) -> str:
     given = detail["input"]
     shown = "" if isinstance(given, dict) else f" (given {given!r})"
     return f"{key}: {detail['msg']}{shown}"
+
+
+def of_kind(registry: Registry[Any], default: str | None = None) -> PlainValidator:
+    """For a field of settings that name their `kind` (or mean `default`), read as what is registered by that name.
+
+    Annotate with it: `quantizer: Annotated[QuantizerConfig, of_kind(QUANTIZERS, default="plain")]`.
+    """
+
+    def read(given: Any) -> Any:
+        kind = given.get("kind", default) if isinstance(given, dict) else getattr(given, "kind", None)
+        if isinstance(kind, str) and kind in registry:
+            return TypeAdapter(registry[kind]).validate_python(given)
+        *others, last = registry.names()
+        known = f"{', '.join(others)} or {last}" if others else last
+        raise PydanticCustomError("kind", "expected settings whose kind is {known}", {"known": known})
+
+    return PlainValidator(read)
+
+
+def when_given(place: str) -> PlainValidator:
+    """For a field of settings that is None or settings of the class at `place`, imported when there are some.
+
+    Annotate with it: `adversarial: Annotated[AdversarialConfig | None, when_given("...:AdversarialConfig")] = None`,
+    the class itself imported for type checkers alone.
+    """
+
+    def read(given: Any) -> Any:
+        return None if given is None else TypeAdapter(imported(place)).validate_python(given)
+
+    return PlainValidator(read)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -12,10 +12,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
-from pydantic import PlainValidator, TypeAdapter
-from pydantic_core import PydanticCustomError
-
-from channelvq.errors import InputError
+from channelvq.errors import InputError, reason
 
 T = TypeVar("T")
 PLUGINS = "channelvq.plugins"
@@ -23,11 +20,14 @@ _loaded: list[str] = []  # entry points that have been imported
 
 
 def load_plugins() -> None:
-    """Import the modules that installed packages name as plugins, each once."""
+    """Import the modules that installed packages name as plugins, each once; InputError names one that cannot be."""
     for point in entry_points(group=PLUGINS):
         if point.value not in _loaded:
             _loaded.append(point.value)
-            point.load()
+            try:
+                point.load()
+            except Exception as error:  # whatever a stranger's module raises
+                raise InputError(f"plugin {point.name} ({point.value}) cannot be imported: {reason(error)}") from error
 
 
 class Registry(Generic[T]):
@@ -56,42 +56,13 @@ class Registry(Generic[T]):
     def __getitem__(self, name: str) -> T:
         """The kind of a name; raises InputError that lists the names for one that is not known."""
         if name not in self._known and name in self._places:
-            self._known[name] = _imported(self._places[name])
+            self._known[name] = imported(self._places[name])
         if name not in self:
             raise InputError(f"{self.what} {name!r} is unknown; known: {', '.join(self.names())}")
         return self._known[name]
 
 
-def of_kind(registry: Registry[Any], default: str | None = None) -> PlainValidator:
-    """For a field of settings that name their `kind` (or mean `default`), read as what is registered by that name.
-
-    Annotate with it: `quantizer: Annotated[QuantizerConfig, of_kind(QUANTIZERS, default="plain")]`.
-    """
-
-    def read(given: Any) -> Any:
-        kind = given.get("kind", default) if isinstance(given, dict) else getattr(given, "kind", None)
-        if isinstance(kind, str) and kind in registry:
-            return TypeAdapter(registry[kind]).validate_python(given)
-        *others, last = registry.names()
-        known = f"{', '.join(others)} or {last}" if others else last
-        raise PydanticCustomError("kind", "expected settings whose kind is {known}", {"known": known})
-
-    return PlainValidator(read)
-
-
-def when_given(place: str) -> PlainValidator:
-    """For a field of settings that is None or settings of the class at `place`, imported when there are some.
-
-    Annotate with it: `adversarial: Annotated[AdversarialConfig | None, when_given("...:AdversarialConfig")] = None`,
-    the class itself imported for type checkers alone.
-    """
-
-    def read(given: Any) -> Any:
-        return None if given is None else TypeAdapter(_imported(place)).validate_python(given)
-
-    return PlainValidator(read)
-
-
-def _imported(place: str) -> Any:
+def imported(place: str) -> Any:
+    """What stands at "module:attribute"."""
     module, _, attribute = place.partition(":")
     return getattr(import_module(module), attribute)

@@ -7,7 +7,9 @@ import typer
 
 from channelvq.cli.options import target
 
-data_app = typer.Typer(no_args_is_help=True, help="Data packages in the user's cache; tar shards of your own images.")
+data_app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="Data packages in the user's cache; tar shards of your own images."
+)
 SHOWN = 20  # skipped files that are named on the terminal; the record lists all
 
 

@@ -26,7 +26,7 @@ from channelvq.cli.options import (
 )
 from channelvq.errors import InputError
 
-evaluate_app = typer.Typer(no_args_is_help=True, help="Measure a model on held-out data.")
+evaluate_app = typer.Typer(add_completion=False, no_args_is_help=True, help="Measure a model on held-out data.")
 BASELINE_IMAGES = 256  # JPEG and WebP are searched for each image and budget
 FeaturesOption = Annotated[
     str,

@@ -6,12 +6,12 @@ from typing import Annotated, Protocol
 from pydantic import PositiveInt
 from pydantic.dataclasses import dataclass
 
-from channelvq.config import STRICT
+from channelvq.config import STRICT, of_kind
 from channelvq.data.source import Source
 from channelvq.data.split import EmptySplitError, Split
 from channelvq.data.stream import Mixture
 from channelvq.errors import InputError
-from channelvq.registry import Registry, of_kind
+from channelvq.registry import Registry
 
 
 class SourceConfig(Protocol):

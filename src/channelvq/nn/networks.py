@@ -5,7 +5,8 @@ from typing import Annotated, Protocol
 
 from torch import Tensor, nn
 
-from channelvq.registry import Registry, of_kind
+from channelvq.config import of_kind
+from channelvq.registry import Registry
 
 
 class Encoder(nn.Module):

@@ -2,8 +2,9 @@
 
 from typing import Annotated, Protocol
 
+from channelvq.config import of_kind
 from channelvq.quantize.base import Quantizer
-from channelvq.registry import Registry, of_kind
+from channelvq.registry import Registry
 
 
 class QuantizerConfig(Protocol):

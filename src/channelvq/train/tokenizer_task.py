@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from channelvq.config import STRICT
+from channelvq.config import STRICT, when_given
 from channelvq.data.build import DataConfig, build_mixture
 from channelvq.data.stream import Stream, distinct, fixed_images, position_generator, training_batches
 from channelvq.evaluate.doctor.findings import usage_findings
@@ -22,7 +22,6 @@ from channelvq.losses.reconstruction import PixelLoss, pixel_loss
 from channelvq.nested import NestedConfig, draw_keep, keep_mask
 from channelvq.quantize.axis import to_vectors
 from channelvq.quantize.usage import CodebookUsage, UsageReport
-from channelvq.registry import when_given
 from channelvq.tokenizer import CVQConfig, CVQTokenizer
 from channelvq.train.config import check_start
 from channelvq.train.task import Figures, Losses, Recipe, Task

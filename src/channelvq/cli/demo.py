@@ -1,0 +1,17 @@
+"""`cvq demo`: what the bundled weights can do."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+from channelvq.cli.options import JsonOption, OutputOption, target
+
+
+def demo(output: OutputOption = Path("demo"), json_file: JsonOption = None) -> None:
+    """Tokenize pictures that the bundled tokenizer never saw; strips, a contact sheet and a table."""
+    from channelvq.demo import run
+    from channelvq.evaluate.results import write_json
+
+    target(file=json_file, folder=output)
+    rows = run(output)
+    if json_file:
+        write_json(json_file, [asdict(row) for row in rows])

@@ -1,0 +1,32 @@
+"""`cvq doctor`: what ails a codebook."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from channelvq.cli.inputs import measured
+from channelvq.cli.options import DataArgument, JsonOption, MaxImagesOption, TokenizerArgument, target
+
+
+def doctor(
+    tokenizer: TokenizerArgument,
+    data: DataArgument,
+    json_file: JsonOption = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write report.html and pictures here.")] = None,
+    max_images: MaxImagesOption = None,
+) -> None:
+    """What ails a codebook: use, entropy, errors, dead and duplicate codes, each finding with its remedy."""
+    import rich
+
+    from channelvq.evaluate.doctor import page
+    from channelvq.evaluate.doctor.examine import examine
+
+    target(file=json_file, folder=output)
+    tok, images, how = measured(tokenizer, data, max_images)
+    report, seen = examine(tok, images)
+    rich.print(page.text(report, tokenizer))
+    if json_file:
+        page.write_record(json_file, report, how)
+    if output:
+        typer.echo(f"report: {page.write_page(output, tokenizer, how['data'], tok, images, report, seen)}")

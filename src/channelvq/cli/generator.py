@@ -1,0 +1,113 @@
+"""`cvq generate`, `export`, `report`: a generator at work, as a stock language model, and looked at honestly."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from channelvq.car.settings import SamplingSettings
+from channelvq.cli.options import (
+    GuidanceOption,
+    JsonOption,
+    OutputOption,
+    PrefixOption,
+    SeedOption,
+    TemperatureOption,
+    TopKOption,
+    TopPOption,
+    note_older,
+    target,
+)
+
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+def generate(
+    prompts: Annotated[list[str], typer.Argument(help="One prompt or several.")],
+    car: Annotated[
+        str, typer.Option("--car", "-c", help="'bundled', a folder written by save_pretrained, or a hub repository.")
+    ] = "bundled",
+    output: OutputOption = Path("generated"),
+    stream: Annotated[Path | None, typer.Option(help="Also write the image as it gets richer to this folder.")] = None,
+    every: Annotated[int, typer.Option(help="Tokens between two streamed images.")] = 8,
+    seed: SeedOption = SamplingSettings.seed,
+    num_tokens: PrefixOption = None,
+    guidance_scale: GuidanceOption = SamplingSettings.guidance_scale,
+    temperature: TemperatureOption = SamplingSettings.temperature,
+    top_k: TopKOption = SamplingSettings.top_k,
+    top_p: TopPOption = SamplingSettings.top_p,
+) -> None:
+    """Text -> images, by next-channel prediction."""
+    from channelvq import CAR
+    from channelvq.images import save_image
+
+    target(folder=output)
+    target(folder=stream)
+    model = CAR.from_pretrained(car)
+    done, written = None, list[Path]()
+    steps = model.stream(
+        prompts, every if stream else model.num_tokens, seed=seed, num_tokens=num_tokens,
+        guidance_scale=guidance_scale, temperature=temperature, top_k=top_k, top_p=top_p,
+    )  # fmt: skip
+    for done in steps:
+        for i, image in enumerate(done.images if stream else ()):
+            written.append(Path(stream or "") / f"{i:04d}-{done.ids.shape[1]:04d}.png")
+            save_image(image, written[-1])
+    for i, image in enumerate(done.images if done else ()):
+        written.append(output / f"{i:04d}.png")
+        save_image(image, written[-1])
+    typer.echo(f"{len(prompts)} image(s) -> {output}/")
+    for folder in {output, stream or output}:
+        note_older(folder, written)
+
+
+def export(
+    car: Annotated[str, typer.Argument(help="'bundled', a folder written by save_pretrained, or a hub repository.")],
+    output: Annotated[Path, typer.Argument(help="The folder to write.")],
+    dtype: Annotated[Precision, typer.Option(help="Of the stored weights.")] = "float32",
+) -> None:
+    """CAR -> a stock causal language model for transformers, vLLM or SGLang."""
+    import torch
+
+    from channelvq import CAR
+    from channelvq.car.export import export_car
+
+    target(folder=output)
+    layout = export_car(CAR.from_pretrained(car), output, getattr(torch, dtype))
+    last = layout.first_image_id + layout.codebook_size - 1
+    typer.echo(f"image tokens {layout.first_image_id}..{last} after the marker {layout.marker_id} -> {output}/")
+
+
+def report(
+    car: Annotated[str, typer.Argument(help="'bundled', a folder written by save_pretrained, or a hub repository.")],
+    output: OutputOption = Path("report"),
+    recipe: Annotated[str, typer.Option(help="The recipe that trained it: it draws the held-out images.")] = (
+        "small/bundled-car"
+    ),
+    prompts: Annotated[int, typer.Option(min=2, help="Held-out captions to draw.")] = 64,
+    seeds: Annotated[int, typer.Option(min=2, help="Images of each.")] = 4,
+    guidance_scale: GuidanceOption = SamplingSettings.guidance_scale,
+    temperature: TemperatureOption = SamplingSettings.temperature,
+    top_k: TopKOption = SamplingSettings.top_k,
+    top_p: TopPOption = SamplingSettings.top_p,
+    sweep: Annotated[bool, typer.Option("--sweep", help="Also guidance 1 to 5 and two temperatures.")] = False,
+    json_file: JsonOption = None,
+) -> None:
+    """An honest look at a generator: prediction, prompt, copies, diversity, guidance; report.html with pictures."""
+    import rich
+
+    from channelvq import CAR
+    from channelvq.evaluate.results import write_json
+    from channelvq.report.generator import ReportSettings, figures, run
+    from channelvq.terminal import terminal_table
+    from channelvq.train.car_task import CARRecipe
+    from channelvq.train.run import load_recipe
+
+    target(file=json_file, folder=output)
+    sampling = SamplingSettings(guidance_scale, temperature, top_k, top_p)
+    settings = ReportSettings(prompts, seeds, sampling, sweep)
+    result = run(CAR.from_pretrained(car), car, load_recipe(recipe, of=CARRecipe), output, settings, typer.echo)
+    rich.print(terminal_table(("figure", "value"), figures(result), car))
+    if json_file:
+        write_json(json_file, result)
+    typer.echo(f"report: {output / 'report.html'}")

@@ -1,0 +1,82 @@
+"""`cvq tokenize`, `detokenize`, `reconstruct`: images to tokens and back."""
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from channelvq.cli.inputs import batches
+from channelvq.cli.options import OutputOption, PrefixOption, TokenizerOption, note_older, target
+
+
+def _output_name(number: int, source: str | Path) -> str:
+    """Number and stem, safe in any file system; the number tells files of the same name apart."""
+    stem = re.sub(r"[^-+@. \w]", "_", Path(source).stem)[:60]
+    return f"{number:04d}-{stem}.png"
+
+
+def tokenize(
+    images: Annotated[list[Path], typer.Argument(help="Image files or folders of them.")],
+    output: OutputOption = Path("tokens.json"),
+    tokenizer: TokenizerOption = "bundled",
+) -> None:
+    """Images -> ids, as a JSON file."""
+    from channelvq import CVQTokenizer
+    from channelvq.evaluate.token_file import TokenRow, write_tokens
+
+    target(file=output)
+    tok = CVQTokenizer.from_pretrained(tokenizer)
+    rows = []
+    for names, pictures in batches(images, tok.image_size):
+        ids = tok.tokenize(pictures).tolist()
+        rows += [TokenRow(str(name), row) for name, row in zip(names, ids, strict=True)]
+    write_tokens(output, tokenizer, tok, rows)
+    typer.echo(f"{len(rows)} image(s), {tok.num_tokens} tokens each -> {output}")
+
+
+def detokenize(
+    tokens: Annotated[Path, typer.Argument(help="A file that `cvq tokenize` wrote.")],
+    output: OutputOption = Path("decoded"),
+    num_tokens: PrefixOption = None,
+    tokenizer: Annotated[
+        str | None, typer.Option("--tokenizer", "-t", help="Default: the one named in the file.")
+    ] = None,
+) -> None:
+    """Ids -> images, from all tokens or any prefix of them."""
+    from channelvq import CVQTokenizer
+    from channelvq.evaluate.token_file import check_fits, decode_rows, read_tokens
+    from channelvq.images import save_image
+
+    target(folder=output)
+    file = read_tokens(tokens)
+    tok = CVQTokenizer.from_pretrained(tokenizer or file.tokenizer)
+    check_fits(file, tokens, tok, num_tokens)
+    written: list[Path] = []
+    for number, image in decode_rows(tok, file.rows, num_tokens):
+        written.append(output / _output_name(number, file.rows[number].image))
+        save_image(image, written[-1])
+    typer.echo(f"{len(file.rows)} image(s) -> {output}/")
+    note_older(output, written)
+
+
+def reconstruct(
+    images: Annotated[list[Path], typer.Argument(help="Image files or folders of them.")],
+    output: OutputOption = Path("reconstructed"),
+    num_tokens: PrefixOption = None,
+    tokenizer: TokenizerOption = "bundled",
+) -> None:
+    """Images -> tokens -> images: for each a strip of the original and 1, 2, 4, ... tokens."""
+    from channelvq import CVQTokenizer
+    from channelvq.images import save_image
+    from channelvq.pictures import prefix_strips
+
+    target(folder=output)
+    tok = CVQTokenizer.from_pretrained(tokenizer)
+    written: list[Path] = []
+    for names, pictures in batches(images, tok.image_size):
+        for name, picture in zip(names, prefix_strips(tok, pictures, num_tokens), strict=True):
+            written.append(output / _output_name(len(written), name))
+            save_image(picture, written[-1])
+    typer.echo(f"{len(written)} strip(s) -> {output}/")
+    note_older(output, written)
