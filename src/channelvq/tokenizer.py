@@ -37,6 +37,7 @@ from channelvq.quantize.base import check_keep
 from channelvq.quantize.channel_vq import ChannelVQ, QuantizerConfig
 from channelvq.quantize.codebook import PlainConfig
 from channelvq.quantize.quantized import Quantized
+from channelvq.quantize.tokenwise import for_tokens
 
 # `encode` takes what a decoder gave, which may overshoot by some tenths; numbers further out are of another convention.
 FAR_OUTSIDE = 0.5
@@ -82,7 +83,8 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", li
         super().__init__()
         self.config = config = config or CVQConfig()
         self.encoder = build_encoder(config.network, config.latent_channels, config.image_size)
-        self.quantizer = ChannelVQ(codebook_dim=config.codebook_dim, axis=config.axis, config=config.quantizer)
+        quantizer = for_tokens(config.quantizer, config.num_tokens)
+        self.quantizer = ChannelVQ(codebook_dim=config.codebook_dim, axis=config.axis, config=quantizer)
         self.decoder = build_decoder(config.network, config.latent_channels)
 
     @property

@@ -20,11 +20,13 @@ from channelvq.quantize.lc import LCCodebook, LCConfig
 from channelvq.quantize.lfq import LFQCodebook, LFQConfig
 from channelvq.quantize.quantized import Quantized
 from channelvq.quantize.simvq import SimVQCodebook, SimVQConfig
+from channelvq.quantize.tokenwise import TokenwiseSimVQCodebook, TokenwiseSimVQConfig
 
 QuantizerConfig = Annotated[
     Annotated[PlainConfig, Tag("plain")]
     | Annotated[EMAConfig, Tag("ema")]
     | Annotated[SimVQConfig, Tag("simvq")]
+    | Annotated[TokenwiseSimVQConfig, Tag("simvq-tokenwise")]
     | Annotated[IBQConfig, Tag("ibq")]
     | Annotated[LCConfig, Tag("lc")]
     | Annotated[FSQConfig, Tag("fsq")]
@@ -32,7 +34,7 @@ QuantizerConfig = Annotated[
     Discriminator(
         kind_or("plain"),
         custom_error_type="quantizer_kind",
-        custom_error_message="expected settings whose kind is plain, ema, simvq, ibq, lc, fsq or lfq",
+        custom_error_message="expected settings whose kind is plain, ema, simvq, simvq-tokenwise, ibq, lc, fsq or lfq",
     ),
 ]
 
@@ -46,6 +48,8 @@ def build_quantizer(config: QuantizerConfig, dim: int) -> Quantizer:
             return EMACodebook(config, dim)
         case SimVQConfig():
             return SimVQCodebook(config, dim)
+        case TokenwiseSimVQConfig():
+            return TokenwiseSimVQCodebook(config, dim)
         case IBQConfig():
             return IBQCodebook(config, dim)
         case LCConfig():
@@ -62,8 +66,8 @@ class ChannelVQ(nn.Module):
     Usage: `z_q, indices, loss = ChannelVQ(codebook_size=4096, codebook_dim=16 * 16)(z)` for z of shape (B, C, 16, 16).
 
     codebook_size: N. codebook_dim: D = h*w on the channel axis, D = C on the patch axis. Further keywords are `kind`
-    ("plain", "ema", "simvq", "ibq", "lc", "fsq", "lfq") and the settings of that kind's config (beta, start, ...); or
-    give a whole `config` instead of them.
+    ("plain", "ema", "simvq", "simvq-tokenwise", "ibq", "lc", "fsq", "lfq") and the settings of that kind's config
+    (beta, start, ...); or give a whole `config` instead of them.
     """
 
     def __init__(
@@ -96,7 +100,7 @@ class ChannelVQ(nn.Module):
         return self.quantizer.codebook_size
 
     def codes(self) -> Float[Tensor, "N D"]:
-        """The table that indices refer to."""
+        """The table that indices refer to; (N, r) for "simvq-tokenwise", whose tokens see it through their maps."""
         return self.quantizer.codes()
 
     def forward(self, z: Float[Tensor, "B C h w"], keep: Bool[Tensor, "B K"] | None = None) -> Quantized:
@@ -126,5 +130,5 @@ class ChannelVQ(nn.Module):
         return self.quantizer.indices_to_codes(indices.long())
 
     def start_from(self, z: Float[Tensor, "B C h w"], generator: torch.Generator) -> None:
-        """Start the codebook from feature maps (k-means)."""
-        self.quantizer.start_from(to_vectors(z, self.axis).flatten(0, 1), generator)
+        """Start the codebook from feature maps (k-means, or what its kind starts by)."""
+        self.quantizer.start_from_tokens(to_vectors(z, self.axis), generator)
