@@ -85,7 +85,7 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", li
         self.encoder = build_encoder(config.network, config.latent_channels, config.image_size)
         quantizer = for_tokens(config.quantizer, config.num_tokens)
         self.quantizer = ChannelVQ(codebook_dim=config.codebook_dim, axis=config.axis, config=quantizer)
-        self.decoder = build_decoder(config.network, config.latent_channels)
+        self.decoder = build_decoder(config.network, config.latent_channels, config.image_size)
 
     @property
     def num_tokens(self) -> int:

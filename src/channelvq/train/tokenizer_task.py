@@ -33,12 +33,14 @@ from channelvq.losses.perceptual import PerceptualLossConfig, build_perceptual
 from channelvq.losses.reconstruction import PixelLoss, pixel_loss
 from channelvq.losses.semantic import SemanticConfig, SemanticHead, build_teacher, semantic_loss
 from channelvq.nested import NestedConfig, draw_keep, keep_mask
+from channelvq.nn.linear import LinearEncoder
 from channelvq.nn.vit import ViTEncoder
 from channelvq.quantize.axis import to_vectors
 from channelvq.quantize.base import num_ranks, sum_over_ranks
 from channelvq.quantize.usage import CodebookUsage, UsageReport
 from channelvq.tokenizer import CVQConfig, CVQTokenizer
 from channelvq.train.config import TrainConfig, check_start
+from channelvq.train.start import start_linear
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -146,8 +148,11 @@ class TokenizerTask:
         return AdamW(groups, lr=train.learning_rate, betas=train.betas)
 
     def start(self) -> None:
-        """Read the encoder's weights where it has some; start the codebook, unless the network trains first."""
+        """Read or fit the encoder's weights where it has some; start the codebook, unless the network trains first."""
         encoder = self.tokenizer.encoder
+        if isinstance(encoder, LinearEncoder) and not encoder.linear.placed:
+            # The first images of the training sequence, which come again when it begins.
+            start_linear(self.tokenizer, fixed_images(self.data, encoder.config.start_images), self.recipe.train.seed)
         if isinstance(encoder, ViTEncoder) and encoder.config.weights is not None:
             encoder.load_weights(encoder.config.weights)
         if self.recipe.objective.start_step == 0:
