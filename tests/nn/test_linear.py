@@ -8,6 +8,7 @@ from channelvq import CVQTokenizer
 from channelvq.config import from_dict
 from channelvq.errors import InputError
 from channelvq.nn.linear import LinearConfig, LinearMap
+from channelvq.nn.separable import SeparableMap
 from channelvq.nn.unet import UNetConfig
 from channelvq.tokenizer import CVQConfig
 
@@ -80,7 +81,7 @@ def test_the_linear_part_is_in_float32_under_autocast() -> None:
 
 
 def test_the_rows_that_the_data_did_not_fill_have_places_of_their_own() -> None:
-    part = LinearMap(LinearConfig(components=24), 8, 16)
+    part = LinearMap(24, (8, 2, 2), 16)
     assert not part.placed
     part.place(*some_basis(20))
     assert part.placed
@@ -97,3 +98,48 @@ def test_the_networks_must_fit_the_maps() -> None:
         from_dict(CVQConfig, {"network": {"kind": "linear", "downsampling": 4, "encoder": {"stem": 4}}})
     with pytest.raises(InputError, match=r"image_size 60 must be a multiple.*8 \(downsampling 8\)"):
         from_dict(CVQConfig, {"image_size": 60, "network": {"kind": "linear"}})
+
+
+# The separable form
+
+
+def separable(rows: int = 20, count: int = 24) -> SeparableMap:
+    part = SeparableMap(count, (8, 2, 2), 16, block_side=4, features=6)
+    block = torch.linalg.qr(torch.randn(48, 6, generator=seeded(1)))[0].T
+    grid = torch.linalg.qr(torch.randn(6, 16, 16, generator=seeded(2)))[0]
+    chosen, slots = torch.randperm(96, generator=seeded(3))[:rows], torch.randperm(32, generator=seeded(4))[:rows]
+    part.place(torch.randn(768, generator=seeded(5)) / 5, block, grid, chosen, slots)
+    return part
+
+
+def test_the_separable_form_is_an_orthogonal_transform() -> None:
+    part, x = separable(), images()
+    z = part.analyse(x)
+    assert z.shape == (5, 8, 2, 2)
+    assert int(z.flatten(1).any(0).sum()) == 20  # the four rows without data stay zero
+    y = part.synthesise(z)
+    # A projection: analysing the result changes nothing, and what it leaves out is orthogonal to what it keeps.
+    torch.testing.assert_close(part.analyse(y), z, rtol=1e-4, atol=1e-5)
+    kept, left = (y.flatten(1) - part.mean), (x - y).flatten(1)
+    torch.testing.assert_close((kept * left).sum(1), torch.zeros(5), rtol=0, atol=1e-3)
+    torch.testing.assert_close(kept.square().sum(1), z.flatten(1).square().sum(1), rtol=1e-4, atol=1e-4)
+    # One coefficient is one pattern of one feature of the blocks, placed on the grid.
+    one = torch.zeros(1, 8, 2, 2)
+    one.view(-1)[part.slots[7]] = 1.0
+    feature, pattern = divmod(int(part.chosen[7]), 16)
+    image = (part.synthesise(one) - part.mean.view(3, 16, 16))[0]
+    block, amounts = part.block[feature].view(3, 4, 4), part.grid[feature, pattern].view(4, 4)
+    torch.testing.assert_close(image, torch.einsum("cyx,ij->ciyjx", block, amounts).reshape(3, 16, 16))
+
+
+def test_a_separable_coder_is_as_large_as_its_settings_say_and_takes_what_it_is_given() -> None:
+    tok = CVQTokenizer(from_dict(CVQConfig, {"image_size": 32, "latent_channels": 8, "network": {
+        "kind": "linear", "form": "separable", "block": 4, "features": 6, "components": 24}}))  # fmt: skip
+    assert tok.encoder.linear.block.shape == (6, 48)
+    assert tok.encoder.linear.grid.shape == (6, 64, 64)
+    assert not tok.encoder.linear.placed
+    full = separable(rows=24)
+    assert full.placed
+    assert bool(full.used.all())
+    with pytest.raises(InputError, match="downsampling 8 must be a multiple of block 3"):
+        from_dict(CVQConfig, {"network": {"kind": "linear", "form": "separable", "block": 3}})

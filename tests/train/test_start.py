@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from channelvq import CVQTokenizer
+from channelvq.data.stream import fixed_images
 from channelvq.errors import InputError
 from channelvq.images import normalize
 from channelvq.train.run import load_tokenizer_recipe, train
@@ -95,6 +96,29 @@ def test_the_tokenizer_at_step_0_is_the_linear_coder(axis: str) -> None:
     free = torch.ones(quantized.z_q[0].numel(), dtype=torch.bool)
     free[tok.encoder.linear.slots[: len(rows)]] = False
     assert float(quantized.z_q.flatten(1)[:, free].abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize("axis", ["channel", "patch"])
+def test_the_separable_start(axis: str) -> None:
+    settings = ["model.network.form=separable", "model.network.features=12"]
+    task = TokenizerTask(load_tokenizer_recipe(f"small/tokens-{axis}", [*TINY, *settings]))
+    task.start()
+    tok, part, x = task.tokenizer, task.tokenizer.encoder.linear, normalize(task.held_out)
+    eye = torch.eye(12)
+    torch.testing.assert_close(part.block @ part.block.T, eye, rtol=0, atol=1e-4)
+    torch.testing.assert_close(part.grid @ part.grid.mT, torch.eye(16).expand(12, 16, 16), rtol=0, atol=1e-4)
+    with torch.no_grad():
+        x_hat, quantized = tok(x)
+        linear, _ = tok(x, quantize=False)
+        torch.testing.assert_close(x_hat, part.synthesise(quantized.z_q))
+    errors = [float((y - x).square().mean()) for y in (part.mean.view(3, 32, 32), x_hat, linear)]
+    assert errors[0] > 1.2 * errors[1] > 1.2 * errors[2]
+    # The coefficients that were chosen are those of the largest variance, in falling order from token to token.
+    if axis == "channel":
+        spread = part.coefficients(normalize(fixed_images(task.data, 64)))[:, part.chosen].var(0)
+        assert float(spread[:4].mean()) > 2 * float(spread[-4:].mean())
+    else:
+        assert torch.equal(part.chosen % 16, part.slots % 16)  # a patch's numbers at the patch's own place
 
 
 def test_a_patchs_components_lie_in_the_patch() -> None:

@@ -12,6 +12,7 @@ The maps are a place to put numbers: on the channel axis those of channel k are 
 numbers are zero.
 """
 
+import math
 from typing import Literal
 
 import torch
@@ -22,6 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from channelvq.config import STRICT
+from channelvq.nn.modes import without_autocast
+from channelvq.nn.separable import SeparableMap, fill_up
 from channelvq.nn.unet import UNet, UNetConfig
 
 
@@ -29,12 +32,17 @@ from channelvq.nn.unet import UNet, UNetConfig
 class LinearConfig:
     """downsampling: f, the ratio of the image's side to that of the maps. components: R, coefficients in all.
 
-    encoder, decoder: the residual networks; None for none. start_images: how many images the linear part is fitted to.
+    form: "full", a basis of whole images, up to about 96 px; "separable", a transform of pixel blocks of side `block`
+    to `features` numbers each and then one of each feature's grid (nn/separable.py), for any size. encoder, decoder:
+    the residual networks; None for none. start_images: how many images the linear part is fitted to.
     """
 
     kind: Literal["linear"] = "linear"
     downsampling: PositiveInt = 8
     components: PositiveInt = 768
+    form: Literal["full", "separable"] = "full"
+    block: PositiveInt = 8
+    features: PositiveInt = 64
     encoder: UNetConfig | None = None
     decoder: UNetConfig | None = None
     start_images: PositiveInt = 8192
@@ -46,6 +54,8 @@ class LinearConfig:
                     f"downsampling {self.downsampling} must be a multiple of the {name}'s, {network.downsampling} "
                     f"(stem {network.stem}, multipliers {network.multipliers})"
                 )
+        if self.form == "separable" and self.downsampling % self.block:
+            raise ValueError(f"downsampling {self.downsampling} must be a multiple of block {self.block}")
 
     @property
     def downsampling_reason(self) -> str:
@@ -60,13 +70,11 @@ class LinearMap(nn.Module):
     basis: Tensor
     slots: Tensor
 
-    def __init__(self, config: LinearConfig, latent_channels: int, image_size: int) -> None:
+    def __init__(self, components: int, latent_shape: tuple[int, int, int], image_size: int) -> None:
         super().__init__()
-        side = image_size // config.downsampling
-        self.latent_shape = (latent_channels, side, side)
-        self.image_shape = (3, image_size, image_size)
+        self.latent_shape, self.image_shape = latent_shape, (3, image_size, image_size)
         pixels = 3 * image_size**2
-        count = min(config.components, pixels, latent_channels * side**2)
+        count = min(components, pixels, math.prod(latent_shape))
         self.register_buffer("mean", torch.zeros(pixels))
         self.register_buffer("basis", torch.zeros(count, pixels))
         self.register_buffer("slots", torch.arange(count))
@@ -79,26 +87,33 @@ class LinearMap(nn.Module):
     @torch.no_grad()
     def place(self, mean: Float[Tensor, " P"], basis: Float[Tensor, "n P"], slots: Tensor) -> None:
         """Take a basis of n <= R rows and the slots of its coefficients; rows beyond them are zero, at free slots."""
-        count, free = len(self.basis), torch.ones(self.latent_shape, dtype=torch.bool, device=slots.device).flatten()
-        free[slots] = False
         self.mean.copy_(mean)
         self.basis.zero_()
         self.basis[: len(basis)] = basis
-        self.slots.copy_(torch.cat([slots, free.nonzero()[:, 0]])[:count])
+        self.slots.copy_(fill_up(slots, len(self.slots), math.prod(self.latent_shape)))
 
     def analyse(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
         """Images -> coefficients in their places."""
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             # In bfloat16 the coefficients would lose what the networks are there to win.
             coefficients = F.linear(x.flatten(1).to(self.basis.dtype) - self.mean, self.basis)
-            maps = coefficients.new_zeros(len(x), self.latent_shape[0] * self.latent_shape[1] * self.latent_shape[2])
+            maps = coefficients.new_zeros(len(x), math.prod(self.latent_shape))
             return maps.index_copy(1, self.slots, coefficients).unflatten(1, self.latent_shape)
 
     def synthesise(self, z: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
         """Coefficients in their places -> images."""
-        with torch.autocast(z.device.type, enabled=False):
+        with without_autocast(z):
             coefficients = z.flatten(1).to(self.basis.dtype)[:, self.slots]
             return (coefficients @ self.basis + self.mean).unflatten(1, self.image_shape)
+
+
+def build_map(config: LinearConfig, latent_channels: int, image_size: int) -> LinearMap | SeparableMap:
+    """The linear part of a config."""
+    side = image_size // config.downsampling
+    shape = (latent_channels, side, side)
+    if config.form == "full":
+        return LinearMap(config.components, shape, image_size)
+    return SeparableMap(config.components, shape, image_size, block_side=config.block, features=config.features)
 
 
 class LinearEncoder(nn.Module):
@@ -107,7 +122,7 @@ class LinearEncoder(nn.Module):
     def __init__(self, config: LinearConfig, latent_channels: int, image_size: int) -> None:
         super().__init__()
         self.config = config
-        self.linear = LinearMap(config, latent_channels, image_size)
+        self.linear = build_map(config, latent_channels, image_size)
         self.residual = None if config.encoder is None else UNet(config.encoder, image_size)
 
     def forward(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
@@ -121,7 +136,7 @@ class LinearDecoder(nn.Module):
     def __init__(self, config: LinearConfig, latent_channels: int, image_size: int) -> None:
         super().__init__()
         self.config = config
-        self.linear = LinearMap(config, latent_channels, image_size)
+        self.linear = build_map(config, latent_channels, image_size)
         self.residual = None if config.decoder is None else UNet(config.decoder, image_size)
 
     @property

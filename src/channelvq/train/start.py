@@ -8,19 +8,21 @@ patch axis: components of each patch by itself, at the place where the patch is:
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Float64, Int64, UInt8
+from jaxtyping import Bool, Float, Float64, Int64, UInt8
 from torch import Tensor, distributed
 
 from channelvq.errors import InputError
 from channelvq.images import normalize
-from channelvq.nn.linear import LinearDecoder, LinearEncoder
+from channelvq.nn.linear import LinearDecoder, LinearEncoder, LinearMap
+from channelvq.nn.separable import SeparableMap
 from channelvq.quantize.base import num_ranks, rank
 from channelvq.quantize.tokenwise import TokenwiseSimVQConfig
 from channelvq.quantize.tokenwise_start import water_level
 from channelvq.tokenizer import CVQConfig, CVQTokenizer
+from channelvq.train.start_separable import fit_separable, largest, of_patches
 
 ROWS = 512  # images in float32 at once
 PASSES = 4
@@ -41,7 +43,8 @@ def start_linear(tokenizer: CVQTokenizer, images: UInt8[Tensor, "n 3 H W"], seed
     if not (isinstance(encoder, LinearEncoder) and isinstance(decoder, LinearDecoder)):
         raise InputError(f"start: expected a tokenizer with model.network.kind=linear, got {type(encoder).__name__}")
     if rank() == 0:
-        found = fit_linear(tokenizer.config, images.to(tokenizer.device), len(encoder.linear.basis), seed)
+        images = images.to(tokenizer.device)
+        found = _fit(encoder.linear, tokenizer.config, images, seed)
         for part in (encoder.linear, decoder.linear):
             part.place(*found)
     if num_ranks() > 1:
@@ -50,23 +53,49 @@ def start_linear(tokenizer: CVQTokenizer, images: UInt8[Tensor, "n 3 H W"], seed
                 distributed.broadcast(tensor, src=0)
 
 
+def _fit(part: LinearMap | SeparableMap, config: CVQConfig, images: UInt8[Tensor, "n 3 H W"], seed: int) -> Any:
+    """What `place` takes."""
+    if isinstance(part, LinearMap):
+        return fit_linear(config, images, len(part.basis), seed)
+    bits, most = math.log2(config.quantizer.codebook_size), _most(config)
+    found = fit_separable(images, part, whole_grid=config.axis == "channel")
+    if config.axis == "patch":
+        if part.block_side != config.network.downsampling:
+            raise InputError("model.network.block: on the patch axis it is the side of a patch, that of downsampling")
+        chosen, slots = of_patches(found, bits, min(most, len(part.slots) // config.num_tokens))
+    else:
+        chosen, variances = largest(found, len(part.slots))
+        kept, slots = _slots(deal_out(variances, config.num_tokens, bits), config.codebook_dim, most)
+        chosen = chosen[: len(kept)][kept]
+    return found.mean, found.block, found.grid, chosen, slots
+
+
+def _most(config: CVQConfig) -> int:
+    """How many numbers of a token its codewords can reach."""
+    quantizer = config.quantizer
+    reach = quantizer.rank if isinstance(quantizer, TokenwiseSimVQConfig) else config.codebook_dim
+    return min(reach, config.codebook_dim)
+
+
 @torch.no_grad()
 def fit_linear(config: CVQConfig, images: UInt8[Tensor, "n 3 H W"], components: int, seed: int) -> LinearStart:
     """The basis of at most `components` rows for the axis, tokens and codes of a tokenizer.
 
     Raises InputError for images that are all the same.
     """
-    bits = math.log2(config.quantizer.codebook_size)
-    most = config.codebook_dim
-    if isinstance(config.quantizer, TokenwiseSimVQConfig):  # numbers of a token that its codewords can reach
-        most = min(most, config.quantizer.rank)
+    bits, most = math.log2(config.quantizer.codebook_size), _most(config)
     if config.axis == "patch":
         return _patch_start(images, config.latent_size, bits, min(most, components // config.num_tokens))
     mean, basis, variances = principal_components(images, components, torch.Generator().manual_seed(seed))
-    tokens = deal_out(variances, config.num_tokens, bits)
+    kept, slots = _slots(deal_out(variances, config.num_tokens, bits), config.codebook_dim, most)
+    return LinearStart(mean, basis[: len(kept)][kept], slots)
+
+
+def _slots(tokens: Int64[Tensor, " m"], dim: int, most: int) -> tuple[Bool[Tensor, " m"], Int64[Tensor, " n"]]:
+    """(which components stay, their slots): the first `most` of each token, in a row among its `dim` numbers."""
     place = torch.arange(len(tokens), device=tokens.device) - torch.searchsorted(tokens, tokens)
     kept = place < most
-    return LinearStart(mean, basis[: len(tokens)][kept], tokens[kept] * config.codebook_dim + place[kept])
+    return kept, tokens[kept] * dim + place[kept]
 
 
 def deal_out(variances: Float64[Tensor, " n"], num_tokens: int, bits: float) -> Int64[Tensor, " m"]:
