@@ -114,7 +114,7 @@ def test_shapes_that_cannot_be_are_named() -> None:
         CVQConfig(image_size=36, network=network())
     with pytest.raises(InputError, match=r"\n  model\.network\.stem: there is no such setting"):
         load_tokenizer_recipe("small/vit", ["model.network.stem=2"])
-    with pytest.raises(InputError, match=r"model\.network: .*kind is conv or vit"):
+    with pytest.raises(InputError, match=r"model\.network: .*kind is conv, vit or linear"):
         load_tokenizer_recipe("small/vit", ["model.network.kind=cnn"])
 
 
