@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from channelvq.config import STRICT
-from channelvq.nn.layers import AttentionBlock, Downsample, ResBlock, Upsample, group_norm
+from channelvq.nn.layers import AttentionBlock, Downsample, ResBlock, group_norm
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -60,10 +60,12 @@ class UNet(nn.Module):
         around = [AttentionBlock(width)] if config.attention else []
         last = [AttentionBlock(width)] if config.attention else []
         self.middle = nn.Sequential(ResBlock(given[-1], width), *around, *_blocks(width, width, blocks), *last)
-        self.enlarge = nn.ModuleList(Upsample(width) for width in widths[:0:-1])
-        self.up = nn.ModuleList(
-            _blocks(below + here, here, blocks) for below, here in zip(widths[:0:-1], widths[-2::-1], strict=True)
+        # To the width of the level above before doubling, where the convolution is four times as cheap as after it.
+        self.enlarge = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(below, here, 3, padding=1), nn.Upsample(scale_factor=2))
+            for below, here in zip(widths[:0:-1], widths[-2::-1], strict=True)
         )
+        self.up = nn.ModuleList(_blocks(2 * here, here, blocks) for here in widths[-2::-1])
         self.norm = group_norm(widths[0])
         self.out = nn.Conv2d(widths[0], 3 * config.stem**2, 3, padding=1)
         for parameter in self.out.parameters():
