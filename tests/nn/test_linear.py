@@ -11,6 +11,8 @@ from channelvq.nn.linear import LinearConfig, LinearMap
 from channelvq.nn.separable import SeparableMap
 from channelvq.nn.unet import UNetConfig
 from channelvq.tokenizer import CVQConfig
+from channelvq.train.plan import Machine, plan
+from channelvq.train.run import load_tokenizer_recipe
 
 NET = UNetConfig(base_channels=8, multipliers=(1, 2), num_blocks=1, stem=4)
 
@@ -98,6 +100,14 @@ def test_the_networks_must_fit_the_maps() -> None:
         from_dict(CVQConfig, {"network": {"kind": "linear", "downsampling": 4, "encoder": {"stem": 4}}})
     with pytest.raises(InputError, match=r"image_size 60 must be a multiple.*8 \(downsampling 8\)"):
         from_dict(CVQConfig, {"image_size": 60, "network": {"kind": "linear"}})
+
+
+def test_a_plan_counts_its_networks() -> None:
+    found = plan("x", load_tokenizer_recipe("small/tokens-channel"), Machine(gpus=1))
+    parts = {part.name: part.parameters for part in found.parts}
+    assert parts["quantizer"] == 4096 * 24 + 64 * 64 * 24
+    assert parts["encoder"] == parts["decoder"] > 1_000_000
+    assert found.forward_flops > 2 * 2 * 768 * 12288  # the linear part alone, there and back
 
 
 # The separable form
