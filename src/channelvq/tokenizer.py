@@ -81,7 +81,9 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", li
         super().__init__()
         self.config = config = config or CVQConfig()
         self.encoder = config.network.build_encoder(config.latent_channels, config.image_size)
-        self.quantizer = ChannelVQ(codebook_dim=config.codebook_dim, axis=config.axis, config=config.quantizer)
+        self.quantizer = ChannelVQ(
+            codebook_dim=config.codebook_dim, num_tokens=config.num_tokens, axis=config.axis, config=config.quantizer
+        )
         self.decoder = config.network.build_decoder(config.latent_channels, config.image_size)
 
     @property

@@ -16,7 +16,8 @@ from channelvq.quantize.codebook import PlainConfig
 from channelvq.quantize.simvq import SimVQConfig
 from channelvq.tokenizer import CVQConfig
 
-KINDS = ("plain", "ema", "simvq", "ibq", "lc", "fsq", "lfq")
+KINDS = ("plain", "ema", "simvq", "simvq-tokenwise", "ibq", "lc", "fsq", "lfq")
+WITHOUT_TABLE = "simvq-tokenwise"  # its tokens see one codebook through maps of their own: test_tokenwise.py
 AXES: tuple[Axis, ...] = ("channel", "patch")
 CODES = 32
 
@@ -52,7 +53,7 @@ def vq(request: pytest.FixtureRequest) -> ChannelVQ:
 
 
 def test_forward_gives_rows_of_the_table_to_the_bit(vq: ChannelVQ) -> None:
-    z = feature_map()
+    z, has_table = feature_map(), vq.quantizer.config.kind != WITHOUT_TABLE
     assert vq.codes().shape == (CODES, 16)
     for training in (True, False):
         z_q, indices, loss = vq.train(training)(z)
@@ -62,9 +63,10 @@ def test_forward_gives_rows_of_the_table_to_the_bit(vq: ChannelVQ) -> None:
         assert 8 < len(indices.unique()) <= CODES
         vectors = to_vectors(z_q, vq.axis)
         assert torch.equal(vq.indices_to_codes(indices), vectors)
-        assert torch.equal(vq.codes()[indices], vectors)
+        assert torch.equal(vq.codes()[indices], vectors) == has_table
         # Of any prefix and any row alone, too.
         assert torch.equal(vq.indices_to_codes(indices[2:, :5]), vectors[2:, :5])
+        assert torch.equal(vq.indices_to_codes(indices[:, :1]), vectors[:, :1])
 
 
 def test_codes_fit_the_data(vq: ChannelVQ) -> None:
@@ -84,6 +86,7 @@ REACHES = {
     ("plain", ""): {"z_q": {"z"}, "codebook": {"weight"}, "commitment": {"z"}},
     ("ema", ""): {"z_q": {"z"}, "commitment": {"z"}},
     ("simvq", ""): {"z_q": {"z"}, "codebook": {"weight"}, "commitment": {"z"}},
+    ("simvq-tokenwise", ""): {"z_q": {"z"}, "codebook": {"weight", "basis"}, "commitment": {"z"}},
     ("lc", ""): {"z_q": {"z"}, "codebook": {"weight", "bias"}, "commitment": {"z"}},
     ("ibq", "straight"): {
         "z_q": {"z", "weight"}, "codebook": {"weight"}, "commitment": {"z"}, "index": {"weight"}, "entropy": {"weight"},
@@ -188,7 +191,8 @@ def test_float32_under_autocast(vq: ChannelVQ) -> None:
         table = vq.codes()
     assert found.z_q.dtype == found.loss.dtype == torch.float32
     assert torch.equal(found.z_q, expected.z_q)
-    assert torch.equal(table[expected.indices], to_vectors(expected.z_q, vq.axis))
+    if vq.quantizer.config.kind != WITHOUT_TABLE:
+        assert torch.equal(table[expected.indices], to_vectors(expected.z_q, vq.axis))
 
 
 def test_weights_in_double_precision_train_too(vq: ChannelVQ) -> None:
@@ -277,8 +281,15 @@ def on_meta() -> Iterator[None]:
 @pytest.mark.usefixtures("on_meta")
 @pytest.mark.parametrize("kind", KINDS)
 def test_can_be_planned_without_memory(kind: str) -> None:
-    vq = ChannelVQ(4096, 64, kind=kind)
-    learned = {"ema": 0, "simvq": 64 * 64, "lc": 64 * 64 + 64, "fsq": 2 * 4 * 64 + 4 + 64, "lfq": 2 * 12 * 64 + 12 + 64}
+    vq = ChannelVQ(4096, 64, kind=kind, **({"num_tokens": 32} if kind == WITHOUT_TABLE else {}))
+    learned = {
+        "simvq-tokenwise": 4096 * 24 + 32 * 64 * 24,
+        "ema": 0,
+        "simvq": 64 * 64,
+        "lc": 64 * 64 + 64,
+        "fsq": 2 * 4 * 64 + 4 + 64,
+        "lfq": 2 * 12 * 64 + 12 + 64,
+    }
     assert sum(p.numel() for p in vq.parameters()) == learned.get(kind, 4096 * 64)
 
 
@@ -290,5 +301,5 @@ def test_settings_choose_the_kind_and_mistakes_are_named() -> None:
     with pytest.raises(InputError, match="decay: there is no such setting"):
         ChannelVQ(8, 4, decay=0.9)
     for kind in ("rvq", None, 3):
-        with pytest.raises(InputError, match="kind is plain, ema, simvq, ibq, lc, fsq or lfq"):
+        with pytest.raises(InputError, match="kind is plain, ema, simvq, simvq-tokenwise, ibq, lc, fsq or lfq"):
             ChannelVQ(8, 4, kind=kind)

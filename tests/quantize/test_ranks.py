@@ -20,6 +20,7 @@ CASES: dict[str, dict[str, object]] = {
     "plain": {"kind": "plain"},
     "ema": {"kind": "ema", "revive_after": 0.0},
     "simvq": {"kind": "simvq"},
+    "simvq-tokenwise": {"kind": "simvq-tokenwise", "num_tokens": 8},
     "ibq": {"kind": "ibq", "temperature": 0.5},
     "ibq by index": {"kind": "ibq", "temperature": 0.5, "path": "index"},
     "lc": {"kind": "lc"},
@@ -28,6 +29,7 @@ CASES: dict[str, dict[str, object]] = {
     # Below here a process draws or measures on its own tokens, so one process gets something else.
     "plain from the first batch": {"kind": "plain"},
     "ema from the first batch": {"kind": "ema"},
+    "simvq-tokenwise from the first batch": {"kind": "simvq-tokenwise", "num_tokens": 8},
     "ema with revival": {"kind": "ema", "start": "uniform", "revive_after": 1.0},
     "ibq by temperature": {"kind": "ibq"},
     "lfq from the first batch": {"kind": "lfq"},

@@ -24,6 +24,12 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = was_training
 
 
+def without_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """Full precision inside, on a device that has another: "meta", on which a plan is made, has none."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+
+
 def row_independent_kernels(device: torch.device) -> AbstractContextManager[object]:
     """Within it, a row's bits do not depend on its place in the batch.
 

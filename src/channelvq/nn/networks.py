@@ -53,6 +53,11 @@ class NetworkConfig(Protocol):
 
 
 NETWORKS: Registry[type[NetworkConfig]] = Registry(
-    "network", {"conv": "channelvq.nn.conv:ConvConfig", "vit": "channelvq.nn.vit:ViTConfig"}
+    "network",
+    {
+        "conv": "channelvq.nn.conv:ConvConfig",
+        "vit": "channelvq.nn.vit:ViTConfig",
+        "linear": "channelvq.nn.linear:LinearConfig",
+    },
 )
 AnyNetworkConfig = Annotated[NetworkConfig, of_kind(NETWORKS, default="conv")]

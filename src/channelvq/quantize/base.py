@@ -94,6 +94,10 @@ class Quantizer(nn.Module, ABC):
         broadcast_from_main((*self.parameters(), *self.buffers()))
         self.started.fill_(True)
 
+    def start_from_tokens(self, z: Float[Tensor, "B K D"], generator: torch.Generator) -> None:
+        """`start_from` the tokens of whole images, for a quantizer to which their position says something."""
+        self.start_from(z.flatten(0, 1), generator)
+
     def forward(self, z: Float[Tensor, "B K D"], keep: Bool[Tensor, "B K"] | None = None) -> Quantized:
         """Quantize (B, K, D) in float32; `keep` marks the tokens that the loss counts.
 
@@ -104,7 +108,7 @@ class Quantizer(nn.Module, ABC):
             raise InputError(f"quantizer: expected (B, K, {self.dim}), got {tuple(z.shape)}")
         check_keep(keep, z)
         if self.training and not self.started:
-            self.start_from(z.flatten(0, 1), torch.Generator().manual_seed(0))
+            self.start_from_tokens(z, torch.Generator().manual_seed(0))
         with torch.autocast(z.device.type, enabled=False):
             return self._quantize(z, keep)
 

@@ -19,9 +19,10 @@ class ChannelVQ(nn.Module):
 
     Usage: `z_q, indices, loss = ChannelVQ(codebook_size=4096, codebook_dim=16 * 16)(z)` for z of shape (B, C, 16, 16).
 
-    codebook_size: N. codebook_dim: D = h*w on the channel axis, D = C on the patch axis. Further keywords are `kind`
-    ("plain", "ema", "simvq", "ibq", "lc", "fsq", "lfq" or one that was registered) and the settings of that kind's
-    config (beta, start, ...); or give a `config` instead of them.
+    codebook_size: N. codebook_dim: D = h*w on the channel axis, D = C on the patch axis. num_tokens: K, for kinds that
+    treat every token in its own way; without it they take it from the first call. Further keywords are `kind`
+    ("plain", "ema", "simvq", "simvq-tokenwise", "ibq", "lc", "fsq", "lfq" or one that was registered) and the settings
+    of that kind's config (beta, start, ...); or give a `config` instead of them.
     """
 
     def __init__(
@@ -29,6 +30,7 @@ class ChannelVQ(nn.Module):
         codebook_size: int | None = None,
         codebook_dim: int | None = None,
         *,
+        num_tokens: int | None = None,
         axis: Axis = "channel",
         config: QuantizerConfig | None = None,
         **settings: object,
@@ -41,13 +43,15 @@ class ChannelVQ(nn.Module):
         if axis not in ("channel", "patch"):
             raise InputError(f"ChannelVQ: axis is 'channel' or 'patch', got {axis!r}")
         codebook_dim = check_whole("ChannelVQ: codebook_dim, the numbers in a codeword", codebook_dim, 1)
+        if num_tokens is not None:
+            num_tokens = check_whole("ChannelVQ: num_tokens, the tokens of an image", num_tokens, 1)
         if config is None:
             given = {"codebook_size": codebook_size, **settings}
             kinds: type[QuantizerConfig] = cast(Any, AnyQuantizerConfig)  # a type to pydantic alone
             config = from_dict(kinds, given, where="ChannelVQ")
         self.axis: Axis = axis
         self.codebook_dim = codebook_dim
-        self.quantizer = config.build(codebook_dim)
+        self.quantizer = config.build(codebook_dim, num_tokens)
 
     @property
     def codebook_size(self) -> int:
@@ -55,7 +59,7 @@ class ChannelVQ(nn.Module):
         return self.quantizer.codebook_size
 
     def codes(self) -> Float[Tensor, "N D"]:
-        """The table that indices refer to."""
+        """The table that indices refer to; (N, r) for "simvq-tokenwise", whose tokens see it through their maps."""
         return self.quantizer.codes()
 
     def forward(self, z: Float[Tensor, "B C h w"], keep: Bool[Tensor, "B K"] | None = None) -> Quantized:
@@ -85,5 +89,5 @@ class ChannelVQ(nn.Module):
         return self.quantizer.indices_to_codes(indices.long())
 
     def start_from(self, z: Float[Tensor, "B C h w"], generator: torch.Generator) -> None:
-        """Start the codebook from feature maps (k-means)."""
-        self.quantizer.start_from(to_vectors(z, self.axis).flatten(0, 1), generator)
+        """Start the codebook from feature maps (k-means, or what its kind starts by)."""
+        self.quantizer.start_from_tokens(to_vectors(z, self.axis), generator)

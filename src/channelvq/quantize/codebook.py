@@ -34,7 +34,7 @@ class PlainConfig:
     start: Literal["data", "uniform"] = "data"
     kmeans_iterations: NonNegativeInt = 10
 
-    def build(self, dim: int) -> "PlainCodebook":
+    def build(self, dim: int, num_tokens: int | None = None) -> "PlainCodebook":
         """The quantizer, for tokens of `dim` numbers."""
         return PlainCodebook(self, dim)
 

@@ -47,7 +47,7 @@ class EMAConfig:
     start: Literal["data", "uniform"] = "data"
     kmeans_iterations: NonNegativeInt = 10
 
-    def build(self, dim: int) -> "EMACodebook":
+    def build(self, dim: int, num_tokens: int | None = None) -> "EMACodebook":
         """The quantizer, for tokens of `dim` numbers."""
         return EMACodebook(self, dim)
 

@@ -54,7 +54,7 @@ class FSQConfig:
         rest = bits - 4 * sixteens
         return (16,) * sixteens + (8,) * (rest // 3) + (4,) * (rest % 3 == 2)
 
-    def build(self, dim: int) -> "FSQCodebook":
+    def build(self, dim: int, num_tokens: int | None = None) -> "FSQCodebook":
         """The quantizer, for tokens of `dim` numbers."""
         return FSQCodebook(self, dim)
 

@@ -64,7 +64,7 @@ class IBQConfig:
     start: Literal["data", "uniform"] = "data"
     kmeans_iterations: NonNegativeInt = 10
 
-    def build(self, dim: int) -> "IBQCodebook":
+    def build(self, dim: int, num_tokens: int | None = None) -> "IBQCodebook":
         """The quantizer, for tokens of `dim` numbers."""
         return IBQCodebook(self, dim)
 

@@ -32,7 +32,7 @@ class LCConfig:
     codebook_weight: Annotated[float, Field(ge=0)] = 1.0
     kmeans_iterations: NonNegativeInt = 10
 
-    def build(self, dim: int) -> "LCCodebook":
+    def build(self, dim: int, num_tokens: int | None = None) -> "LCCodebook":
         """The quantizer, for tokens of `dim` numbers."""
         return LCCodebook(self, dim)
 

@@ -39,7 +39,7 @@ class LFQConfig:
         if self.codebook_size < 2 or self.codebook_size & (self.codebook_size - 1):
             raise ValueError(f"codebook_size must be a power of two of at least 2, got {self.codebook_size}")
 
-    def build(self, dim: int) -> "LFQCodebook":
+    def build(self, dim: int, num_tokens: int | None = None) -> "LFQCodebook":
         """The quantizer, for tokens of `dim` numbers."""
         return LFQCodebook(self, dim)
 

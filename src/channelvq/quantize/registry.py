@@ -20,8 +20,8 @@ class QuantizerConfig(Protocol):
         """N."""
         ...
 
-    def build(self, dim: int) -> Quantizer:
-        """The quantizer, for tokens of `dim` numbers."""
+    def build(self, dim: int, num_tokens: int | None = None) -> Quantizer:
+        """The quantizer, for tokens of `dim` numbers; num_tokens: of an image, where that is known."""
         ...
 
 
@@ -31,6 +31,7 @@ QUANTIZERS: Registry[type[QuantizerConfig]] = Registry(
         "plain": "channelvq.quantize.codebook:PlainConfig",
         "ema": "channelvq.quantize.ema:EMAConfig",
         "simvq": "channelvq.quantize.simvq:SimVQConfig",
+        "simvq-tokenwise": "channelvq.quantize.tokenwise:TokenwiseSimVQConfig",
         "ibq": "channelvq.quantize.ibq:IBQConfig",
         "lc": "channelvq.quantize.lc:LCConfig",
         "fsq": "channelvq.quantize.fsq:FSQConfig",

@@ -37,7 +37,7 @@ class SimVQConfig:
     kmeans_iterations: NonNegativeInt = 10
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
-    def build(self, dim: int) -> "SimVQCodebook":
+    def build(self, dim: int, num_tokens: int | None = None) -> "SimVQCodebook":
         """The quantizer, for tokens of `dim` numbers."""
         return SimVQCodebook(self, dim)
 

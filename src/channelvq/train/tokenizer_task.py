@@ -149,6 +149,11 @@ class TokenizerTask(Task):
     def start(self) -> None:
         """Read the encoder's weights where it has some; start the codebook, unless the network trains first."""
         self.tokenizer.encoder.start()
+        if self.recipe.model.network.kind == "linear":
+            from channelvq.train.start import start_linear
+
+            # The first images of the training sequence, which come again when it begins.
+            start_linear(self.tokenizer, lambda count: fixed_images(self.data, count), self.recipe.train.seed)
         if self.recipe.objective.start_step == 0:
             self._start_codebook()
 

@@ -34,20 +34,22 @@ from channelvq.evaluate.held_out import held_out
 from channelvq.images import normalize
 from channelvq.nn.conv import ConvConfig
 from channelvq.quantize.axis import to_vectors
+from channelvq.quantize.channel_vq import QuantizerConfig
 from channelvq.quantize.codebook import PlainConfig
+from channelvq.quantize.tokenwise import TokenwiseSimVQConfig
 from channelvq.quantize.usage import CodebookUsage
 from channelvq.tokenizer import CVQConfig
 
 CHANNELS, CODES = 6, 20
 
 
-def tiny(axis: str = "channel") -> CVQTokenizer:
+def tiny(axis: str = "channel", quantizer: QuantizerConfig | None = None) -> CVQTokenizer:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = ConvConfig(stem=2, base_channels=16, multipliers=(1, 2), num_blocks=1)
         config = CVQConfig(
             image_size=16, latent_channels=CHANNELS, axis=axis, network=network,  # type: ignore[arg-type]
-            quantizer=PlainConfig(codebook_size=CODES),
+            quantizer=quantizer or PlainConfig(codebook_size=CODES),
         )  # fmt: skip
         tokenizer = CVQTokenizer(config)
     tokenizer.quantizer.start_from(tokenizer.latents(noise(30)), torch.Generator().manual_seed(0))
@@ -264,9 +266,10 @@ def test_terminal_text_says_what_was_found(healthy: DoctorReport) -> None:
     assert "model.quantizer.beta" in capture.get()
 
 
+@pytest.mark.parametrize("quantizer", [None, TokenwiseSimVQConfig(codebook_size=CODES, rank=3)])
 @pytest.mark.parametrize("axis", ["channel", "patch"])
-def test_all_pictures_of_either_axis(axis: str) -> None:
-    tokenizer, images = tiny(axis), noise(20)
+def test_all_pictures_of_either_axis(axis: str, quantizer: QuantizerConfig | None) -> None:
+    tokenizer, images = tiny(axis, quantizer), noise(20)
     report, seen = examine(tokenizer, images)
     drawn = doctor_pictures.pictures(tokenizer, images, report, seen)
     assert set(drawn) == {"tokens", "atlas", "map", "knockout"}

@@ -33,7 +33,7 @@ def pictures(
     return {
         "tokens": token_plot(report),
         "atlas": atlas(tokenizer, seen),
-        "map": code_map(seen),
+        "map": code_map(tokenizer, seen),
         "knockout": knockout(tokenizer, images[:KNOCKOUT_SHOWN], report),
     }
 
@@ -49,7 +49,7 @@ def atlas(tokenizer: CVQTokenizer, seen: Observation) -> tuple[Image.Image, str]
     positions = seen.counts[:, codes].argmax(dim=0)
     mean = seen.mean_codes.to(tokenizer.device, next(tokenizer.parameters()).dtype)
     placed = mean.expand(len(codes), -1, -1).clone()
-    placed[torch.arange(len(codes)), positions] = seen.table[codes].to(placed)
+    placed[torch.arange(len(codes)), positions] = _codewords(tokenizer, codes, positions).to(placed)
     with evaluating(tokenizer):
         changes = decode_codes(tokenizer, placed).float() - decode_codes(tokenizer, mean[None]).float()
     tiles, gain = _around_gray(changes)
@@ -62,13 +62,24 @@ def atlas(tokenizer: CVQTokenizer, seen: Observation) -> tuple[Image.Image, str]
     )
 
 
-def code_map(seen: Observation) -> tuple[Image.Image, str]:
+def _codewords(tokenizer: CVQTokenizer, codes: Tensor, positions: Tensor) -> Tensor:
+    """What each code stands for at a token of its own: of some quantizers that differs from token to token."""
+    ids = torch.zeros(len(codes), tokenizer.num_tokens, dtype=torch.int64)
+    rows = torch.arange(len(codes))
+    ids[rows, positions] = codes
+    return tokenizer.quantizer.indices_to_codes(ids.to(tokenizer.device))[rows, positions].detach().cpu()
+
+
+def code_map(tokenizer: CVQTokenizer, seen: Observation) -> tuple[Image.Image, str]:
     """Codes among the features that they stand for, on a plane."""
     total = seen.counts.sum(dim=0)
     order = total.argsort(descending=True, stable=True)
     used = order[: min(_MAP_CODES, int(total.count_nonzero()))]
     dead = (total == 0).nonzero().flatten()[:_MAP_DEAD]
-    points = torch.cat([seen.features.double(), seen.table[used], seen.table[dead]])
+    shown = torch.cat([used, dead])
+    # Each code where it is used most: an unused one at the first token.
+    codewords = _codewords(tokenizer, shown, seen.counts[:, shown].argmax(dim=0))
+    points = torch.cat([seen.features, codewords]).double()
     plane, method = _on_a_plane(points)
     features, live, gone = plane.split([len(seen.features), len(used), len(dead)])
     figure = blank_figure(9, 7.5)

@@ -1,0 +1,178 @@
+"""Where a linear coder (nn/linear.py) starts: principal components of the images, dealt out to the tokens.
+
+channel axis: components of whole images, in falling order of variance. By reverse water-filling component i is worth
+    b_i = max(0, 1/2 log2(lambda_i / theta)) bits, sum b_i = tokens * log2 N
+and a token takes components until it has its log2 N bits: a few large ones first, many small ones last.
+patch axis: components of each patch by itself, at the place where the patch is: every token has its own log2 N bits.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Float64, Int64, UInt8
+from torch import Tensor
+
+from channelvq.distributed import broadcast_from_main, rank
+from channelvq.errors import InputError
+from channelvq.images import normalize
+from channelvq.nn.linear import LinearDecoder, LinearEncoder, LinearMap
+from channelvq.nn.separable import SeparableMap
+from channelvq.quantize.tokenwise import TokenwiseSimVQConfig
+from channelvq.quantize.tokenwise_start import water_level
+from channelvq.tokenizer import CVQConfig, CVQTokenizer
+from channelvq.train.start_separable import fit_separable, largest, of_patches
+
+ROWS = 512  # images in float32 at once
+PASSES = 4
+SPARE = 1.1  # directions that are followed for each that is wanted: the last ones of a subspace settle slowly
+
+
+class LinearStart(NamedTuple):
+    """mean (P,) of images in [-1, 1]; basis (n, P), orthonormal rows; slots: their places in the flat maps (C h w)."""
+
+    mean: Float[Tensor, " P"]
+    basis: Float[Tensor, "n P"]
+    slots: Int64[Tensor, " n"]
+
+
+def start_linear(tokenizer: CVQTokenizer, images: Callable[[int], UInt8[Tensor, "n 3 H W"]], seed: int) -> None:
+    """Fit the linear part of a tokenizer, both ways, unless it is: on rank 0, then broadcast, so that ranks agree.
+
+    images: gives so many of the training images.
+    """
+    encoder, decoder = tokenizer.encoder, tokenizer.decoder
+    if not (isinstance(encoder, LinearEncoder) and isinstance(decoder, LinearDecoder)):
+        raise InputError(f"start: expected a tokenizer with model.network.kind=linear, got {type(encoder).__name__}")
+    if encoder.linear.placed:
+        return
+    if rank() == 0:
+        shown = images(encoder.config.start_images).to(tokenizer.device)
+        fitted = _fit(encoder.linear, tokenizer.config, shown, seed)
+        for part in (encoder.linear, decoder.linear):
+            part.place(*fitted)
+    for part in (encoder.linear, decoder.linear):
+        broadcast_from_main(part.buffers())
+
+
+def _fit(part: LinearMap | SeparableMap, config: CVQConfig, images: UInt8[Tensor, "n 3 H W"], seed: int) -> Any:
+    """What `place` takes."""
+    if isinstance(part, LinearMap):
+        return fit_linear(config, images, len(part.basis), seed)
+    bits, most = math.log2(config.quantizer.codebook_size), _most(config)
+    fitted = fit_separable(images, part, whole_grid=config.axis == "channel")
+    if config.axis == "patch":
+        if part.block_side != config.network.downsampling:
+            raise InputError("model.network.block: on the patch axis it is the side of a patch, that of downsampling")
+        chosen, slots = of_patches(fitted, bits, min(most, len(part.slots) // config.num_tokens))
+    else:
+        chosen, variances = largest(fitted, len(part.slots))
+        kept, slots = _slots(deal_out(variances, config.num_tokens, bits), config.codebook_dim, most)
+        chosen = chosen[: len(kept)][kept]
+    return fitted.mean, fitted.block, fitted.grid, chosen, slots
+
+
+def _most(config: CVQConfig) -> int:
+    """How many numbers of a token its codewords can reach."""
+    quantizer = config.quantizer
+    reach = quantizer.rank if isinstance(quantizer, TokenwiseSimVQConfig) else config.codebook_dim
+    return min(reach, config.codebook_dim)
+
+
+@torch.no_grad()
+def fit_linear(config: CVQConfig, images: UInt8[Tensor, "n 3 H W"], components: int, seed: int) -> LinearStart:
+    """The basis of at most `components` rows for the axis, tokens and codes of a tokenizer.
+
+    Raises InputError for images that are all the same.
+    """
+    bits, most = math.log2(config.quantizer.codebook_size), _most(config)
+    if config.axis == "patch":
+        return _patch_start(images, config.latent_size, bits, min(most, components // config.num_tokens))
+    mean, basis, variances = principal_components(images, components, torch.Generator().manual_seed(seed))
+    kept, slots = _slots(deal_out(variances, config.num_tokens, bits), config.codebook_dim, most)
+    return LinearStart(mean, basis[: len(kept)][kept], slots)
+
+
+def _slots(tokens: Int64[Tensor, " m"], dim: int, most: int) -> tuple[Bool[Tensor, " m"], Int64[Tensor, " n"]]:
+    """(which components stay, their slots): the first `most` of each token, in a row among its `dim` numbers."""
+    place = torch.arange(len(tokens), device=tokens.device) - torch.searchsorted(tokens, tokens)
+    kept = place < most
+    return kept, tokens[kept] * dim + place[kept]
+
+
+def deal_out(variances: Float64[Tensor, " n"], num_tokens: int, bits: float) -> Int64[Tensor, " m"]:
+    """The token of each component above the water level, in falling order of variance; `bits` are those of a token.
+
+    A component belongs to the token in which its bits begin.
+    """
+    level = water_level(variances, num_tokens * bits)
+    worth = (variances / level).log2().clamp(min=0) / 2
+    begin = (worth.cumsum(0) - worth)[worth > 0]
+    return (begin / bits).long().clamp(max=num_tokens - 1)
+
+
+def principal_components(
+    images: UInt8[Tensor, "n 3 H W"], count: int, generator: torch.Generator
+) -> tuple[Float[Tensor, " P"], Float[Tensor, "m P"], Float64[Tensor, " m"]]:
+    """(mean, orthonormal rows in falling order of variance, variances) of images in [-1, 1], P = 3 H W.
+
+    By subspace iteration on the second moments, some images at a time: memory for the images as bytes and for a few
+    bases, never (P, P). Fewer than `count` where the images have no more directions. generator: on the CPU.
+    """
+    count = min(count, len(images) - 1, images[0].numel())
+    mean = sum((part.double().sum(0) for part in _rows(images)), torch.zeros((), dtype=torch.float64)) / len(images)
+    mean = mean.float()
+    follow = min(math.ceil(SPARE * count), images[0].numel())
+    basis = torch.randn(images[0].numel(), max(1, follow), generator=generator).to(images.device)
+    for _ in range(PASSES):
+        basis = _moments_times(torch.linalg.qr(basis)[0], images, mean)
+    basis = torch.linalg.qr(basis)[0]
+    moments = (basis.T @ _moments_times(basis, images, mean)).double()
+    variances, turn = torch.linalg.eigh((moments + moments.T) / 2)
+    variances, turn = variances.flip(0)[:count], turn.flip(1)[:, :count]
+    # Rounding leaves about 1e-7 of the largest variance in directions without any.
+    real = int((variances > 1e-6 * variances[:1].clamp(min=1e-12)).sum())
+    if not real:
+        raise InputError("start: the images are all the same; principal components need some thousand different ones")
+    rows = torch.linalg.qr(basis @ turn[:, :real].float())[0].T
+    # The sign of a component is arbitrary: the entry of the largest magnitude is made positive.
+    peaks = rows.gather(1, rows.abs().argmax(1, keepdim=True))
+    return mean, (rows * peaks.sign()).contiguous(), variances[:real]
+
+
+def _moments_times(basis: Float[Tensor, "P m"], images: Tensor, mean: Tensor) -> Float[Tensor, "P m"]:
+    """The second moments of the images about their mean, times a basis."""
+    out = torch.zeros_like(basis)
+    for part in _rows(images):
+        out.addmm_((part - mean).T, (part - mean) @ basis, alpha=1 / len(images))
+    return out
+
+
+def _rows(images: UInt8[Tensor, "n 3 H W"]) -> Iterator[Float[Tensor, "m P"]]:
+    for part in images.split(ROWS):
+        yield normalize(part).flatten(1)
+
+
+def _patch_start(images: UInt8[Tensor, "n 3 H W"], side: int, bits: float, most: int) -> LinearStart:
+    """Of each patch of a side x side grid its components above its own water level, `most` at most."""
+    if most < 1:
+        raise InputError(f"model.network.components: at least one for each of the {side * side} patches is needed")
+    size, patches = images.shape[-1], side * side
+    # Where the pixels of each patch are in a flat image.
+    places = torch.arange(images[0].numel(), device=images.device).view(3, side, size // side, side, size // side)
+    places = places.permute(1, 3, 0, 2, 4).reshape(patches, -1)
+    mean = sum((part.double().sum(0) for part in _rows(images)), torch.zeros((), dtype=torch.float64)) / len(images)
+    moments = torch.zeros(patches, places.shape[1], places.shape[1], device=images.device)
+    for part in _rows(images):
+        vectors = (part - mean.float())[:, places].transpose(0, 1)  # (patches, m, pixels of a patch)
+        moments += vectors.transpose(1, 2) @ vectors / len(images)
+    variances, directions = torch.linalg.eigh(moments.double())
+    variances, directions = variances.flip(1), directions.flip(2)
+    above = variances > torch.maximum(water_level(variances.clamp(min=0), bits), 1e-6 * variances[:, :1])
+    patch, place = above[:, :most].nonzero(as_tuple=True)
+    if not len(patch):
+        raise InputError("start: the images are all the same; principal components need some thousand different ones")
+    basis = torch.zeros(len(patch), images[0].numel(), device=images.device)
+    basis.scatter_(1, places[patch], directions[patch, :, place].float())
+    return LinearStart(mean.float(), basis, place * patches + patch)
