@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from inspect import isfunction
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,7 +27,7 @@ from channelvq.files import replace_whole, write_text_whole
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 PACKAGE = Path(__file__).parent
-# All operations in place by which torch and transformers fill fresh weights at random.
+# Functions of torch.nn.init, and of transformers in its place, by which layers fill fresh weights.
 DRAWS = {"kaiming_uniform_", "normal_", "uniform_"}
 
 C = TypeVar("C")
@@ -174,7 +175,7 @@ def save_network(network: nn.Module, config: Any, folder: Path) -> None:
 
 @contextmanager
 def undrawn() -> Iterator[None]:
-    """Within it new modules hold whatever is in their memory, for a file to fill; torch's generator stays as it is."""
+    """Within it new layers hold whatever is in their memory, for a file to fill; torch's generator stays as it is."""
     with torch.random.fork_rng(devices=[]), _Undrawn():
         yield
 
@@ -182,7 +183,8 @@ def undrawn() -> Iterator[None]:
 class _Undrawn(TorchFunctionMode):
     # Not the meta device: what is computed and not saved, such as rotary tables, has to be there.
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__name__", "") in DRAWS:
+        # Not the methods of tensors that have these names: trunc_normal_ draws until all is within its bounds.
+        if isfunction(func) and func.__name__ in DRAWS:
             return args[0] if args else kwargs["tensor"]  # as it is; torch.nn.init passes it by its name
         return func(*args, **(kwargs or {}))
 
