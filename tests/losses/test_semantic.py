@@ -11,7 +11,7 @@ from torch import nn
 
 from channelvq.config import digest
 from channelvq.errors import InputError
-from channelvq.losses.semantic import SemanticConfig, SemanticHead, build_teacher, semantic_loss
+from channelvq.losses.semantic import SemanticConfig, SemanticHead, semantic_loss
 from channelvq.train.run import load_recipe, train
 from channelvq.train.tokenizer_task import TokenizerRecipe, TokenizerTask
 
@@ -51,7 +51,7 @@ def test_half_precision_is_compared_in_float32() -> None:
 def test_teacher_is_the_whole_model_in_evaluation_without_gradients(siglip_folder: Path) -> None:
     from transformers import SiglipModel
 
-    teacher = build_teacher(SemanticConfig(str(siglip_folder)))
+    teacher = SemanticConfig(str(siglip_folder)).build(8).teacher
     x = (torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1).requires_grad_(True)
     features = teacher(x)
     assert not features.requires_grad
@@ -63,7 +63,7 @@ def test_teacher_is_the_whole_model_in_evaluation_without_gradients(siglip_folde
     torch.testing.assert_close(features.flatten(2).transpose(1, 2), expected, atol=1e-5, rtol=1e-5)
     assert teacher(torch.rand(1, 3, 64, 64)).shape == (1, 32, 4, 4)  # resized to the size that it knows
     with pytest.raises(InputError, match="SigLIP 'nobody/siglip'"):
-        build_teacher(SemanticConfig("nobody/siglip"))
+        SemanticConfig("nobody/siglip").build(8)
 
 
 @pytest.mark.parametrize("kind", ["plain", "ibq"])
@@ -78,10 +78,10 @@ def test_who_learns_from_the_term(siglip_folder: Path, kind: str) -> None:
     def moved(module: nn.Module) -> bool:
         return any(p.grad is not None and bool(p.grad.any()) for p in module.parameters())
 
-    assert task.teacher is not None
+    assert task.meaning is not None
     assert moved(task.tokenizer.encoder)  # straight through the lookup
     assert all(p.grad is not None and bool(p.grad.any()) for p in task.models["semantic_head"].parameters())
-    assert not moved(task.teacher)
+    assert not moved(task.meaning.teacher)
     assert not moved(task.tokenizer.decoder)
     # The plain codebook learns from its own loss alone; IBQ's softmax hands it every gradient of z_q.
     assert moved(task.tokenizer.quantizer) is (kind == "ibq")
@@ -98,9 +98,9 @@ def test_the_term_is_of_the_kept_prefix_and_weighted(siglip_folder: Path) -> Non
         terms = task.losses("tokenizer", task.models, batch, 0, part=0).terms
         x = batch.float() / 127.5 - 1
         predicted = task.models["semantic_head"](task.tokenizer.encode(x, keep).z_q)
-        assert task.teacher is not None
+        assert task.meaning is not None
         expected = 0.5 * (1 - torch.cosine_similarity(predicted, nn.functional.interpolate(
-            task.teacher(x), size=(8, 8), mode="bilinear", antialias=True), dim=1).mean())  # fmt: skip
+            task.meaning.teacher(x), size=(8, 8), mode="bilinear", antialias=True), dim=1).mean())  # fmt: skip
     torch.testing.assert_close(terms["semantic"], expected)
 
 
