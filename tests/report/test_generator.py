@@ -16,10 +16,10 @@ from channelvq.errors import InputError
 from channelvq.nn.conv import ConvConfig
 from channelvq.quantize.codebook import PlainConfig
 from channelvq.report import generator as car_report
+from channelvq.report import token_sets
 from channelvq.tokenizer import CVQConfig, CVQTokenizer
 from channelvq.train.car_task import CARRecipe
 from channelvq.train.run import load_recipe
-from lab.studies import generator
 
 DRAWN = ("data.sources.scenes.sprites=shapes", "objective.train_images=16", "train.steps=1", "objective.lm_steps=0",
          "objective.stage1_steps=0")  # fmt: skip
@@ -29,7 +29,7 @@ DRAWN = ("data.sources.scenes.sprites=shapes", "objective.train_images=16", "tra
 def car(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CAR:
     """A fresh generator, and few images for the report."""
     monkeypatch.setenv("CHANNELVQ_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(generator, "IMAGES", 16)
+    monkeypatch.setattr(token_sets, "IMAGES", 16)
     monkeypatch.setattr(car_report, "TRAINING", 32)
     monkeypatch.setattr(car_report, "GUIDANCE", (1.0, 3.0))
     torch.manual_seed(0)

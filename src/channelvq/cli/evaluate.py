@@ -145,7 +145,7 @@ def evaluate_geneval(
     top_k: Annotated[int, typer.Option(help="0: all.")] = 0,
     top_p: Annotated[float, typer.Option(help="1: all.")] = 1.0,
     split: Annotated[Literal["validation", "test"], typer.Option(help="Of the closed world's prompts.")] = "test",
-    detector: Annotated[str, typer.Option(help="'bundled', or a folder of cvq train small/detector.")] = "bundled",
+    detector: Annotated[str, typer.Option(help="'bundled', or a folder of a detector.")] = "bundled",
 ) -> None:
     """GenEval over the classes of our scenes; with --prompts, images for the official scorers."""
     from channelvq import CAR
@@ -194,10 +194,10 @@ def _tell(result: dict[str, Any]) -> None:
     """Scores as a table, or why there are none."""
     import rich
 
-    from channelvq.evaluate.geneval.report import table
+    from channelvq.evaluate.geneval.report import scores_by_task
 
     if "generator" in result:
-        rich.print(table(result))
+        rich.print(scores_by_task(result).terminal())
         return
     typer.echo(f"{result['images']} file(s) for {result['benchmark']} in {result['folder']}")
     if outside := result.get("unknown_to_detector"):

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from jaxtyping import UInt8
-from rich.table import Table
 from torch import Tensor
 
 from channelvq.car.model import CAR
@@ -21,11 +20,11 @@ from channelvq.evaluate.geneval.drawing import CHUNK, Sampling
 from channelvq.evaluate.geneval.prompts import PromptSet
 from channelvq.evaluate.geneval.score import Prompt, faults, in_order, task_scores
 from channelvq.evaluate.results import git_revision, library_versions
+from channelvq.evaluate.tables import TextTable
 from channelvq.images import resize_crop, to_pil, to_tensor
 from channelvq.nn.detector import Detector
 from channelvq.pictures import restored
 from channelvq.pretrained import weights_sha256
-from channelvq.terminal import plain
 
 RESAMPLES = 2000
 KINDS = ("generator", "reconstruction", "real", "shuffled")
@@ -124,30 +123,21 @@ def closed_world(
     }
 
 
-def headings(result: dict[str, Any]) -> list[str]:
-    """Of the table of a result: the tasks that it has."""
-    return ["", *(name.replace("_", " ") for name in in_order(result["generator"]))]
-
-
-def rows(result: dict[str, Any]) -> list[list[str]]:
-    """A row for each kind of images that a result has, "overall" with its interval."""
-    made = []
+def scores(result: dict[str, Any]) -> TextTable:
+    """A row for each kind of images that a result has, a column a task, "overall" with its interval."""
+    rows = []
     for kind in (kind for kind in KINDS if kind in result):
         low, high = result["intervals"][kind]["overall"]
         cells = [f"{result[kind][name]:.3f}" for name in in_order(result[kind])]
-        made.append([kind, f"{cells[0]} ({low:.3f} to {high:.3f})", *cells[1:]])
-    return made
+        rows.append([kind, f"{cells[0]} ({low:.3f} to {high:.3f})", *cells[1:]])
+    return TextTable(["", *(name.replace("_", " ") for name in in_order(result["generator"]))], rows)
 
 
-def table(result: dict[str, Any]) -> Table:
-    """The scores of a result, for a terminal: a row a task, since there are more tasks than kinds of images."""
-    made = Table(title="GenEval, judged by the detector of channelvq")
-    first, *columns = zip(headings(result), *rows(result), strict=True)
-    for i, heading in enumerate(first):
-        made.add_column(plain(heading), justify="right" if i else "left")
-    for column in columns:
-        made.add_row(*map(plain, column))
-    return made
+def scores_by_task(result: dict[str, Any]) -> TextTable:
+    """The same, a row a task, since there are more tasks than kinds of images: for a terminal."""
+    wide = scores(result)
+    headings, *rows = ([*column] for column in zip(wide.headings, *wide.rows, strict=True))
+    return TextTable(headings, rows, "GenEval, judged by the detector of channelvq")
 
 
 def protocol(car: CAR, detector: Detector, sampling: Sampling, samples: int) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from channelvq.evaluate.geneval.drawing import Sampling
 from channelvq.evaluate.geneval.prompts import prompt_set
 from channelvq.evaluate.geneval.report import judge, protocol
 from channelvq.evaluate.geneval.run import drawn_geneval
+from channelvq.evaluate.tables import TextTable
 from channelvq.nn.detector import Detector
 
 SAMPLES = 2
@@ -55,14 +56,14 @@ def cells(measured: list[dict[str, Any]]) -> list[str]:
     return [f"{mean['overall']:.3f}", seeds, *(f"{mean[task]:.3f}" for task in TASKS)]
 
 
-def comparisons(result: Mapping[str, Any]) -> list[list[str]]:
+def claims(result: Mapping[str, Any]) -> TextTable:
     """For each of PAIRS the difference of overall scores, its interval, and what it says of the claim."""
-    found = []
+    rows = []
     for better, worse in PAIRS:
         mean, low, high = difference(of_tokenizer(result, better), of_tokenizer(result, worse))
         verdict = "holds" if low > 0 else "refuted" if high < 0 else "open"
-        found.append([f"{better} above {worse}", f"{mean:+.3f} ({low:+.3f} to {high:+.3f})", verdict])
-    return found
+        rows.append([f"{better} above {worse}", f"{mean:+.3f} ({low:+.3f} to {high:+.3f})", verdict])
+    return TextTable(("claim", "difference (95 %)", "verdict"), rows)
 
 
 def difference(first: list[dict[str, Any]], second: list[dict[str, Any]], seed: int = 0) -> tuple[float, float, float]:
