@@ -15,8 +15,9 @@ from torch import Tensor
 
 from channelvq.evaluate.held_out import DESCRIPTIONS, held_out
 from channelvq.evaluate.measures import Measures, choose_measures
+from channelvq.evaluate.metrics import with_interval
 from channelvq.evaluate.plots import check_plot
-from channelvq.evaluate.reconstruction import evaluate_reconstruction, with_interval
+from channelvq.evaluate.reconstruction import evaluate_reconstruction
 from channelvq.evaluate.results import protocol, write_json
 from channelvq.evaluate.tables import TextTable
 from channelvq.images import grid, normalize, save_image, to_pil

@@ -7,8 +7,9 @@ from typing import Any
 from channelvq.car.model import CAR
 from channelvq.evaluate.geneval import report as geneval_report
 from channelvq.evaluate.geneval.score import in_order
+from channelvq.evaluate.metrics import with_interval
 from channelvq.evaluate.next_channel import evaluate_next_channel
-from channelvq.evaluate.reconstruction import evaluate_reconstruction, with_interval
+from channelvq.evaluate.reconstruction import evaluate_reconstruction
 from channelvq.evaluate.results import make_record
 from channelvq.evaluate.tables import TextTable
 from channelvq.files import replaced_whole

@@ -20,8 +20,9 @@ from channelvq.data.stream import Mixture, fixed_images
 from channelvq.errors import InputError
 from channelvq.evaluate.baselines import PROTOCOL, PCABaseline, baseline_curves
 from channelvq.evaluate.held_out import KINDS, held_out, held_out_protocol
+from channelvq.evaluate.metrics import METRICS, with_interval
 from channelvq.evaluate.plots import check_plot, quality_against_bytes
-from channelvq.evaluate.reconstruction import HEADINGS, evaluate_reconstruction, with_interval
+from channelvq.evaluate.reconstruction import evaluate_reconstruction
 from channelvq.evaluate.results import git_revision, make_record, write_json, write_text
 from channelvq.evaluate.tables import TextTable
 from channelvq.files import replaced_whole
@@ -196,7 +197,7 @@ def prefixes(result: dict[str, Any]) -> TextTable:
 def evaluation(result: dict[str, Any]) -> TextTable:
     """Every prefix of one `cvq evaluate reconstruction`, and how long it took."""
     record = result["records"][0]
-    names = [name for name in HEADINGS if name in record["metrics"]]
+    names = [name for name in METRICS.names() if name in record["metrics"]]
     rows = [
         [str(p["tokens"]), str(p["bytes"]), *(with_interval(p, name) for name in names), f"{p['use']:.1%}"]
         for p in record["metrics"]["prefixes"]
@@ -205,7 +206,7 @@ def evaluation(result: dict[str, Any]) -> TextTable:
         f"{result['protocol']['n']:,} images at all prefixes in {record['evaluation_seconds']:.0f} seconds on "
         f"{record['machine']}, {record['images_per_second']:.0f} images a second."
     )
-    return TextTable(["tokens", "bytes", *(HEADINGS[name] for name in names), "use"], rows, note=note)
+    return TextTable(["tokens", "bytes", *(METRICS[name].heading for name in names), "use"], rows, note=note)
 
 
 TABLES: Tables = {

@@ -16,9 +16,9 @@ from channelvq.data.fetched.domains import DomainSource
 from channelvq.data.stream import Mixture, fixed_images
 from channelvq.evaluate.held_out import held_out, held_out_protocol
 from channelvq.evaluate.measures import Measures, choose_measures
-from channelvq.evaluate.metrics import mean_with_interval
+from channelvq.evaluate.metrics import mean_with_interval, with_interval
 from channelvq.evaluate.plots import check_plot
-from channelvq.evaluate.reconstruction import evaluate_reconstruction, with_interval
+from channelvq.evaluate.reconstruction import evaluate_reconstruction
 from channelvq.evaluate.results import make_record, write_json
 from channelvq.evaluate.tables import TextTable
 from channelvq.images import grid, normalize, save_image, to_pil

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from channelvq.car.model import CAR
 from channelvq.errors import InputError
+from channelvq.evaluate.metrics import with_interval
 from channelvq.evaluate.next_channel import evaluate_next_channel
 from channelvq.evaluate.plots import channel_curves, check_plot
-from channelvq.evaluate.reconstruction import evaluate_reconstruction, with_interval
+from channelvq.evaluate.reconstruction import evaluate_reconstruction
 from channelvq.evaluate.results import protocol, write_json
 from channelvq.evaluate.tables import TextTable
 from channelvq.images import grid, save_image

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from channelvq.evaluate.reconstruction import with_interval
+from channelvq.evaluate.metrics import with_interval
 from channelvq.evaluate.tables import TextTable
 from channelvq.train.engine import read_metrics
 from lab.study import RecipeStudy, Record, Result, Tables

@@ -14,10 +14,9 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from channelvq.data.stream import fixed_images
-from channelvq.evaluate.metrics import mean_with_interval
+from channelvq.evaluate.metrics import mean_with_interval, with_interval
 from channelvq.evaluate.next_channel import evaluate_next_channel
 from channelvq.evaluate.plots import check_plot
-from channelvq.evaluate.reconstruction import with_interval
 from channelvq.evaluate.results import write_json
 from channelvq.evaluate.tables import TextTable
 from channelvq.pictures import prefix_lengths

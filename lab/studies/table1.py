@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from channelvq.evaluate.metrics import mean_with_interval
+from channelvq.evaluate.metrics import METRICS, mean_with_interval
 from channelvq.evaluate.plots import blank_figure, save_figure
 from channelvq.evaluate.tables import TextTable
 from lab.studies.table1_tuning import METHODS, run_of
@@ -30,7 +30,7 @@ CLAIMS = (
     ("CVQ", "VQGAN"), ("CVQ", "VQGAN-LC"), ("CVQ", "SimVQ"), ("CVQ", "IBQ"), ("CVQ, 256 tokens", "VQGAN, 256 tokens"),
     ("CVQ + SimVQ", "CVQ"), ("CVQ + IBQ", "CVQ"), ("CVQ + SimVQ", "SimVQ"), ("CVQ + IBQ", "IBQ"),
 )  # fmt: skip
-MEASURED = {"psnr": ("PSNR (dB)", 1), "ssim": ("SSIM", 1), "perceptual": ("perceptual", -1)}  # heading, what is better
+JUDGED = ("psnr", "ssim", "perceptual")  # the metrics that a claim is about, image by image
 DIGITS = {"psnr": 2, "ssim": 3, "perceptual": 3, "kid": 3, "frechet": 2}
 HEADINGS = ("method", "axis", "tokens", "rate", "use", "perplexity/N", "PSNR", "SSIM", "perceptual", "KID", "Frechet",
             "minutes")  # fmt: skip
@@ -73,7 +73,8 @@ def claims(result: Mapping[str, Any]) -> TextTable:
     rows = []
     for better, worse in CLAIMS:
         cells = [f"{better} better than {worse}"]
-        for metric, (_, sign) in MEASURED.items():
+        for metric in JUDGED:
+            sign = 1 if METRICS[metric].better == "higher" else -1
             difference = _per_image(of[better], metric) - _per_image(of[worse], metric)
             interval = mean_with_interval(difference.mean(0), seed=0)
             gains = [sign * value for value in (interval.low, interval.high, *difference.mean(1).tolist())]
@@ -81,7 +82,7 @@ def claims(result: Mapping[str, Any]) -> TextTable:
             ends = f"({interval.low:+.{DIGITS[metric]}f} to {interval.high:+.{DIGITS[metric]}f})"
             cells.append(f"{verdict}: {interval.mean:+.{DIGITS[metric]}f} {ends}")
         rows.append(cells)
-    headings = ("claim", *(f"{heading}, difference (95 %)" for heading, _ in MEASURED.values()))
+    headings = ("claim", *(f"{METRICS[metric].heading}, difference (95 %)" for metric in JUDGED))
     return TextTable(headings, rows)
 
 
@@ -118,7 +119,7 @@ STUDY = RecipeStudy(
         **{name: run for m, o in _LARGER.items() for name, run in _seeds(f"{m}, 256 tokens", m, *o).items()},
     },
     features=True,
-    per_image=("psnr", "ssim", "perceptual"),
+    per_image=JUDGED,
     plot=draw,
 )
 TABLES: Tables = {"table1": (RESULT, quality), "table1-claims": (RESULT, claims)}

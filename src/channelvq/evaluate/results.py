@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from channelvq.errors import InputError
-from channelvq.evaluate.metrics import check_images
+from channelvq.evaluate.metrics import BASIC, check_images
 from channelvq.files import write_whole
 from channelvq.pretrained import tensor_sha256, weights_sha256
 from channelvq.tokenizer import CVQConfig
@@ -50,7 +50,7 @@ def protocol(
         "resize": resize,
         "crop": crop,
         "rounding": "to nearest uint8 before any metric",
-        "metrics": "means over images; psnr capped at 100 dB; ssim gaussian 11x11 sigma 1.5, range 255, no border",
+        "metrics": "; ".join(["means over images", *(f"{name} {metric.definition}" for name, metric in BASIC.items())]),
         "interval": "95% percentile bootstrap over images, 2000 resamples",
         "libraries": library_versions(("channelvq", "torch", "torchmetrics", "pillow")),
         "tokenizer_sha256": None if tokenizer is None else weights_sha256(tokenizer),
@@ -148,12 +148,6 @@ def _write(path: Path, content: Callable[[], bytes]) -> None:
         write_whole(path, lambda stream: stream.write(content()))
     except (OSError, ValueError) as error:
         raise InputError(f"cannot write {str(path)!r}: {error}") from error
-
-
-def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown, without a final line break."""
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _plain(obj: Any, where: str) -> Any:

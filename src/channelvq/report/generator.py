@@ -21,11 +21,12 @@ from channelvq.car.model import CAR
 from channelvq.config import to_dict
 from channelvq.data.stream import distinct, fixed_images
 from channelvq.errors import InputError
+from channelvq.evaluate.distances import kernel_distance
 from channelvq.evaluate.features import embeddings, perceptual_space
+from channelvq.evaluate.metrics import with_interval
 from channelvq.evaluate.next_channel import evaluate_next_channel
 from channelvq.evaluate.page import document, figure, rows
 from channelvq.evaluate.plots import channel_curves, check_plot
-from channelvq.evaluate.reconstruction import with_interval
 from channelvq.evaluate.results import make_record, protocol, write_json, write_text
 from channelvq.images import grid, normalize, save_image, to_pil, to_uint8
 from channelvq.nn.perceptual import PerceptualNetwork
@@ -122,7 +123,7 @@ def _protocol(settings: ReportSettings, network: PerceptualNetwork, training: in
         **vars(settings),
         "counts_alone": f"over {counted} training images",
         "nearest": f"1 - cosine in the embeddings of the bundled perceptual network, among {training} training images",
-        "feature_network": perceptual_space(network).protocol(training)["feature_network"],
+        "feature_network": perceptual_space(network).network,
     }
 
 
@@ -135,7 +136,7 @@ def _sweep(
     say: Callable[[str], None],
 ) -> list[dict[str, float]]:
     """By guidance and temperature: kernel distance to the restored held-out images, and how much samples vary."""
-    space, real = perceptual_space(network), embeddings(network, _restored(car, sets))
+    real = embeddings(network, _restored(car, sets))
     found = []
     for guidance in GUIDANCE:
         for temperature in TEMPERATURE:
@@ -143,7 +144,7 @@ def _sweep(
             drawn = embeddings(network, draw(car, prompts, settings.seeds, guidance, temperature))
             by_prompt = sample_report(drawn.view(len(prompts), settings.seeds, -1), real, real).to_dict()
             count = min(len(drawn), len(real))  # the distance takes two sets of one size
-            kid = space.distances(drawn[:count], real[:count])["kid"]
+            kid = kernel_distance(drawn[:count], real[:count])
             row = {"guidance_scale": guidance, "temperature": temperature, "kid": kid}
             found.append(row | {name: by_prompt[name] for name in ("over_seeds", "over_prompts")})
     return found
