@@ -4,7 +4,7 @@ images -> features z and ids, 8 at a time -> `Observation` (counts and sums) -> 
 
     n images   K tokens an image (= C on the channel axis)   N codes of D numbers
 
-What the figures mean is said in doctor_findings.py, they are shown in doctor_pictures.py and doctor_page.py.
+What the figures mean is said in findings.py; they are shown in pictures.py and page.py.
 """
 
 import math
@@ -247,12 +247,12 @@ def knockout_loss(tokenizer: CVQTokenizer, images: UInt8[Tensor, "n 3 h w"]) -> 
     """PSNR in dB that the images lose on average without each token alone (its codeword set to zero)."""
     with evaluating(tokenizer):
         codes = knockout_codes(tokenizer, images)
-        whole = _psnr(tokenizer, codes, images)
+        complete = _psnr(tokenizer, codes, images)
         losses = []
         for position in range(tokenizer.num_tokens):
             less = codes.clone()
             less[:, position] = 0.0
-            losses.append((whole - _psnr(tokenizer, less, images)).mean())
+            losses.append((complete - _psnr(tokenizer, less, images)).mean())
     return torch.stack(losses)
 
 

@@ -39,15 +39,15 @@ class Judged:
 
     def scores(self) -> dict[str, float]:
         """Overall and by task."""
-        flat = [(prompt.tag, not each) for prompt, row in zip(self.prompts, self.wrong, strict=True) for each in row]
+        flat = [(prompt.tag, not wrong) for prompt, row in zip(self.prompts, self.wrong, strict=True) for wrong in row]
         return task_scores(*zip(*flat, strict=True))
 
     def by_prompt(self) -> dict[str, dict[str, list[bool]]]:
         """By task and text, which images are right: a prompt that comes several times is one with more images."""
-        found: dict[str, dict[str, list[bool]]] = {}
+        right: dict[str, dict[str, list[bool]]] = {}
         for prompt, row in zip(self.prompts, self.wrong, strict=True):
-            found.setdefault(prompt.tag, {}).setdefault(prompt.text, []).extend(not each for each in row)
-        return found
+            right.setdefault(prompt.tag, {}).setdefault(prompt.text, []).extend(not wrong for wrong in row)
+        return right
 
     def intervals(self) -> dict[str, list[float]]:
         """Ends of the 95 % bootstrap interval of each score: prompts of a task are drawn anew, each with its images."""
@@ -65,16 +65,16 @@ class Judged:
         totals = Counter[str]()
         for prompt, row in zip(self.prompts, self.wrong, strict=True):
             totals[prompt.tag] += len(row)
-            seen.setdefault(prompt.tag, Counter()).update(each[0].split(":")[0] for each in row if each)
+            seen.setdefault(prompt.tag, Counter()).update(wrong[0].split(":")[0] for wrong in row if wrong)
         return {tag: {kind: n / totals[tag] for kind, n in sorted(kinds.items())} for tag, kinds in seen.items()}
 
 
 def judge(detector: Detector, prompts: Sequence[Prompt], images: UInt8[Tensor, "n 3 h w"]) -> Judged:
     """Judge n / len(prompts) images of each prompt, all of a prompt together; of another size they are resized."""
-    found = detector.detect(_resized(images, detector.config.image_size))
+    detections = detector.detect(_resized(images, detector.config.image_size))
     samples = len(images) // len(prompts)
     wrong = [
-        tuple(faults(prompt, objects) for objects in found[i * samples : (i + 1) * samples])
+        tuple(faults(prompt, objects) for objects in detections[i * samples : (i + 1) * samples])
         for i, prompt in enumerate(prompts)
     ]
     return Judged(tuple(prompts), tuple(wrong))
@@ -117,9 +117,9 @@ def closed_world(
     }
     return {
         "protocol": how,
-        **{kind: each.scores() for kind, each in judged.items()},
-        "intervals": {kind: each.intervals() for kind, each in judged.items()},
-        "faults": {kind: each.fault_shares() for kind, each in judged.items()},
+        **{kind: verdicts.scores() for kind, verdicts in judged.items()},
+        "intervals": {kind: verdicts.intervals() for kind, verdicts in judged.items()},
+        "faults": {kind: verdicts.fault_shares() for kind, verdicts in judged.items()},
     }
 
 
