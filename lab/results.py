@@ -28,8 +28,8 @@ def read_result(path: Path, needs: Sequence[str], remedy: str) -> dict[str, Any]
 def _missing(data: Any, keys: Sequence[str], place: str) -> str | None:
     """The first place where the keys lead nowhere; None where all lead to something."""
     if isinstance(data, list):
-        inside = (_missing(each, keys, f"{place}[{i}]") for i, each in enumerate(data))
-        return next((found for found in inside if found), None) if data else f"{place}[0]"
+        inside = (_missing(entry, keys, f"{place}[{i}]") for i, entry in enumerate(data))
+        return next(filter(None, inside), None) if data else f"{place}[0]"
     if not keys:
         return place if data is None else None
     inner = f"{place}.{keys[0]}" if place else keys[0]

@@ -109,6 +109,16 @@ def check_images(images: Tensor, name: str = "images") -> None:
         )
 
 
+def check_fit(images: Tensor, size: int) -> None:
+    """Raise InputError unless `images` are uint8 and of a tokenizer's size."""
+    check_images(images)
+    if images.shape[-2:] != (size, size):
+        raise InputError(
+            f"images: the tokenizer is for {size} x {size} pixels, got {images.shape[-2]} x {images.shape[-1]}; "
+            "resize them with antialiasing first, and name that in the protocol"
+        )
+
+
 def psnr(images: UInt8[Tensor, "n 3 h w"], references: UInt8[Tensor, "n 3 h w"]) -> Float64[Tensor, " n"]:
     """Peak signal-to-noise ratio of each image in dB, 10 log10(255^2 / MSE) with the MSE over its pixels and channels.
 

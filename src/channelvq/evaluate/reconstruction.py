@@ -14,7 +14,7 @@ from channelvq.checks import check_whole
 from channelvq.codec import num_bytes
 from channelvq.errors import InputError
 from channelvq.evaluate.measures import Measures
-from channelvq.evaluate.metrics import METRICS, Interval, check_images, mean_with_interval, with_interval
+from channelvq.evaluate.metrics import METRICS, Interval, check_fit, mean_with_interval, with_interval
 from channelvq.evaluate.tables import TextTable
 from channelvq.images import normalize, to_uint8
 from channelvq.pictures import prefix_lengths
@@ -157,7 +157,8 @@ def evaluate_reconstruction(
     images of another size than the tokenizer's (resize them first, and say so in the protocol) and for prefixes
     outside 1..C.
     """
-    _check(tokenizer, images, batch_size)
+    check_fit(images, tokenizer.image_size)
+    check_whole("batch_size", batch_size, 1)
     measures = measures or Measures()
     lengths = _prefix_lengths(tokenizer.num_tokens, prefixes)
     usage = CodebookUsage(tokenizer.codebook_size)
@@ -221,14 +222,3 @@ def _prefix_lengths(num_tokens: int, prefixes: Sequence[int] | None) -> list[int
     if not prefixes:
         raise InputError(f"prefixes: expected numbers of tokens in 1..{num_tokens}, got none")
     return sorted({check_whole("prefixes", k, 1, num_tokens, what="numbers of tokens") for k in prefixes})
-
-
-def _check(tokenizer: ImageTokenizer, images: Tensor, batch_size: int) -> None:
-    check_images(images)
-    size = tokenizer.image_size
-    if images.shape[-2:] != (size, size):
-        raise InputError(
-            f"images: the tokenizer is for {size} x {size} pixels, got {images.shape[-2]} x {images.shape[-1]}; "
-            "resize them with antialiasing first, and name that in the protocol"
-        )
-    check_whole("batch_size", batch_size, 1)

@@ -15,8 +15,7 @@ import torch
 from jaxtyping import Float, Float64, Int64, UInt8
 from torch import Tensor
 
-from channelvq.errors import InputError
-from channelvq.evaluate.metrics import check_images, psnr
+from channelvq.evaluate.metrics import check_fit, psnr
 from channelvq.images import normalize, to_uint8
 from channelvq.lookup.equal import first_equal
 from channelvq.nn.modes import CHUNK_ROWS, evaluating
@@ -133,13 +132,7 @@ def examine(tokenizer: CVQTokenizer, images: UInt8[Tensor, "n 3 h w"]) -> tuple[
 @torch.no_grad()
 def observe(tokenizer: CVQTokenizer, images: UInt8[Tensor, "n 3 h w"]) -> Observation:
     """Tokenize each image once; the ids are those of `tokenize`. Raises InputError for images of another size."""
-    check_images(images)
-    size = tokenizer.image_size
-    if images.shape[-2:] != (size, size):
-        raise InputError(
-            f"images: the tokenizer is for {size} x {size} pixels, got {images.shape[-2]} x {images.shape[-1]}; "
-            "resize them with antialiasing first"
-        )
+    check_fit(images, tokenizer.image_size)
     axis, usage = tokenizer.config.axis, CodebookUsage(tokenizer.codebook_size)
     sums = [torch.zeros(tokenizer.num_tokens, dtype=torch.float64) for _ in range(3)]
     z_sum, e_sum = torch.zeros(2, tokenizer.num_tokens, tokenizer.config.codebook_dim, dtype=torch.float64)

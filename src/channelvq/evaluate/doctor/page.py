@@ -29,7 +29,7 @@ _COLOURS = {"problem": "red", "warning": "yellow", "note": "blue"}
 
 def figures(report: DoctorReport) -> list[tuple[str, str]]:
     """(name, value) of the whole codebook, for people."""
-    usage, low, high = report.usage, *_ends(report)
+    usage, bits = report.usage, report.position_bits
     five, median, ninety_five = report.table_norms
     return [
         ("images, tokens", f"{report.num_images}, {usage.tokens} ({usage.tokens / report.codebook_size:.1f} N)"),
@@ -41,7 +41,7 @@ def figures(report: DoctorReport) -> list[tuple[str, str]]:
             "quantization error",
             f"{report.relative_error:.3f} of the variance (white noise: {report.gaussian_error:.3f})",
         ),
-        (f"entropy of a {report.position}", f"{low:.1f} to {high:.1f} bits"),
+        (f"entropy of a {report.position}", f"{bits.min():.1f} to {bits.max():.1f} bits"),
         ("norm of features, codewords", f"{report.feature_norm:.3g}, {report.code_norm:.3g} (rms over tokens)"),
         ("norm of the codes", f"{median:.3g} (5 %: {five:.3g}, 95 %: {ninety_five:.3g})"),
     ]
@@ -119,10 +119,6 @@ def html_page(name: str, data: str, report: DoctorReport, drawn: Pictures) -> st
         details("Codes", _codes(report)),
         details("How it was measured", pairs(PROTOCOL.items())),
     )
-
-
-def _ends(report: DoctorReport) -> tuple[float, float]:
-    return report.position_bits.min().item(), report.position_bits.max().item()
 
 
 def _section(finding: Finding) -> str:
