@@ -1,7 +1,5 @@
-"""`python -m lab`: studies, benches, bundles and tables; from stored results or made again."""
+"""`python -m lab`: studies, benches, tables, and the making of bundled weights. Torch is loaded inside the commands."""
 
-from collections.abc import Callable
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,168 +9,138 @@ import typer
 from channelvq.cli.options import JsonOption, target
 from channelvq.errors import InputError
 from lab.bench.cli import bench_app
-from lab.study_list import STUDIES
+from lab.listing import About, studies, study_module
 
-Result = dict[str, Any]
-Run = Callable[[Path], Result]
-Load = Callable[[Path], Result]
-Show = Callable[[Result], Any]
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Tables of the documentation: stored results, or trained again.",
+    help="Questions about the product, with their stored answers; benches, tables, bundled weights.",
 )
 app.add_typer(bench_app, name="bench")
+OWN_TASKS = ("perceptual", "detector")  # lab/bundle/NAME.yaml, and NAME_task.py registers the task
 PackageOption = Annotated[Path, typer.Option(help="Where the package keeps its weights.")]
 ResultsOption = Annotated[Path, typer.Option(help="Folder of result files.")]
 StoredOption = Annotated[
-    Path | None, typer.Option(help="The result that is read, or written by --rerun; default: the one in results/.")
+    Path | None,
+    typer.Option(help="The result that is read, or written by --rerun and --missing; default: the one in results/."),
 ]
-RerunOption = Annotated[bool, typer.Option("--rerun", help="Train what is not in the store and measure again.")]
+RerunOption = Annotated[bool, typer.Option("--rerun", help="Train what is not in the store and measure all again.")]
 MissingOption = Annotated[
     bool, typer.Option("--missing", help="Train and measure what the result lacks; it is written after each run.")
-]
-ScaleOption = Annotated[
-    Literal["small"],
-    typer.Option(
-        help="Of the recipes: 64 px, on two cores. Larger recipes are trained by cvq train, see paper/ and gpu/."
-    ),
 ]
 DeviceOption = Annotated[
     Literal["auto", "cuda"],
     typer.Option(help="Where it trains; auto: a GPU if there is one. cuda: not without one."),
 ]
-# Beside the studies of recipes: the module by the command's name, the result file, about how many hours all of it takes
-# on two cores, and what it answers.
-OTHERS = {
-    "generator": ("generator-small", 2.5, "Next-channel prediction: nested dropout or not, three sizes, exposure "
-                  "bias."),
-    "car-tokens": ("car-tokens-small", 4, "Generators on channels, nested or not, and on patches: what they draw, "
-                   "by GenEval."),
-    "orderings": ("orderings-small", 1.5, "Nested dropout beside channels sorted after training: every prefix, and the "
-                  "generator's nats."),
-    "domains": ("domains", 0.3, "The bundled tokenizer on other kinds of pictures, untouched and finetuned; where it "
-                "fails, and what helps."),
-    "geneval-sampling": ("geneval-sampling", 0.3, "Guidance and temperature of the bundled generator, by GenEval on "
-                         "validation prompts."),
-}  # fmt: skip
-# The recipe of the run, and what is put into the package.
-BUNDLES = {
-    "bundle": ("small/bundled", "run into the package: half-precision weights, model card, PCA baseline, results."),
-    "bundle-generator": ("small/bundled-car", "generator into the package: half-precision weights, model card, "
-                         "results."),
-    "bundle-perceptual": ("lab/bundle/perceptual.yaml", "perceptual network into the "
-                          "package: half-precision weights, model card, cross-style test."),
-    "bundle-detector": ("lab/bundle/detector.yaml", "detector into the package: "
-                        "half-precision weights, model card, scores on real scenes."),
-}  # fmt: skip
 
 
-def _show(
-    run: Run,
-    load: Load,
-    table: Show,
-    path: Path,
-    json_file: Path | None,
-    rerun: bool,
-) -> None:
-    """Print a stored result, or a new one."""
-    import rich
+def _add_study(name: str, about: About) -> None:
+    """A command that shows a stored result, or makes it anew."""
 
-    from channelvq.evaluate.results import reading, write_json
-
-    target(file=json_file)
-    if rerun:
-        target(file=path)
-    result = run(path) if rerun else load(path)
-    with reading(path):
-        shown = table(result)
-    rich.print(shown)
-    if json_file:
-        write_json(json_file, result)
-
-
-def _add(name: str, question: str, path: Path, study: Callable[[], tuple[Run, Load, Show]]) -> None:
-    """A command that shows a stored result or makes it anew; study: loads what that takes, when it is called."""
-
-    @app.command(name, help=question)
-    def command(stored: StoredOption = None, json_file: JsonOption = None, rerun: RerunOption = False) -> None:
-        _show(*study(), stored or path, json_file, rerun)
-
-
-def _add_growing(name: str, question: str, path: Path, study: Callable[[], tuple[Any, Load, Show]]) -> None:
-    """As `_add`, for a study whose result may grow run by run."""
-
-    @app.command(name, help=question)
+    @app.command(name, help=f"{about.question} About {about.hours:g} h on 2 cores from an empty store.")
     def command(
         stored: StoredOption = None, json_file: JsonOption = None, rerun: RerunOption = False,
-        missing: MissingOption = False, scale: ScaleOption = "small", device: DeviceOption = "auto",
+        missing: MissingOption = False, device: DeviceOption = "auto",
     ) -> None:  # fmt: skip
-        _check_device(device)
-        run, load, table = study()
-        _show(partial(run, missing=missing), load, table, stored or path, json_file, rerun or missing)
+        from channelvq.evaluate.results import write_json
+
+        path = stored or Path("results") / about.result
+        target(file=json_file)
+        if device == "cuda":
+            _check_cuda()
+        module = study_module(name)
+        if missing and not module.STUDY.grows:
+            raise InputError(f"{name}: its records are made together; --rerun trains only what the store lacks")
+        if rerun or missing:
+            target(file=path)
+            result = module.STUDY.run(path, **({"missing": True} if missing else {}))
+        else:
+            result = module.STUDY.load(path)
+        _show(result, path, module.TABLES)
+        if json_file:
+            write_json(json_file, result)
 
 
-def _check_device(device: str) -> None:
-    if device == "cuda":
-        import torch
+def _check_cuda() -> None:
+    import torch
 
-        if not torch.cuda.is_available():
-            raise InputError("--device cuda: torch finds no CUDA device here; leave --device out to train on the CPU")
-
-
-def _study(name: str) -> tuple[Any, Load, Show]:
-    from lab import study as studies
-
-    return partial(studies.run, name), studies.load, studies.table
+    if not torch.cuda.is_available():
+        raise InputError("--device cuda: torch finds no CUDA device here; leave --device out to train on the CPU")
 
 
-def _module(name: str) -> tuple[Any, Load, Show]:
-    module = import_module(f"lab.studies.{name}")
-    return module.run, module.load, module.table
+def _show(result: dict[str, Any], path: Path, tables: dict[str, Any]) -> None:
+    """Every table of a result; of one that still grows, those that it has the records for."""
+    import rich
+
+    from channelvq.evaluate.results import reading
+
+    refused: list[InputError] = []
+    for name, (_, show) in tables.items():
+        try:
+            with reading(path):
+                table = show(result)
+        except InputError as error:
+            refused.append(error)
+            continue
+        typer.echo(f"{name}:")
+        rich.print(table.terminal())
+    if len(refused) == len(tables):
+        raise refused[0]
+    for error in refused:
+        typer.echo(f"not shown: {error}", err=True)
 
 
-def _with_budget(question: str, hours: float) -> str:
-    return f"{question} About {hours:g} h on 2 cores from an empty store."
+for _name, _about in studies().items():
+    _add_study(_name, _about)
 
 
-for _name, _about in STUDIES.items():
-    _path = Path(f"results/{_name}-small.json")
-    _add_growing(_name, _with_budget(_about.question, _about.hours), _path, partial(_study, _name))
-for _name, (_file, _hours, _question) in OTHERS.items():
-    _new = _add_growing if _name == "car-tokens" else _add
-    _path = Path(f"results/{_file}.json")
-    _new(_name, _with_budget(_question, _hours), _path, partial(_module, _name.replace("-", "_")))
+@app.command("bundle")
+def bundle(
+    what: Annotated[Literal["tokenizer", "generator", "perceptual", "detector"], typer.Argument(help="Which model.")],
+    run_dir: Annotated[
+        Path | None, typer.Argument(help="A finished run of its recipe; default: where the recipe puts it.")
+    ] = None,
+    package: PackageOption = Path("src/channelvq/bundled"),
+    results: ResultsOption = Path("results"),
+) -> None:
+    """Put a finished run into the package: half-precision weights, model card, results."""
+    from channelvq.train.run import load_recipe
+
+    for folder in (package, results):
+        target(folder=folder)
+    module = import_module(f"lab.bundle.{what}")
+    trainer = "python -m lab" if what in OWN_TASKS else "cvq"
+    run_dir = run_dir or Path(load_recipe(module.RECIPE).train.output_dir)
+    module.bundle(run_dir, package, results, f"{trainer} train {module.RECIPE}")
 
 
-def _add_bundle(name: str, recipe: str, what: str) -> None:
-    """A command that puts a finished run of a recipe into the package."""
-    usual = Path(f"runs/{recipe.removeprefix('small/')}")
+@app.command("train")
+def train(
+    recipe: Annotated[str, typer.Argument(help=f"{' or '.join(OWN_TASKS)}, or what cvq train takes.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Settings as key=value.")] = None,
+    json_file: JsonOption = None,
+) -> None:
+    """As cvq train, also for the lab's own tasks: the perceptual network and the detector."""
+    from channelvq.cli.training import train as train_recipe
 
-    @app.command(name, help=f"Put a finished {what}")
-    def command(
-        run_dir: Annotated[Path, typer.Argument(help=f"A finished run of {recipe}.")] = usual,
-        package: PackageOption = Path("src/channelvq/bundled"),
-        results: ResultsOption = Path("results"),
-    ) -> None:
-        for folder in (package, results):
-            target(folder=folder)
-        module = import_module(f"lab.bundle.{name.removeprefix('bundle').lstrip('-') or 'tokenizer'}")
-        module.bundle(run_dir, package, results, f"cvq train {recipe}")
-
-
-for _name, (_recipe, _what) in BUNDLES.items():
-    _add_bundle(_name, _recipe, _what)
+    for task in OWN_TASKS:
+        import_module(f"lab.bundle.{task}_task")
+    own = Path(__file__).parent / f"bundle/{recipe}.yaml"
+    train_recipe(str(own) if recipe in OWN_TASKS else recipe, overrides, json_file)
 
 
 @app.command("tables")
-def experiment_tables(
-    pages: Annotated[list[Path], typer.Argument(help="Markdown pages with <!-- table: NAME --> sections.")],
+def tables(
+    pages: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Markdown with <!-- table: NAME --> sections; default: README.md and docs/."),
+    ] = None,
     results: ResultsOption = Path("results"),
 ) -> None:
     """Write the tables of pages anew from the result files."""
     from channelvq.evaluate.results import write_text
-    from lab.tables import render
+    from lab.tables import declared, pages_with_tables, render
 
-    for page in pages:
-        write_text(page, render(page, results))
+    known = declared()
+    for page in pages or pages_with_tables():
+        write_text(page, render(page, results, known))

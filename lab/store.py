@@ -84,12 +84,12 @@ def trained_on_order(
     return CAR.from_pretrained(folder / "final"), done
 
 
-def kept_records(stored: dict[str, Any], path: Path, how: dict[str, Any], keys: Mapping[str, str]) -> dict[str, Any]:
+def kept_records(stored: dict[str, Any], path: Path, how: Mapping[str, Any], keys: Mapping[str, str]) -> dict[str, Any]:
     """By name, the records of a stored result whose run keys are `keys`: of recipes as they are now.
 
     Raises InputError where they were measured in another way than `how`, the protocol.
     """
-    before, now = ({key: each[key] for key in each if key != "git"} for each in (stored["protocol"], how))
+    before, now = ({key: p[key] for key in p if key != "git"} for p in (stored["protocol"], how))
     if changed := differences(before, now):
         raise InputError(f"{path} was measured in another way ({'; '.join(changed)}); measure all again with --rerun")
     # A record that stays was measured by the revision that it says, or else the result.

@@ -10,14 +10,17 @@
 # OUT       where to                         LIMIT   seconds of a piece
 # WIDTH     base channels of the tokenizer; the generator's hidden size is four times as much
 # STEPS     of the tokenizer                 CAR_STEPS   of the generator
-# PEAK      TFLOP/s of the GPU in bfloat16   CVQ     the command
+# PEAK      TFLOP/s of the GPU in bfloat16   CVQ, LAB     the commands
 # TOKENIZER_SETTINGS, CAR_SETTINGS           more overrides, separated by spaces
 set -euo pipefail
-: "${OUT:=runs/gpu}" "${LIMIT:=540}" "${WIDTH:=128}" "${STEPS:=40000}" "${CAR_STEPS:=30000}" "${PEAK:=989}" "${CVQ:=cvq}"
+: "${OUT:=runs/gpu}" "${LIMIT:=540}" "${WIDTH:=128}" "${STEPS:=40000}" "${CAR_STEPS:=30000}" "${PEAK:=989}" "${CVQ:=cvq}" "${LAB:=python -m lab}"
 : "${DATA:=full}" "${TOKENIZER_SETTINGS:=}" "${CAR_SETTINGS:=}"
 read -ra more_tokenizer <<< "$TOKENIZER_SETTINGS"
 read -ra more_car <<< "$CAR_SETTINGS"
 read -ra cvq <<< "$CVQ"
+read -ra lab <<< "$LAB"
+# The lab is in the checkout, not in the installed package.
+checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 if [ "$DATA" = shapes ]; then
     drawn=("data.sources.scenes.sprites=shapes")
@@ -36,7 +39,7 @@ piece() {
     # 143: the limit came before the first step, while images were drawn or tokenized; what is done of that is kept.
     if [ "$code" != 0 ] && [ "$code" != 143 ]; then exit "$code"; fi
     if compgen -G "$OUT/$name/checkpoints/step-*" > /dev/null; then
-        "${cvq[@]}" bench run "$OUT/$name" --peak "$PEAK" --json "$OUT/$name.json"
+        PYTHONPATH="$checkout${PYTHONPATH:+:$PYTHONPATH}" "${lab[@]}" bench run "$OUT/$name" --peak "$PEAK" --json "$OUT/$name.json"
     fi
 }
 

@@ -3,7 +3,6 @@
 import errno
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,6 @@ from channelvq.images import load_image
 from channelvq.nn.conv import ConvConfig
 from channelvq.quantize.codebook import PlainConfig
 from channelvq.tokenizer import CVQConfig
-from lab import study as studies
-from lab.studies import generator
 
 TOKENS, CODES = 12, 40
 Cvq = Callable[..., tuple[int, str, str]]
@@ -270,38 +267,3 @@ def test_demo_writes_its_rows(cvq: Cvq, here: Path, monkeypatch: pytest.MonkeyPa
     assert cvq("demo", "--json", "f.json")[0] == 0
     expected = {"method": "CVQ", "tokens": 4, "num_bytes": 6.0, "psnr": 17.25, "ssim": 0.5, "seconds": 0.1}
     assert json.loads((here / "f.json").read_text()) == [expected]
-
-
-@dataclass
-class Rerun:
-    """Stands for a study's training."""
-
-    result: dict[str, Any]
-    path: Path | None = None
-
-    def __call__(self, *arguments: Any, **settings: Any) -> dict[str, Any]:
-        self.path = arguments[-1]
-        return self.result
-
-
-def test_a_gpu_that_is_asked_for_has_to_be_there(cvq: Cvq, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert_refused(cvq("experiment", "axis", "--rerun", "--device", "cuda"), "--device cuda", "no CUDA device")
-
-
-@pytest.mark.parametrize("study", ["axis", "codebook", "generator"])
-def test_experiments_read_one_file_and_write_another(
-    cvq: Cvq, here: Path, monkeypatch: pytest.MonkeyPatch, study: str
-) -> None:
-    result = json.loads((Path(__file__).parents[1] / f"results/{study}-small.json").read_text())
-    assert_refused(cvq("experiment", study), f"results/{study}-small.json", "--rerun")
-    (here / "s.json").write_text(json.dumps(result))
-    code, stdout, _ = cvq("experiment", study, "--stored", "s.json", "--json", "f.json")
-    assert code == 0
-    assert f"{result['protocol']['n']:,}".replace(",", "") in stdout.replace(",", "")
-    assert json.loads((here / "f.json").read_text()) == result
-    rerun = Rerun(result | {"new": True})
-    monkeypatch.setattr(generator if study == "generator" else studies, "run", rerun)
-    assert cvq("experiment", study, "--stored", "s.json", "--rerun", "--json", "f.json")[0] == 0
-    assert rerun.path == Path("s.json")
-    assert json.loads((here / "f.json").read_text())["new"]

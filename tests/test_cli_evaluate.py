@@ -159,24 +159,6 @@ def test_two_tokenizers_are_compared_and_mixed_protocols_are_not(cvq: Cvq, here:
     assert (code, "a/config.json: is no result file" in stderr) == (2, True)
 
 
-@pytest.mark.parametrize("study", ["axis", "domains", "table1", "generator", "orderings", "geneval-sampling"])
-def test_an_evaluation_is_no_result_of_an_experiment(cvq: Cvq, here: Path, study: str) -> None:
-    cvq("evaluate", "reconstruction", "a", "pictures", "--json", "a.json", "--features", "none")
-    code, _, stderr = cvq("experiment", study, "--stored", "a.json")
-    assert (code, stderr.count("\n")) == (2, 1)
-    assert "a.json: a result of another kind: " in stderr
-    assert "rerun" in stderr
-
-
-def test_stored_values_of_another_type_are_named(cvq: Cvq, here: Path) -> None:
-    result = json.loads((Path(__file__).parents[1] / "results/axis-small.json").read_text())
-    result["records"][1]["metrics"]["psnr"] = "high"
-    (here / "s.json").write_text(json.dumps(result))
-    code, _, stderr = cvq("experiment", "axis", "--stored", "s.json")
-    assert (code, stderr.count("\n")) == (2, 1)
-    assert "s.json: a result of another kind, or damaged: " in stderr
-
-
 def test_a_warning_is_one_plain_line(cvq: Cvq, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def warn(config: object) -> None:
         with warnings.catch_warnings():

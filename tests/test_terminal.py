@@ -10,11 +10,11 @@ from rich.console import Console
 
 from channelvq.evaluate.compare import compare
 from channelvq.evaluate.geneval import report as geneval_report
+from channelvq.evaluate.tables import TextTable
 from channelvq.terminal import plain, terminal_table
 from channelvq.train import plan
 from channelvq.train.progress import Progress
 from channelvq.train.run import load_recipe
-from lab.bench import reached
 
 NAMES = ("d[/b]/r.yaml", ":cat:.json", "y[bold]", "[red]x[/red]", "back\\", "[link=a]")
 
@@ -41,10 +41,8 @@ def test_the_recipe_of_a_plan(name: str) -> None:
     assert name in shown(plan.table(replace(found, recipe=name)))
 
 
-def test_the_device_of_a_run(name: str) -> None:
-    found = {"ranks": 1, "device": name, "step": 1, "steps": 2, "images_per_second": 1.0, "seconds": 1.0,
-             "peak_memory": None, "flops_per_image": 1e9, "mfu": None}  # fmt: skip
-    assert name in shown(reached.table(found))
+def test_a_text_table(name: str) -> None:
+    assert shown(TextTable([name], [[name]], name, name).terminal()).count(name) == 4
 
 
 def test_compared_files(tmp_path: Path) -> None:
@@ -64,7 +62,7 @@ def test_compared_files(tmp_path: Path) -> None:
 def test_tasks_of_a_prompt_file(name: str) -> None:
     scores = {"overall": 0.5, name: 0.5}
     result = {"generator": scores, "intervals": {"generator": {"overall": [0.4, 0.6]}}}
-    assert name in shown(geneval_report.table(result))
+    assert name in shown(geneval_report.scores_by_task(result).terminal())
 
 
 def test_what_a_run_says(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""`cvq bench`: speed as ratios, measured in one run on this machine."""
+"""`python -m lab bench`: speed as ratios, measured in one run on this machine."""
 
 from pathlib import Path
 from typing import Annotated
@@ -22,11 +22,22 @@ def bench_lookup(
     """The exact nearest-codeword lookup beside cdist, the expanded square, vector-quantize-pytorch and faiss."""
     import rich
 
-    from lab.bench.lookup import load_cases, run, table
+    from lab.bench.lookup import load_cases, run, shown
 
     target(file=json_file)
     cases = load_cases(codes or [1024, 16384, 65536], dim or [256, 1024], rows, tokenizer)
-    rich.print(table(run(cases, rounds, json_file)))
+    rich.print(shown(run(cases, rounds, json_file)).terminal())
+
+
+@bench_app.command("passes")
+def bench_passes(json_file: JsonOption = None) -> None:
+    """Which arithmetics the exact lookup needs: rows that each pass is asked about, and the time without it."""
+    import rich
+
+    from lab.bench.passes import run, shown
+
+    target(file=json_file)
+    rich.print(shown(run(json_file)).terminal())
 
 
 @bench_app.command("generate")
@@ -43,11 +54,11 @@ def bench_generate(
     import rich
     from rich.console import Console
 
-    from lab.bench.generate import check, run, table
+    from lab.bench.generate import check, run, shown
 
     target(file=json_file)
     settings = check([*product(codes or [4096, 65536], tokens or [64, 256], images or [1, 8])])
-    rich.print(table(run(settings, rounds, json_file, Console(stderr=True).print)))
+    rich.print(shown(run(settings, rounds, json_file, Console(stderr=True).print)).terminal())
 
 
 @bench_app.command("latency")
@@ -60,10 +71,10 @@ def bench_latency(
     """Image to tokens and text to image with many codes, channel-wise beside patch-wise."""
     import rich
 
-    from lab.bench.latency import run, table
+    from lab.bench.latency import run, shown
 
     target(file=json_file)
-    rich.print(table(run(codes, images or [1, 8], rounds, json_file)))
+    rich.print(shown(run(codes, images or [1, 8], rounds, json_file)).terminal())
 
 
 @bench_app.command("train")
@@ -74,10 +85,10 @@ def bench_train(
     """A step of the engine beside a plain PyTorch loop, and the quantizer's share of a step of the paper's recipe."""
     import rich
 
-    from lab.bench.train import run, table
+    from lab.bench.train import run, shown
 
     target(file=json_file)
-    rich.print(table(run(rounds, json_file)))
+    rich.print(shown(run(rounds, json_file)).terminal())
 
 
 @bench_app.command("run")
@@ -92,10 +103,10 @@ def bench_run(
     import rich
 
     from channelvq.evaluate.results import write_json
-    from lab.bench.reached import reached, table
+    from lab.bench.reached import reached, shown
 
     target(file=json_file)
-    found = reached(run_dir, peak)
-    rich.print(table(found))
+    figures = reached(run_dir, peak)
+    rich.print(shown(figures).terminal())
     if json_file:
-        write_json(json_file, found)
+        write_json(json_file, figures)

@@ -1,4 +1,4 @@
-"""`cvq bench generate`: our sampler beside transformers' `generate` with the same weights, in one interleaved run.
+"""`python -m lab bench generate`: our sampler beside transformers' `generate` with the same weights, interleaved.
 
 Fresh weights: how long a token takes does not depend on what was learned. The floor of a token is the time in which
 the processor reads every weight that a token needs once, at the bandwidth that a matrix-vector product over as many
@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.table import Table
 from transformers import PreTrainedModel
 
 from channelvq.car.config import CARConfig
@@ -22,13 +21,14 @@ from channelvq.car.model import CAR
 from channelvq.car.text import TextTokenizer, train_bpe
 from channelvq.errors import InputError
 from channelvq.evaluate.results import write_json
+from channelvq.evaluate.tables import TextTable
 from channelvq.quantize.axis import Axis
 from channelvq.quantize.codebook import PlainConfig
-from channelvq.terminal import terminal_table
 from channelvq.tokenizer import CVQTokenizer
 from channelvq.train.run import load_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe
 from lab.bench.timing import interleaved, machine, ratio
+from lab.study import Tables
 
 PROMPT = "a photo of a red car and a blue umbrella"
 PEER = "transformers generate"
@@ -84,7 +84,7 @@ def measure(codes: int, tokens: int, rows: int, rounds: int) -> list[dict[str, A
         work()
     times = interleaved(methods | previews, rounds)
     facts = {"codes": codes, "tokens": tokens, "rows": rows}
-    shown = [
+    records = [
         facts | {
             "method": name,
             "tokens_per_second": rows * tokens / statistics.median(times[name]),
@@ -94,8 +94,8 @@ def measure(codes: int, tokens: int, rows: int, rounds: int) -> list[dict[str, A
         for name in methods
     ]  # fmt: skip
     preview = ratio(times["first preview"], times["all with pictures"])
-    shown[1] |= {"preview_seconds": statistics.median(times["first preview"]), "preview_share": preview}
-    return shown
+    records[1] |= {"preview_seconds": statistics.median(times["first preview"]), "preview_share": preview}
+    return records
 
 
 def _first(model: CAR, prompts: list[str]) -> object:
@@ -138,16 +138,16 @@ def run(
 HEADINGS = ("codes", "tokens", "images", "method", "tokens/s", "over transformers", "of the floor", "first preview")
 
 
-def rows(result: dict[str, Any]) -> list[list[str]]:
-    """Cells of HEADINGS for every record."""
-    return [
+def shown(result: dict[str, Any]) -> TextTable:
+    """Every method of every setting."""
+    how = result["protocol"]
+    rows = [
         [f"{r['codes']:,}", str(r["tokens"]), str(r["rows"]), r["method"], f"{r['tokens_per_second']:.0f}",
          f"{r['speedup']:.2f}", f"{r['floor_share']:.0%}",
          f"{r['preview_seconds']:.2f} s, {r['preview_share']:.0%}" if "preview_share" in r else ""]
         for r in result["records"]
     ]  # fmt: skip
+    return TextTable(HEADINGS, rows, note=f"{how['machine']}; {how['backbone']}.")
 
 
-def table(result: dict[str, Any]) -> Table:
-    """For a terminal."""
-    return terminal_table(HEADINGS, rows(result), result["protocol"]["machine"], result["protocol"]["backbone"])
+TABLES: Tables = {"generate": ("generate-bench.json", shown)}

@@ -1,4 +1,4 @@
-"""`cvq bench latency`: image to tokens and text to image at a large codebook, channel-wise beside patch-wise.
+"""`python -m lab bench latency`: image to tokens and text to image at a large codebook, channel-wise beside patch-wise.
 
 Fresh weights of the small networks: time does not depend on what was learned. Both axes have 64 tokens of 64 numbers,
 so their lookups are of one size; what differs is that a prefix of channels is already a picture.
@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.table import Table
 from torch import Tensor
 
 from channelvq.car.model import CAR
 from channelvq.evaluate.results import write_json
+from channelvq.evaluate.tables import TextTable
 from channelvq.lookup.nearest import nearest_codeword
 from channelvq.quantize.axis import to_vectors
-from channelvq.terminal import terminal_table
 from lab.bench.generate import PREVIEW, PROMPT, fresh
 from lab.bench.timing import interleaved, machine
+from lab.study import Tables
 
 TOKENS = 64
 AXES = ("channel", "patch")
@@ -54,8 +54,8 @@ def run(codes: int, batches: list[int], rounds: int, path: Path | None) -> dict[
         times = interleaved(methods, rounds)
         records += [
             {"axis": axis, "codes": codes, "tokens": TOKENS, "rows": rows, "work": name,
-             "milliseconds": 1000 * statistics.median(found)}
-            for (axis, name), found in times.items()
+             "milliseconds": 1000 * statistics.median(taken)}
+            for (axis, name), taken in times.items()
         ]  # fmt: skip
     result = {"protocol": machine() | {"rounds": rounds, "milliseconds": "median over rounds, of the whole batch"},
               "records": records}  # fmt: skip
@@ -67,16 +67,15 @@ def run(codes: int, batches: list[int], rounds: int, path: Path | None) -> dict[
 HEADINGS = ("codes", "images", "work", "channel-wise ms", "patch-wise ms")
 
 
-def rows(result: dict[str, Any]) -> list[list[str]]:
-    """Cells of HEADINGS: a row for each batch and piece of work."""
-    found = {(r["codes"], r["rows"], r["work"], r["axis"]): r["milliseconds"] for r in result["records"]}
-    return [
-        [f"{codes:,}", str(count), work, f"{value:.1f}", f"{found[codes, count, work, 'patch']:.1f}"]
-        for (codes, count, work, axis), value in found.items()
+def shown(result: dict[str, Any]) -> TextTable:
+    """A row for each batch and piece of work, both axes side by side."""
+    times = {(r["codes"], r["rows"], r["work"], r["axis"]): r["milliseconds"] for r in result["records"]}
+    rows = [
+        [f"{codes:,}", str(count), work, f"{value:.1f}", f"{times[codes, count, work, 'patch']:.1f}"]
+        for (codes, count, work, axis), value in times.items()
         if axis == "channel"
     ]
+    return TextTable(HEADINGS, rows, note=f"{result['protocol']['machine']}.")
 
 
-def table(result: dict[str, Any]) -> Table:
-    """For a terminal."""
-    return terminal_table(HEADINGS, rows(result), result["protocol"]["machine"])
+TABLES: Tables = {"latency": ("latency.json", shown)}

@@ -1,4 +1,4 @@
-"""`cvq bench lookup`: our exact lookup beside its peers, all in one interleaved run on this machine.
+"""`python -m lab bench lookup`: our exact lookup beside its peers, all in one interleaved run on this machine.
 
 Each round times every method once, so that what else the machine does meets all of them; a ratio is a method's time
 over that of the floor in the same round, and the median over rounds is kept. The floor is the bare float32 product of
@@ -16,14 +16,14 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
-from rich.table import Table
 from torch import Tensor
 
 from channelvq.errors import InputError
 from channelvq.evaluate.results import write_json
+from channelvq.evaluate.tables import TextTable
 from channelvq.lookup.nearest import nearest_codeword
-from channelvq.terminal import terminal_table
 from lab.bench.timing import interleaved, machine, ratio, seconds
+from lab.study import Tables
 
 Lookup = Callable[[Tensor], Tensor]
 TILINGS = ((1024, 512), (1024, 2048), (512, 512), (4096, 1024))
@@ -127,12 +127,12 @@ def _measure(case: Case, rounds: int) -> list[dict[str, Any]]:
     return [
         facts | {
             "method": name,
-            "milliseconds": 1000 * statistics.median(mine),
-            "ratio": ratio(mine, times[FLOOR]),
+            "milliseconds": 1000 * statistics.median(taken),
+            "ratio": ratio(taken, times[FLOOR]),
             "agreement": agreement.get(name),
             "peak_mib": peak(name, case) if name != FLOOR and sys.platform == "linux" else None,
         }
-        for name, mine in times.items()
+        for name, taken in times.items()
     ]  # fmt: skip
 
 
@@ -177,8 +177,8 @@ def _grown(name: str, case: Case) -> float:
     lookup = METHODS[name](codebook)
     METHODS[name](codebook[: len(codebook) // 8])(vectors[:64])  # what the first call of a kernel takes once
     before = _high_water()
-    found = lookup(vectors)
-    return max(0.0, _high_water() - before - found.numel() * found.element_size() / 2**20)
+    indices = lookup(vectors)
+    return max(0.0, _high_water() - before - indices.numel() * indices.element_size() / 2**20)
 
 
 def _high_water() -> float:
@@ -190,19 +190,18 @@ def _high_water() -> float:
 HEADINGS = ("codes", "dim", "data", "method", "ms", "over the product", "peak MiB", "agreement")
 
 
-def rows(result: dict[str, Any]) -> list[list[str]]:
-    """Cells of HEADINGS for every record."""
-    return [
+def shown(result: dict[str, Any]) -> TextTable:
+    """Every method of every case."""
+    rows = [
         [f"{r['codes']:,}", str(r["dim"]), r["data"], r["method"], f"{r['milliseconds']:.1f}", f"{r['ratio']:.2f}",
          "" if r["peak_mib"] is None else f"{r['peak_mib']:.0f}",
          "" if r["agreement"] is None else f"{r['agreement']:.1%}"]
         for r in result["records"]
     ]  # fmt: skip
+    return TextTable(HEADINGS, rows, note=f"{result['protocol']['machine']}.")
 
 
-def table(result: dict[str, Any]) -> Table:
-    """For a terminal."""
-    return terminal_table(HEADINGS, rows(result), result["protocol"]["machine"])
+TABLES: Tables = {"lookup": ("lookup.json", shown)}
 
 
 def load_cases(codes: list[int], dims: list[int], num_rows: int, tokenizer: str | None) -> list[Case]:

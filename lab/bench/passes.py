@@ -3,7 +3,6 @@
 python -m lab.bench.passes results/lookup-passes.json
 """
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,10 @@ import torch
 from torch import Tensor
 
 from channelvq.evaluate.results import write_json
+from channelvq.evaluate.tables import TextTable
 from channelvq.lookup import bfloat16, nearest, nearest_codeword
 from lab.bench.timing import interleaved, machine, ratio
+from lab.study import Tables
 
 ROWS, ROUNDS = 2048, 7
 
@@ -66,7 +67,7 @@ def without_float64(dim: int, largest: float) -> list[Any]:
 _STAGES = nearest._stages_for
 
 
-def run(path: Path) -> dict[str, Any]:
+def run(path: Path | None) -> dict[str, Any]:
     """Measure every case and write the result."""
     records = []
     for name, (vectors, codebook) in cases().items():
@@ -99,9 +100,28 @@ def run(path: Path) -> dict[str, Any]:
         },
         "records": records,
     }  # fmt: skip
-    write_json(path, result)
+    if path is not None:
+        write_json(path, result)
     return result
 
 
-if __name__ == "__main__":
-    run(Path(sys.argv[1]))
+PASSES = ("bfloat16", "float32", "float64", "integers")
+
+
+def shown(result: dict[str, Any]) -> TextTable:
+    """A row a case."""
+    rows = [
+        [row["case"], *(f"{row['asked'][name]:.1%}" if name in row["asked"] else "" for name in PASSES),
+         f"{row['without_bfloat16']:.2f}", f"{row['without_float64']:.2f}"]
+        for row in result["records"]
+    ]  # fmt: skip
+    headings = (
+        "2,048 vectors",
+        *(f"rows asked of {name}" for name in PASSES),
+        "time without bfloat16",
+        "without float64",
+    )
+    return TextTable(headings, rows, note=f"{result['protocol']['machine']}. Times are over that of all passes.")
+
+
+TABLES: Tables = {"lookup-passes": ("lookup-passes.json", shown)}

@@ -1,12 +1,10 @@
-"""`cvq bench run`: what a run has reached on its machine, by its newest checkpoint and the recipe's plan."""
+"""`python -m lab bench run`: what a run has reached on its machine, by its newest checkpoint and the recipe's plan."""
 
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from channelvq.errors import InputError
-from channelvq.terminal import table_title
+from channelvq.evaluate.tables import TextTable
 from channelvq.train.checkpoint import checkpoints, read_state
 from channelvq.train.plan import Machine, plan
 from channelvq.train.run import load_recipe
@@ -19,11 +17,11 @@ def reached(run_dir: Path, peak: float) -> dict[str, Any]:
     what the machine could have done in the time. None on a CPU, whose peak nobody knows. peak_memory: GiB of the first
     GPU, or of the process on a CPU. Raises InputError where there is no checkpoint.
     """
-    found = checkpoints(run_dir)
-    if not found:
+    stored = checkpoints(run_dir)
+    if not stored:
         raise InputError(f"{run_dir} holds no checkpoint; expected the folder of a run (train.output_dir)")
-    state = read_state(found[-1])
-    seconds, ranks = _positive(found[-1], state, "seconds"), int(_positive(found[-1], state, "ranks"))
+    state = read_state(stored[-1])
+    seconds, ranks = _positive(stored[-1], state, "seconds"), int(_positive(stored[-1], state, "ranks"))
     has_memory = state.get("peak_memory") is not None
     recipe = load_recipe(run_dir / "config.yaml")
     full = plan(str(run_dir), recipe, Machine(gpus=ranks, peak=peak, mfu=1.0))
@@ -36,7 +34,7 @@ def reached(run_dir: Path, peak: float) -> dict[str, Any]:
         "images": images,
         "seconds": seconds,
         "images_per_second": speed,
-        "peak_memory": _positive(found[-1], state, "peak_memory") / 2**30 if has_memory else None,
+        "peak_memory": _positive(stored[-1], state, "peak_memory") / 2**30 if has_memory else None,
         "device": state.get("device"),
         "ranks": ranks,
         "flops_per_image": full.training_flops,
@@ -56,15 +54,16 @@ def _positive(checkpoint: Path, state: dict[str, Any], name: str) -> float:
     return value
 
 
-def table(found: dict[str, Any]) -> Table:
-    """For a terminal."""
-    shown = Table("what", "how much", title=table_title(f"{found['ranks']} x {found['device']}"))
-    shown.add_row("steps", f"{found['step']:,} of {found['steps']:,}")
-    shown.add_row("images a second", f"{found['images_per_second']:,.1f}")
-    shown.add_row("time of the steps", f"{found['seconds'] / 3600:,.2f} h")
-    if found["peak_memory"] is not None:
-        shown.add_row("peak of memory", f"{found['peak_memory']:,.2f} GiB")
-    shown.add_row("training FLOPs an image", f"{found['flops_per_image'] / 1e9:,.1f} GFLOP")
-    if found["mfu"] is not None:
-        shown.add_row(f"MFU, of {found['peak']:g} TFLOP/s", f"{found['mfu']:.1%}")
-    return shown
+def shown(figures: dict[str, Any]) -> TextTable:
+    """What `reached` gives, for people."""
+    rows = [
+        ["steps", f"{figures['step']:,} of {figures['steps']:,}"],
+        ["images a second", f"{figures['images_per_second']:,.1f}"],
+        ["time of the steps", f"{figures['seconds'] / 3600:,.2f} h"],
+    ]
+    if figures["peak_memory"] is not None:
+        rows.append(["peak of memory", f"{figures['peak_memory']:,.2f} GiB"])
+    rows.append(["training FLOPs an image", f"{figures['flops_per_image'] / 1e9:,.1f} GFLOP"])
+    if figures["mfu"] is not None:
+        rows.append([f"MFU, of {figures['peak']:g} TFLOP/s", f"{figures['mfu']:.1%}"])
+    return TextTable(("what", "how much"), rows, f"{figures['ranks']} x {figures['device']}")

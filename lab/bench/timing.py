@@ -22,11 +22,11 @@ def seconds(work: Callable[[], object]) -> float:
 
 def interleaved(methods: Mapping[Name, Callable[[], object]], rounds: int) -> dict[Name, list[float]]:
     """Seconds of each method in each round."""
-    found: dict[Name, list[float]] = {name: [] for name in methods}
+    times: dict[Name, list[float]] = {name: [] for name in methods}
     for _ in range(rounds):
         for name, work in methods.items():
-            found[name].append(seconds(work))
-    return found
+            times[name].append(seconds(work))
+    return times
 
 
 def ratio(times: list[float], base: list[float]) -> float:

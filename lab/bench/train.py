@@ -1,4 +1,4 @@
-"""`cvq bench train`: what the engine adds to a step, the quantizer's share of one, and what compiling takes off.
+"""`python -m lab bench train`: what the engine adds to a step, the quantizer's share, and what compiling takes off.
 
 A step of the engine is measured beside one of a plain PyTorch loop with the same model, losses and optimizers, the data
 already in memory, in turns; a ratio is that of two neighbouring steps, and the median over rounds is kept.
@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
-from rich.table import Table
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
@@ -23,15 +22,16 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from channelvq.data.stream import Stream, position_generator
 from channelvq.evaluate.results import write_json
+from channelvq.evaluate.tables import TextTable
 from channelvq.losses.adversarial import adaptive_weight, hinge_discriminator, hinge_generator, prefix_weights, ramp
 from channelvq.nested import draw_keep, keep_mask
-from channelvq.terminal import terminal_table
 from channelvq.tokenizer import CVQTokenizer
 from channelvq.train.car_task import CARRecipe, CARTask
 from channelvq.train.engine import Engine, schedule
 from channelvq.train.run import load_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe, TokenizerTask
 from lab.bench.timing import machine, ratio, seconds
+from lab.study import Tables
 
 Step = Callable[[Tensor, int], object]
 DRAWN = ("data.sources.scenes={kind: scenes, sprites: shapes, weight: 1}", "data.validation_images=8")
@@ -211,21 +211,21 @@ def quantizer_alone(tokenizer: CVQTokenizer, latents: Float[Tensor, "B C h w"]) 
 
 def _in_turns(steps: tuple[Step, Step], batch: Tensor, rounds: int) -> tuple[list[float], list[float]]:
     """Seconds of each step, one of the first and one of the second kind in turns; the first round is not counted."""
-    found: tuple[list[float], list[float]] = ([], [])
+    times: tuple[list[float], list[float]] = ([], [])
     for number in range(rounds + 1):
         for kind in (0, 1) if number % 2 else (1, 0):  # neither is always the one after
             took = seconds(partial(steps[kind], batch, number))
             if number:
-                found[kind].append(took)
-    return found
+                times[kind].append(took)
+    return times
 
 
 HEADINGS = ("what", "batch", "a step, ms", "beside, ms", "ratio")
 
 
-def rows(result: dict[str, Any]) -> list[list[str]]:
-    """Cells of HEADINGS: engine over plain loop, the quantizer over the step, or compiled over not."""
-    found = []
+def shown(result: dict[str, Any]) -> TextTable:
+    """Engine over plain loop, the quantizer over the step, or compiled over not."""
+    rows = []
     for r in result["records"]:
         if "plain_milliseconds" in r:
             beside, share = f"{r['plain_milliseconds']:.0f}, plain loop", f"{r['ratio']:.3f}"
@@ -233,10 +233,8 @@ def rows(result: dict[str, Any]) -> list[list[str]]:
             beside, share = f"{r['uncompiled_milliseconds']:.0f}, not compiled", f"{r['ratio']:.3f}"
         else:
             beside, share = f"{r['quantizer_milliseconds']:.0f}, quantizer alone", f"{r['share']:.1%}"
-        found.append([r["case"], str(r["batch"]), f"{r['milliseconds']:.0f}", beside, share])
-    return found
+        rows.append([r["case"], str(r["batch"]), f"{r['milliseconds']:.0f}", beside, share])
+    return TextTable(HEADINGS, rows, result["protocol"]["machine"])
 
 
-def table(result: dict[str, Any]) -> Table:
-    """For a terminal."""
-    return terminal_table(HEADINGS, rows(result), result["protocol"]["machine"])
+TABLES: Tables = {"train": ("train-bench.json", shown)}

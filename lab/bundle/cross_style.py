@@ -55,11 +55,11 @@ def cross_style_accuracy(
         for style, images in pictures.items()
     }
     truth = torch.arange(queries)
-    found = {
+    accuracy = {
         f"{a} {b}": float(((vectors[a][:queries] @ vectors[b].T).argmax(1).cpu() == truth).float().mean())
         for a, b in permutations(vectors, 2)
     }
-    return found | {"mean": sum(found.values()) / len(found)}
+    return accuracy | {"mean": sum(accuracy.values()) / len(accuracy)}
 
 
 def pixels_16(x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B E"]:

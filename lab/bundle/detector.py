@@ -8,7 +8,8 @@ from channelvq.data.stream import position_generator
 from channelvq.evaluate.geneval.prompts import prompt_set
 from channelvq.evaluate.geneval.report import judge
 from channelvq.evaluate.geneval.score import in_order
-from channelvq.evaluate.results import git_revision, library_versions, markdown_table
+from channelvq.evaluate.results import git_revision, library_versions
+from channelvq.evaluate.tables import TextTable
 from channelvq.files import replaced_whole
 from channelvq.nn.detector import Detector
 from channelvq.pictures import restored
@@ -17,7 +18,9 @@ from channelvq.tokenizer import CVQTokenizer
 from lab.bundle.degrade import degraded
 from lab.bundle.detector_task import DetectorRecipe
 from lab.bundle.tokenizer import copy_half, credits_of, finished_run, write_with_card
+from lab.study import Tables
 
+RECIPE = "lab/bundle/detector.yaml"
 SAMPLES = 4  # scenes of each prompt
 SOURCES = ("emojibase-data", "fluent-emoji")
 KINDS = {
@@ -50,8 +53,8 @@ def measure(detector: Detector, samples: int = SAMPLES) -> dict[str, Any]:
         "restored": restored(CVQTokenizer.from_pretrained("bundled"), real, exact=False),
     }
     records = []
-    for kind, each in images.items():
-        judged = judge(detector, prompts.prompts, each)
+    for kind, pictures in images.items():
+        judged = judge(detector, prompts.prompts, pictures)
         records.append({"images": kind, "scores": judged.scores(), "intervals": judged.intervals()})
     how = {
         "prompts_sha256": prompts.sha256, "prompts": len(prompts.plans), "samples_per_prompt": samples, "split": "test",
@@ -62,11 +65,14 @@ def measure(detector: Detector, samples: int = SAMPLES) -> dict[str, Any]:
     return {"protocol": how, "records": records}
 
 
-def cells(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows: the scores of each kind of images by task."""
+def scores(result: dict[str, Any]) -> TextTable:
+    """The scores of each kind of images by task."""
     tasks = in_order(result["records"][0]["scores"])
     rows = [[r["images"], *(f"{r['scores'][task]:.3f}" for task in tasks)] for r in result["records"]]
-    return ["images", *(task.replace("_", " ") for task in tasks)], rows
+    return TextTable(["images", *(task.replace("_", " ") for task in tasks)], rows)
+
+
+TABLES: Tables = {"detector": ("detector.json", scores)}
 
 
 def model_card(result: dict[str, Any]) -> str:
@@ -76,7 +82,7 @@ def model_card(result: dict[str, Any]) -> str:
         command=run["command"], steps=run["steps"], batch=run["recipe"]["train"]["batch_size"],
         minutes=run["training_seconds"] / 60, machine=run["machine"], torch=run["torch"], git=run["git"],
         millions=how["parameters"] / 1e6, threshold=how["threshold"], prompts=how["prompts"],
-        samples=how["samples_per_prompt"], rows=markdown_table(*cells(result)), restored=run["recipe"]["restored"],
+        samples=how["samples_per_prompt"], rows=scores(result).markdown(), restored=run["recipe"]["restored"],
         shifted=run["recipe"]["shifted"], damaged=run["recipe"]["damaged"],
         kinds="\n".join(f"- {kind}: {what}" for kind, what in KINDS.items()),
         works=credits_of(w for source in SOURCES for w in PACKAGES[source].works),

@@ -130,9 +130,9 @@ class DetectorTask(Task):
         if shifted:
             image = to_tensor(shift_colours(to_pil(image[None])[0], generator))
         rows = torch.full((MOST_OBJECTS, FIELDS), float(NOTHING))
-        for row, each in zip(rows, scene.objects, strict=False):
-            name = self.places[each.name] if shifted or each.colour is None else UNSAID
-            row[:] = torch.tensor([*each.box, name, UNSAID if shifted else self.colours[each.colour]])
+        for row, thing in zip(rows, scene.objects, strict=False):
+            name = self.places[thing.name] if shifted or thing.colour is None else UNSAID
+            row[:] = torch.tensor([*thing.box, name, UNSAID if shifted else self.colours[thing.colour]])
         return image, rows
 
     def _worse(self, images: UInt8[Tensor, "b 3 H W"], positions: range, step: int) -> UInt8[Tensor, "b 3 H W"]:
@@ -178,8 +178,8 @@ class DetectorTask(Task):
         """The GenEval score of validation scenes, as they are and damaged, at the threshold that is best for both."""
         network, (prompts, images) = cast(Detector, models["network"]), self.held_out
         with evaluating(network):
-            found = {kind: network.detect(each, threshold=THRESHOLDS[0]) for kind, each in images.items()}
-        scores = {t: {kind: _score(prompts, each, t) for kind, each in found.items()} for t in THRESHOLDS}
+            detections = {kind: network.detect(pictures, threshold=THRESHOLDS[0]) for kind, pictures in images.items()}
+        scores = {t: {kind: _score(prompts, objects, t) for kind, objects in detections.items()} for t in THRESHOLDS}
         self.threshold = max(THRESHOLDS, key=lambda t: sum(scores[t].values()))
         return {**scores[self.threshold], "threshold": self.threshold}
 
@@ -190,10 +190,10 @@ class DetectorTask(Task):
         network.save(folder)
 
 
-def _score(prompts: PromptSet, found: list[list[Detection]], threshold: float) -> float:
+def _score(prompts: PromptSet, detections: list[list[Detection]], threshold: float) -> float:
     right = [
-        not faults(prompt, [each for each in objects if each.score > threshold])
-        for prompt, objects in zip(prompts.prompts, found, strict=True)
+        not faults(prompt, [thing for thing in objects if thing.score > threshold])
+        for prompt, objects in zip(prompts.prompts, detections, strict=True)
     ]
     return task_scores([plan.tag for plan in prompts.plans], right)["overall"]
 

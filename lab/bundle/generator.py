@@ -5,14 +5,21 @@ from pathlib import Path
 from typing import Any
 
 from channelvq.car.model import CAR
+from channelvq.evaluate.geneval import report as geneval_report
+from channelvq.evaluate.geneval.score import in_order
+from channelvq.evaluate.metrics import with_interval
 from channelvq.evaluate.next_channel import evaluate_next_channel
 from channelvq.evaluate.reconstruction import evaluate_reconstruction
 from channelvq.evaluate.results import make_record
+from channelvq.evaluate.tables import TextTable
 from channelvq.files import replaced_whole
 from channelvq.report.token_sets import parameters, token_sets
 from channelvq.train.car_task import CARRecipe
 from lab.bundle.tokenizer import credits_of, finished_run, halve, trained_by, works_of, write_with_card
 from lab.studies.generator import scene_protocol
+from lab.study import Tables
+
+RECIPE = "small/bundled-car"
 
 # What follows from the image tokenizer: kept as it is there, so that the two are known to belong together.
 _OF_THE_TOKENIZER = ("codebook", "codeword_mean", "codeword_scale")
@@ -72,6 +79,36 @@ def model_card(result: dict[str, Any], recipe: CARRecipe) -> str:
         shuffled=m["nats_shuffled"], unigram=m["nats_unigram"], top1=m["top1"], psnr=reconstruction["psnr"],
         works=credits_of(works_of(recipe.data)),
     )  # fmt: skip
+
+
+def prediction(result: dict[str, Any]) -> TextTable:
+    """On held-out scenes."""
+    record, m = result["records"][0], result["records"][0]["metrics"]
+    cells = [
+        f"{sum(record['parameters'].values()) / 1e6:.1f} M", str(result["run"]["steps"]),
+        with_interval(m, "nats"),
+        f"{m['nats_shuffled']:.3f}", f"{m['nats_unigram']:.3f}", f"{m['top1']:.1%}",
+        f"{record['reconstruction']['psnr']:.2f}", f"{result['run']['training_seconds'] / 60:.0f}",
+    ]  # fmt: skip
+    headings = ("parameters", "steps", "nats (95 %)", "other caption", "counts alone", "top-1",
+                "its tokenizer, PSNR", "minutes of training")  # fmt: skip
+    return TextTable(headings, [cells])
+
+
+def geneval_faults(result: dict[str, Any]) -> TextTable:
+    """Where it fails: the share of each task's images by the first thing that is wrong."""
+    kinds = ("missing", "count", "colour", "position")
+    faults = result["faults"]["generator"]
+    rows = [
+        [task.replace("_", " "), *(f"{faults[task].get(kind, 0):.1%}" for kind in kinds)] for task in in_order(faults)
+    ]
+    return TextTable(("task", "a thing is missing", "too many", "wrong colour", "wrong place"), rows)
+
+
+TABLES: Tables = {
+    "bundled-generator": ("bundled-generator.json", prediction), "geneval": ("geneval.json", geneval_report.scores),
+    "geneval-faults": ("geneval.json", geneval_faults),
+}  # fmt: skip
 
 
 CARD = """---

@@ -4,12 +4,15 @@ from pathlib import Path
 from typing import Any
 
 from channelvq.data.fetched.catalogue import PACKAGES
+from channelvq.evaluate.tables import TextTable
 from channelvq.files import replaced_whole
 from channelvq.nn.perceptual import PerceptualNetwork
 from lab.bundle.cross_style import GALLERY, STYLES, cross_style_accuracy, pixels_16, style_pictures
 from lab.bundle.perceptual_task import PerceptualRecipe
 from lab.bundle.tokenizer import copy_half, credits_of, finished_run, write_with_card
+from lab.study import Tables
 
+RECIPE = "lab/bundle/perceptual.yaml"
 SOURCES = ("emojibase-data", "fluent-emoji", "noto", "twemoji")
 
 
@@ -47,6 +50,16 @@ def model_card(result: dict[str, Any]) -> str:
         torch=run["torch"], git=run["git"], queries=result["protocol"]["queries"], rows=rows, gallery=GALLERY,
         works=credits_of(w for source in SOURCES for w in PACKAGES[source].works),
     )  # fmt: skip
+
+
+def cross_style_table(result: dict[str, Any]) -> TextTable:
+    """The cross-style test by pair of art sets."""
+    names = list(result["records"][0]["accuracy"])
+    rows = [[r["features"], *(f"{r['accuracy'][name]:.3f}" for name in names)] for r in result["records"]]
+    return TextTable(["features", *names], rows)
+
+
+TABLES: Tables = {"perceptual": ("perceptual.json", cross_style_table)}
 
 
 CARD = """---

@@ -66,7 +66,7 @@ class PerceptualTask(Task):
         self.sources = [EmojiSource(style, recipe.image_size, "train", flip=True) for style in STYLES]
         self.places = [{s.base: i for i, s in enumerate(source.sprites)} for source in self.sources]
         # Labels that at least two art sets draw.
-        drawn = [base for found in self.places for base in found]
+        drawn = [base for bases in self.places for base in bases]
         self.labels = sorted({base for base in drawn if drawn.count(base) > 1})
         if len(self.labels) < train.batch_size:
             raise InputError(f"train.batch_size {train.batch_size}: there are only {len(self.labels)} labels")
@@ -87,7 +87,7 @@ class PerceptualTask(Task):
 
     def _pair(self, label: int, position: int) -> UInt8[Tensor, "2 3 H W"]:
         generator, base = position_generator(self.recipe.train.seed, position), self.labels[label]
-        able = [i for i, found in enumerate(self.places) if base in found]
+        able = [i for i, bases in enumerate(self.places) if base in bases]
         two = torch.randperm(len(able), generator=generator)[:2].tolist()
         return torch.stack([self.sources[able[i]].sample(self.places[able[i]][base], generator).image for i in two])
 
@@ -103,8 +103,8 @@ class PerceptualTask(Task):
         device = next(network.parameters()).device
         pictures, queries = self.held_out
         with evaluating(network):
-            found = cross_style_accuracy(lambda x: network(x.to(device)), pictures, queries)
-        return {"cross_style": found["mean"]}
+            accuracy = cross_style_accuracy(lambda x: network(x.to(device)), pictures, queries)
+        return {"cross_style": accuracy["mean"]}
 
     def save(self, models: dict[str, nn.Module], folder: Path) -> None:
         """config.json and model.safetensors."""

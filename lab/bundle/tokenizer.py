@@ -24,9 +24,11 @@ from channelvq.data.stream import Mixture, fixed_images
 from channelvq.errors import InputError
 from channelvq.evaluate.baselines import PROTOCOL, PCABaseline, baseline_curves
 from channelvq.evaluate.held_out import KINDS, held_out, held_out_protocol
+from channelvq.evaluate.metrics import METRICS, with_interval
 from channelvq.evaluate.plots import check_plot, quality_against_bytes
 from channelvq.evaluate.reconstruction import evaluate_reconstruction
 from channelvq.evaluate.results import git_revision, make_record, write_json, write_text
+from channelvq.evaluate.tables import TextTable
 from channelvq.files import replaced_whole
 from channelvq.pretrained import read_metadata, read_weights, write_weights
 from channelvq.tokenizer import CVQTokenizer
@@ -36,7 +38,9 @@ from channelvq.train.run import R, load_recipe
 from channelvq.train.task import Recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe
 from lab.store import run_key
+from lab.study import Tables, prefix_table
 
+RECIPE = "small/bundled"
 IMAGES = 768  # 49,152 tokens, 12 for each code
 PCA_IMAGES, PCA_COMPONENTS = 6000, 256
 FINAL = ("model.safetensors", "config.json")
@@ -126,11 +130,11 @@ def finished_run(run_dir: Path, of: type[R], command: str) -> tuple[R, dict[str,
     if not config.is_file():
         raise InputError(f"{run_dir}: there is no run, it has no config.yaml; train one with `{command}`")
     recipe = load_recipe(config, of=of)
-    found = checkpoints(run_dir)
+    stored = checkpoints(run_dir)
     lacking = [name for name in FINAL if not (run_dir / "final" / name).is_file()]
-    if not found and not lacking:
+    if not stored and not lacking:
         raise InputError(f"{run_dir}: there is no checkpoint, which tells how it was trained; put the newest one back")
-    state = read_state(found[-1]) if found else {"step": 0}
+    state = read_state(stored[-1]) if stored else {"step": 0}
     if lacking or state["step"] < recipe.train.steps:
         what = f"{state['step']} of {recipe.train.steps} steps are done" + (
             f", final/ has no {lacking[0]}" if lacking else ""
@@ -170,6 +174,49 @@ def model_card(result: dict[str, Any], recipe: TokenizerRecipe) -> str:
         machine=run["machine"], torch=run["torch"],
         git=run["git"], rows="\n".join(rows), works=credits_of(works_of(recipe.data)),
     )  # fmt: skip
+
+
+def quality(result: dict[str, Any]) -> TextTable:
+    """The bundled tokenizer at full length on each kind of image, with the baselines at the same bytes."""
+    rows = []
+    for record in result["records"]:
+        m = record["metrics"]
+        baselines = [_at(record, name, m["bytes"]) for name in ("pca", "jpeg", "webp")]
+        use = [f"{m['use']:.1%}", f"{m['perplexity_ratio']:.2f}", str(m["usage_tokens"])]
+        rows.append([record["data"], with_interval(m, "psnr"), f"{m['ssim']:.3f}", *baselines, *use])
+    headings = ("images", "PSNR (95 %)", "SSIM", "PCA", "JPEG", "WebP", "use", "perplexity/N", "tokens measured")
+    return TextTable(headings, rows)
+
+
+def _at(record: dict[str, Any], baseline: str, budget: int) -> str:
+    points = record["baselines"]["curves"][baseline]
+    return next((f"{point['psnr']:.2f}" for point in points if point["budget"] == budget), "-")
+
+
+def prefixes(result: dict[str, Any]) -> TextTable:
+    """PSNR at every prefix length."""
+    return prefix_table(result["records"], name="data")
+
+
+def evaluation(result: dict[str, Any]) -> TextTable:
+    """Every prefix of one `cvq evaluate reconstruction`, and how long it took."""
+    record = result["records"][0]
+    names = [name for name in METRICS.names() if name in record["metrics"]]
+    rows = [
+        [str(p["tokens"]), str(p["bytes"]), *(with_interval(p, name) for name in names), f"{p['use']:.1%}"]
+        for p in record["metrics"]["prefixes"]
+    ]
+    note = (
+        f"{result['protocol']['n']:,} images at all prefixes in {record['evaluation_seconds']:.0f} seconds on "
+        f"{record['machine']}, {record['images_per_second']:.0f} images a second."
+    )
+    return TextTable(["tokens", "bytes", *(METRICS[name].heading for name in names), "use"], rows, note=note)
+
+
+TABLES: Tables = {
+    "bundled": ("bundled-tokenizer.json", quality), "prefixes": ("bundled-tokenizer.json", prefixes),
+    "evaluation": ("evaluate-bench.json", evaluation),
+}  # fmt: skip
 
 
 def works_of(data: DataConfig) -> list[Work]:

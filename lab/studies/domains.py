@@ -1,4 +1,4 @@
-"""`cvq experiment domains`: the bundled tokenizer on other kinds of pictures, untouched and finetuned on each."""
+"""The bundled tokenizer on other kinds of pictures, untouched and finetuned; where it fails, and what helps."""
 
 import hashlib
 import json
@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from jaxtyping import UInt8
-from rich.table import Table
 from torch import Tensor
 
 from channelvq.data.fetched.crops import CropSource
@@ -17,19 +16,23 @@ from channelvq.data.fetched.photos import PhotoConfig
 from channelvq.data.stream import Mixture, fixed_images
 from channelvq.evaluate.held_out import held_out, held_out_protocol
 from channelvq.evaluate.measures import Measures, choose_measures
-from channelvq.evaluate.metrics import mean_with_interval
+from channelvq.evaluate.metrics import mean_with_interval, with_interval
 from channelvq.evaluate.plots import check_plot
-from channelvq.evaluate.reconstruction import evaluate_reconstruction, with_interval
-from channelvq.evaluate.results import make_record, read_result, write_json
+from channelvq.evaluate.reconstruction import evaluate_reconstruction
+from channelvq.evaluate.results import make_record, write_json
+from channelvq.evaluate.tables import TextTable
 from channelvq.images import grid, normalize, save_image, to_pil
 from channelvq.pictures import restored
-from channelvq.terminal import terminal_table
 from channelvq.tokenizer import CVQTokenizer
 from channelvq.train.run import load_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe
+from lab import failures
+from lab.results import read_result
 from lab.store import DEFAULT_STORE, trained
-from lab.studies import domain_failures
+from lab.study import Study, Tables
 
+HOURS = 0.3
+RESULT = "domains.json"
 FINETUNED = {
     "photos": ("data.sources.domain.weight=0", "data.sources.photos.kind=photos"),
     **{name: (f"data.sources.domain.name={name}",) for name in ("drawings", "textures", "astronomy")},
@@ -70,12 +73,12 @@ def run(path: Path, store: Path = DEFAULT_STORE) -> dict[str, Any]:
                 records.append(after | {"psnr_gain": gain(psnr, tuned_psnr)})
     tuned = {name: tokenizer for name, (_, tokenizer, _) in pairs.items()}
     known = load(path)["failures"] if path.is_file() else []
-    failures = domain_failures.measure_all(bundled, tuned, known, store)
+    failed = failures.measure_all(bundled, tuned, known, store)
     how = {"finetuned": "small/domain: 200 steps of 32 from the bundled weights", **measures.protocol(IMAGES)}
-    write_json(path, {"protocol": how, "records": records, "failures": failures})
+    write_json(path, {"protocol": how, "records": records, "failures": failed})
     for kind in dict.fromkeys((*MEASURED_ON.values(), "medical")):
         draw(kind, bundled, tuned.get(kind), path.with_name(f"{path.stem}-{kind}.png"))
-    domain_failures.draw(failures, bundled, tuned, path)
+    failures.draw(failed, bundled, tuned, path)
     return load(path)
 
 
@@ -103,8 +106,8 @@ def measured(
 
 def gain(before: Sequence[float], after: Sequence[float]) -> dict[str, Any]:
     """Mean PSNR of the same images after finetuning over that before, in dB, with its bootstrap interval."""
-    found = mean_with_interval(torch.tensor(after) - torch.tensor(before), seed=0)
-    return {"mean": found.mean, "interval": [found.low, found.high]}
+    interval = mean_with_interval(torch.tensor(after) - torch.tensor(before), seed=0)
+    return {"mean": interval.mean, "interval": [interval.low, interval.high]}
 
 
 def draw(kind: str, bundled: CVQTokenizer, tokenizer: CVQTokenizer | None, path: Path) -> None:
@@ -148,9 +151,14 @@ HEADINGS = ("pictures", "tokenizer", "PSNR (95 %)", "gain, paired (95 %)", "SSIM
             "perplexity", "perplexity/N", "tokens")  # fmt: skip
 
 
-def rows(result: dict[str, Any], *, forgetting: bool = False) -> list[list[str]]:
-    """The cells of each record: of the kinds finetuned on or, with `forgetting`, of emoji."""
-    return [_cells(record) for record in result["records"] if (record["data"] == "emoji") == forgetting]
+def finetuned(result: dict[str, Any]) -> TextTable:
+    """The kinds of pictures that it was finetuned on."""
+    return TextTable(HEADINGS, [_cells(row) for row in result["records"] if row["data"] != "emoji"])
+
+
+def forgetting(result: dict[str, Any]) -> TextTable:
+    """The same tokenizers on emoji, which they began with."""
+    return TextTable(HEADINGS, [_cells(row) for row in result["records"] if row["data"] == "emoji"])
 
 
 def _cells(record: dict[str, Any]) -> list[str]:
@@ -170,9 +178,8 @@ def _cells(record: dict[str, Any]) -> list[str]:
     ]  # fmt: skip
 
 
-def table(result: dict[str, Any]) -> Table:
-    """For a terminal: without intervals, which would not fit."""
-    cells = rows(result) + rows(result, forgetting=True)
-    kept = [place for place, heading in enumerate(HEADINGS) if heading not in ("if uniform", "perplexity", "tokens")]
-    short = [[row[place].split(" (")[0] for place in kept] for row in cells]
-    return terminal_table([HEADINGS[place].split(" (")[0] for place in kept], short, "The bundled tokenizer elsewhere")
+STUDY = Study(run, load)
+TABLES: Tables = {
+    "domains": (RESULT, finetuned), "domains-emoji": (RESULT, forgetting),
+    "domains-gratings": (RESULT, failures.gratings_table), "domains-gradients": (RESULT, failures.gradients_table),
+}  # fmt: skip

@@ -1,4 +1,4 @@
-"""What the generator learns: nats by channel, with and without nested dropout, its size, and its own mistakes.
+"""Next-channel prediction: nested dropout or not, three sizes, exposure bias.
 
 Short runs of small/scenes-car, each on a tokenizer of small/scenes-tokenizer: the nested one or its twin without nested
 dropout, three seeds each, and two other sizes on the nested one. Tokens of different tokenizers differ in entropy, so
@@ -12,24 +12,28 @@ from typing import Any
 
 import torch
 from jaxtyping import UInt8
-from rich.table import Table
 from torch import Tensor
 
 from channelvq.car.model import CAR
 from channelvq.errors import InputError
+from channelvq.evaluate.metrics import with_interval
 from channelvq.evaluate.next_channel import evaluate_next_channel
 from channelvq.evaluate.plots import channel_curves, check_plot
-from channelvq.evaluate.reconstruction import evaluate_reconstruction, with_interval
-from channelvq.evaluate.results import protocol, read_result, write_json
+from channelvq.evaluate.reconstruction import evaluate_reconstruction
+from channelvq.evaluate.results import protocol, write_json
+from channelvq.evaluate.tables import TextTable
 from channelvq.images import grid, save_image
 from channelvq.report.token_sets import TokenSets, parameters, token_sets
-from channelvq.terminal import terminal_table
 from channelvq.tokenizer import CVQTokenizer
 from channelvq.train.car_task import CARRecipe
 from channelvq.train.run import load_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe
+from lab.results import read_result
 from lab.store import DEFAULT_STORE, generator_key, record, run_key, trained, trained_generator
+from lab.study import Study, Tables, prefix_table
 
+HOURS = 2.5
+RESULT = "generator-small.json"
 TOKENIZERS: dict[str, tuple[str, ...]] = {"nested": (), "not nested": ("nested.alpha=0",)}
 _SHORT = (
     "train.steps=700", "train.batch_size=64", "train.evaluate_every=350", "train.compile=null",
@@ -77,11 +81,11 @@ def recipes(variant: Variant) -> tuple[TokenizerRecipe, CARRecipe]:
 
 def keys() -> dict[str, str]:
     """The run key of every record of the result."""
-    found = {
-        f"{n} tokenizer": run_key(load_recipe("small/scenes-tokenizer", o, of=TokenizerRecipe))
-        for n, o in TOKENIZERS.items()
+    tokenizers = {
+        f"{name} tokenizer": run_key(load_recipe("small/scenes-tokenizer", overrides, of=TokenizerRecipe))
+        for name, overrides in TOKENIZERS.items()
     }
-    return found | {name: generator_key(*recipes(variant)) for name, variant in VARIANTS.items()}
+    return tokenizers | {name: generator_key(*recipes(variant)) for name, variant in VARIANTS.items()}
 
 
 def run(path: Path, store: Path = DEFAULT_STORE) -> dict[str, Any]:
@@ -165,19 +169,12 @@ def draw_samples(cars: Mapping[str, CAR], path: Path) -> None:
     save_image(grid(pictures, len(PROMPTS), captions=captions, scale=3), path)
 
 
-def table(result: Mapping[str, Any]) -> Table:
-    """For a terminal."""
-    return terminal_table(
-        HEADINGS, rows(result), f"{result['protocol']['n']} held-out scenes", "nats a token; top-1 of the true token"
-    )
-
-
 HEADINGS = ("run", "parameters", "nats (95 %)", "other caption", "counts alone", "top-1", "seconds")
 
 
-def rows(result: Mapping[str, Any]) -> list[list[str]]:
-    """The cells of the generators' table, one row a run."""
-    return [
+def generators(result: Mapping[str, Any]) -> TextTable:
+    """Nats and accuracy of every run."""
+    rows = [
         [
             row["name"],
             f"{sum(row['parameters'].values()) / 1e6:.1f} M",
@@ -187,3 +184,13 @@ def rows(result: Mapping[str, Any]) -> list[list[str]]:
         for row in result["records"]
         if "nats" in (m := row["metrics"])
     ]  # fmt: skip
+    return TextTable(HEADINGS, rows, f"{result['protocol']['n']} held-out scenes")
+
+
+def scene_tokenizers(result: Mapping[str, Any]) -> TextTable:
+    """PSNR of the tokenizers at every prefix."""
+    return prefix_table([row for row in result["records"] if "prefixes" in row["metrics"]])
+
+
+STUDY = Study(run, load)
+TABLES: Tables = {"generators": (RESULT, generators), "scene-tokenizers": (RESULT, scene_tokenizers)}

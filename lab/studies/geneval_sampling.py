@@ -4,17 +4,20 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from channelvq.car.model import CAR
 from channelvq.car.settings import SamplingSettings
 from channelvq.data.drawn.captions import TASKS
 from channelvq.evaluate.geneval.prompts import prompt_set
 from channelvq.evaluate.geneval.report import judge, protocol
 from channelvq.evaluate.geneval.run import drawn_geneval
-from channelvq.evaluate.results import read_result, write_json
+from channelvq.evaluate.results import write_json
+from channelvq.evaluate.tables import TextTable
 from channelvq.nn.detector import Detector
+from lab.results import read_result
+from lab.study import Study, Tables
 
+HOURS = 0.3
+RESULT = "geneval-sampling.json"
 DRAWN = Path("runs/geneval-sampling")
 SETTINGS = (
     *(SamplingSettings(guidance_scale=scale, temperature=t) for t in (1.0, 0.7, 0.5) for scale in (1.0, 2.0, 3.0, 5.0)),
@@ -48,32 +51,20 @@ def _name(sampling: SamplingSettings) -> str:
 def load(path: Path) -> dict[str, Any]:
     """A stored result; raises InputError when there is none."""
     needs = (*(f"records.{name}" for name in VARIED), "records.metrics.overall", "records.metrics.interval")
-    return read_result(path, needs, "cvq experiment geneval-sampling --rerun makes it")
+    return read_result(path, needs, "make it with --rerun")
 
 
-def headings(result: dict[str, Any]) -> list[str]:
-    """Of the table: the settings, the score and the tasks."""
-    return [*HEADINGS, *(task.replace("_", " ") for task in _tasks(result))]
-
-
-def rows(result: dict[str, Any]) -> list[list[str]]:
-    """A row a setting."""
-    made = []
+def settings(result: dict[str, Any]) -> TextTable:
+    """A row a setting: its score and those of the tasks."""
+    tasks = [task for task in TASKS if task in result["records"][0]["metrics"]]
+    rows = []
     for record in result["records"]:
         m = record["metrics"]
         cells = [f"{record[name]:g}" for name in VARIED]
         cells.append(f"{m['overall']:.3f} ({m['interval'][0]:.3f} to {m['interval'][1]:.3f})")
-        made.append([*cells, *(f"{m[task]:.3f}" for task in _tasks(result))])
-    return made
+        rows.append([*cells, *(f"{m[task]:.3f}" for task in tasks)])
+    return TextTable([*HEADINGS, *(task.replace("_", " ") for task in tasks)], rows)
 
 
-def table(result: dict[str, Any]) -> Table:
-    """The settings and the overall score, for a terminal."""
-    made = Table(*HEADINGS, title="GenEval of the bundled generator on validation prompts")
-    for row in rows(result):
-        made.add_row(*row[: len(HEADINGS)])
-    return made
-
-
-def _tasks(result: dict[str, Any]) -> list[str]:
-    return [task for task in TASKS if task in result["records"][0]["metrics"]]
+STUDY = Study(run, load)
+TABLES: Tables = {"geneval-sampling": (RESULT, settings)}

@@ -1,8 +1,8 @@
-"""Other orders of channels: nested dropout beside channels of an un-nested tokenizer, sorted after the training.
+"""Nested dropout beside channels sorted after training: every prefix, and the generator's nats.
 
-By energy, by variance over images, or greedily by what each adds to the picture. Measured by the quality of every
-prefix, and by the nats of a generator that writes the channels in that order. Sorting is free, nested dropout costs
-quality at full length: what does each buy?
+The channels of an un-nested tokenizer are sorted by energy, by variance over images, or greedily by what each adds to
+the picture; what is measured is the quality of every prefix, and the nats of a generator that writes the channels in
+that order. Sorting is free, nested dropout costs quality at full length: what does each buy?
 """
 
 from collections.abc import Mapping
@@ -11,26 +11,29 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int64, UInt8
-from rich.table import Table
 from torch import Tensor
 
 from channelvq.data.stream import fixed_images
-from channelvq.evaluate.metrics import mean_with_interval
+from channelvq.evaluate.metrics import mean_with_interval, with_interval
 from channelvq.evaluate.next_channel import evaluate_next_channel
-from channelvq.evaluate.plots import check_plot, line_panels
-from channelvq.evaluate.reconstruction import with_interval
-from channelvq.evaluate.results import read_result, write_json
+from channelvq.evaluate.plots import check_plot
+from channelvq.evaluate.results import write_json
+from channelvq.evaluate.tables import TextTable
 from channelvq.pictures import prefix_lengths
 from channelvq.report.token_sets import scenes
-from channelvq.terminal import terminal_table
 from channelvq.tokenizer import CVQTokenizer
 from channelvq.train.car_task import CARRecipe
 from channelvq.train.run import load_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe
 from lab import channel_order
+from lab.plots import line_panels
+from lab.results import read_result
 from lab.store import DEFAULT_STORE, ordered_generator_key, record, trained, trained_on_order
 from lab.studies import car_tokens, generator
+from lab.study import Study, Tables
 
+HOURS = 1.5
+RESULT = "orderings-small.json"
 SORTED_BY = 256  # training images
 GREEDY_BY = 32  # of them: each decides over 2,080 decodings
 _SHORT = (
@@ -59,12 +62,11 @@ def orders(
     tokenizer: CVQTokenizer, maps: Float[Tensor, "n C s s"], images: UInt8[Tensor, "n 3 h w"]
 ) -> dict[str, Int64[Tensor, " C"]]:
     """By name, from training images and their maps."""
-    some = slice(GREEDY_BY)
     return {
         "as trained": torch.arange(tokenizer.num_tokens),
         "energy": channel_order.by_energy(maps),
         "variance": channel_order.by_variance(maps),
-        "greedy": channel_order.greedy(tokenizer, maps[some], images[some]),
+        "greedy": channel_order.greedy(tokenizer, maps[:GREEDY_BY], images[:GREEDY_BY]),
     }
 
 
@@ -80,12 +82,12 @@ def run(path: Path, store: Path = DEFAULT_STORE) -> dict[str, Any]:
         training = fixed_images(scenes(car_recipe, tokenizer, "train"), SORTED_BY)
         maps = channel_order.quantized_maps(tokenizer, training)
         tests, mean = channel_order.quantized_maps(tokenizer, sets.images), maps.mean(0)
-        found = {first: torch.arange(tokenizer.num_tokens)} if nested else orders(tokenizer, maps, training)
-        for name, order in found.items():
+        compared = {first: torch.arange(tokenizer.num_tokens)} if nested else orders(tokenizer, maps, training)
+        for name, order in compared.items():
             quality = _prefixes(tokenizer, tests, sets.images, order, mean)
             car, done = trained_on_order(recipe, car_recipe, order, _sorted(name), store)
-            mine = generator.token_sets(car_recipe, car.tokenizer) if _sorted(name) else sets
-            metrics = quality | evaluate_next_channel(car, mine.test, mine.train_ids).to_dict()
+            own = generator.token_sets(car_recipe, car.tokenizer) if _sorted(name) else sets
+            metrics = quality | evaluate_next_channel(car, own.test, own.train_ids).to_dict()
             extra = {"name": name, "order": order.tolist(), "steps": car_recipe.train.steps}
             records.append(record(recipe, done, "scenes", metrics) | extra)
     how = generator.scene_protocol(sets.images) | {
@@ -102,13 +104,13 @@ def _prefixes(tokenizer: CVQTokenizer, maps: Tensor, images: Tensor, order: Tens
     """PSNR of every prefix, the rest at zero and at the mean."""
     lengths = prefix_lengths(tokenizer.num_tokens)
     fills = {"psnr_zero": torch.zeros_like(mean), "psnr_mean": mean}
-    found: dict[str, Any] = {"lengths": lengths}
+    metrics: dict[str, Any] = {"lengths": lengths}
     for name, fill in fills.items():
         values = channel_order.prefix_psnr(tokenizer, maps, images, order, lengths, fill)
         intervals = [mean_with_interval(row, seed=0) for row in values]
-        found[name] = [each.mean for each in intervals]
-        found[f"{name}_intervals"] = [[each.low, each.high] for each in intervals]
-    return found
+        metrics[name] = [interval.mean for interval in intervals]
+        metrics[f"{name}_intervals"] = [[interval.low, interval.high] for interval in intervals]
+    return metrics
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -131,16 +133,15 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
 HEADINGS = ("order", "the rest is", *(f"{k}" for k in prefix_lengths(64)), "nats (95 %)", "other caption")
 
 
-def rows(result: Mapping[str, Any]) -> list[list[str]]:
-    """Cells of HEADINGS: two rows an order, PSNR of its prefixes in dB."""
-    found = []
+def prefixes_and_nats(result: Mapping[str, Any]) -> TextTable:
+    """Two rows an order: PSNR of its prefixes in dB, with the rest at zero and at the mean."""
+    rows = []
     for row in result["records"]:
         m = row["metrics"]
         for fill, ends in (("zero", [with_interval(m, "nats"), f"{m['nats_shuffled']:.3f}"]), ("mean", ["", ""])):
-            found.append([row["name"], fill, *(f"{value:.2f}" for value in m[f"psnr_{fill}"]), *ends])
-    return found
+            rows.append([row["name"], fill, *(f"{value:.2f}" for value in m[f"psnr_{fill}"]), *ends])
+    return TextTable(HEADINGS, rows, f"{result['protocol']['n']} held-out scenes: PSNR (dB) by tokens")
 
 
-def table(result: Mapping[str, Any]) -> Table:
-    """For a terminal."""
-    return terminal_table(HEADINGS, rows(result), f"{result['protocol']['n']} held-out scenes", "PSNR (dB) by tokens")
+STUDY = Study(run, load)
+TABLES: Tables = {"orderings": (RESULT, prefixes_and_nats)}

@@ -10,11 +10,16 @@ from channelvq.errors import InputError
 from channelvq.train.car_task import CARRecipe
 from channelvq.train.run import load_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe
+from lab.listing import studies, study_module
 from lab.store import generator_key, record, run_key, trained, trained_generator
 from lab.studies import car_tokens, generator, orderings
-from lab.study import load, recipes, table
-from lab.study_list import BEST_RATE, METHODS, RATES, STUDIES
+from lab.studies.table1 import BEST_RATE
+from lab.studies.table1_tuning import METHODS, RATES
+from lab.study import RecipeStudy, runs_table
 
+STUDIES = {
+    name: study for name in studies() if isinstance(study := study_module(name).STUDY, RecipeStudy)
+}  # fmt: skip
 TINY = (
     "model.image_size=32", "model.latent_channels=4", "model.network.base_channels=8", "train.steps=2",
     "model.quantizer.codebook_size=16", "data.validation_images=4", "objective.start_images=8", "train.batch_size=2",
@@ -105,7 +110,7 @@ def test_the_stored_orderings_belong_to_their_recipes() -> None:
 
 @pytest.mark.parametrize("study", STUDIES)
 def test_studies_compare_like_with_like(study: str) -> None:
-    found = list(recipes(study).values())
+    found = list(STUDIES[study].recipes().values())
     assert len({run_key(recipe) for recipe in found}) == len(found)
     for tokens in {recipe.model.num_tokens for recipe in found}:
         group = [recipe for recipe in found if recipe.model.num_tokens == tokens]
@@ -117,27 +122,27 @@ def test_studies_compare_like_with_like(study: str) -> None:
 
 
 def test_table1_takes_the_rate_that_validation_found() -> None:
-    result = load(Path(__file__).parents[2] / "results/table1-tuning-small.json")
+    result = STUDIES["table1-tuning"].load(Path(__file__).parents[2] / "results/table1-tuning-small.json")
     psnr = {row["name"]: row["validation"]["psnr_64"] for row in result["records"]}
     assert {m: max(RATES, key=lambda rate: psnr[f"{m}, rate {rate}"]) for m in METHODS} == BEST_RATE
 
 
 @pytest.mark.parametrize("study", sorted(STUDIES))
 def test_stored_results_belong_to_the_recipes_as_they_are(study: str) -> None:
-    result = load(Path(__file__).parents[2] / f"results/{study}-small.json")
-    keys = {name: run_key(recipe) for name, recipe in recipes(study).items()}
+    result = STUDIES[study].load(Path(__file__).parents[2] / f"results/{study}-small.json")
+    keys = STUDIES[study].keys()
     assert {row["name"]: row["run"] for row in result["records"]} == keys
-    assert table(result).row_count == len(keys)
+    assert len(runs_table(result).rows) == len(keys)
     for row in result["records"]:
         assert row["metrics"]["usage_tokens"] >= 8 * row["codes"]
 
 
 def test_missing_result_says_how_to_make_it(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--rerun"):
-        load(tmp_path / "none.json")
+        STUDIES["axis"].load(tmp_path / "none.json")
 
 
 def test_the_stored_generator_study_belongs_to_its_recipes() -> None:
     result = generator.load(Path(__file__).parents[2] / "results/generator-small.json")
     assert {row["name"]: row["run"] for row in result["records"]} == generator.keys()
-    assert generator.table(result).row_count == len(generator.VARIANTS)
+    assert len(generator.generators(result).rows) == len(generator.VARIANTS)

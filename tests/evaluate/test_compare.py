@@ -49,9 +49,9 @@ def test_tokenizer_and_revision_may_differ_and_images_are_paired(write: Callable
     found = compare([write("a.json"), write("b.json", better)])
     expected = mean_with_interval(torch.tensor(gains, dtype=torch.float64), seed=0)
     assert found.paired == {"b": {"psnr": expected}}  # of all 8 tokens, not of the prefix
-    headings, rows = found.cells()
-    assert headings == ["result", "tokens", "PSNR (dB)", "KID", "use"]
-    assert rows[0] == ["a", "8", "22.50 (20.50 to 24.00)", "0.125", "25.0%"]
+    table = found.text_table()
+    assert table.headings == ["result", "tokens", "PSNR (dB)", "KID", "use"]
+    assert table.rows[0] == ["a", "8", "22.50 (20.50 to 24.00)", "0.125", "25.0%"]
     assert "| b | 8 | 23.19 (20.50 to 24.00) | 0.125 | 25.0% |" in found.markdown()
     assert f"b - a, image by image: PSNR (dB) +{expected.mean:.3f}" in found.markdown()
     data = found.to_dict()
@@ -77,7 +77,7 @@ def test_mixed_protocols_are_refused_by_key_and_values(write: Callable[..., Path
     assert f"b: {key}" in str(refusal.value)
     found = compare([write("a.json"), other], allow=[key.split(":")[0]])
     assert found.allowed == (f"b: {key}",)
-    assert all(row[0].endswith(" *") for row in found.cells()[1])
+    assert all(row[0].endswith(" *") for row in found.text_table().rows)
     assert f"allowed: b: {key}" in found.markdown()
 
 

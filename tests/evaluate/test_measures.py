@@ -60,12 +60,13 @@ def test_features_of_the_same_images_in_other_batches(network: PerceptualNetwork
 
 
 def test_frechet_distance_is_refused_for_few_images_and_the_protocol_says_so(network: PerceptualNetwork) -> None:
-    space, x = perceptual_space(network), torch.randn(640, 48, generator=torch.Generator().manual_seed(0))
-    assert set(space.distances(x[:319], x[:319] + 1)) == {"kid"}
-    assert "refused" in str(space.protocol(319)["frechet"])
-    assert set(space.distances(x, x + 1)) == {"kid", "frechet"}
-    assert str(space.protocol(640)["frechet"]).startswith("32 of 48 dimensions")
-    assert space.distances(x[:1], x[:1]) == {}
+    x = torch.randn(640, 48, generator=torch.Generator().manual_seed(0))
+    measures = Measures(space=perceptual_space(network))
+    assert set(measures.distances(x[:319], x[:319] + 1)) == {"kid"}
+    assert "refused" in str(measures.protocol(319)["frechet"])
+    assert set(measures.distances(x, x + 1)) == {"kid", "frechet"}
+    assert str(measures.protocol(640)["frechet"]).startswith("32 of 48 dimensions")
+    assert measures.distances(x[:1], x[:1]) == {}
 
 
 def test_ms_ssim_where_its_scales_fit_and_no_network_where_none_is_wanted(empty_hub: Path) -> None:
@@ -79,8 +80,10 @@ def test_official_networks_are_used_only_where_their_weights_are(empty_hub: Path
     chosen = choose_measures(64)
     assert set(chosen.pairs) == {"psnr", "ssim", "perceptual"}
     assert chosen.space is not None
-    assert chosen.space.frechet == "frechet"
+    assert chosen.space.kind == "perceptual"
     protocol = chosen.protocol(400)
+    assert {"kid", "frechet"} <= protocol.keys()
+    assert "fid" not in protocol
     assert protocol["feature_network"]["name"] == "channelvq perceptual network, bundled"
     assert protocol["other_libraries"] == {}
     with pytest.raises(InputError, match=f"{INCEPTION_FILE} are not in"):

@@ -28,7 +28,8 @@ GENERATOR = (
 @pytest.mark.skipif(sys.platform != "linux", reason="timeout of the GNU coreutils")
 def test_pieces_go_on_until_both_models_are_there(tmp_path: Path) -> None:
     environment = os.environ | {
-        "CVQ": f"{sys.executable} -m channelvq", "OUT": str(tmp_path / "out"), "WIDTH": "8", "DATA": "shapes",
+        "CVQ": f"{sys.executable} -m channelvq", "LAB": f"{sys.executable} -m lab",
+        "OUT": str(tmp_path / "out"), "WIDTH": "8", "DATA": "shapes",
         "CHANNELVQ_CACHE": str(tmp_path / "cache"), "TOKENIZER_SETTINGS": TOKENIZER, "CAR_SETTINGS": GENERATOR,
         "CAR_STEPS": "3", "CUDA_VISIBLE_DEVICES": "",
     }  # fmt: skip

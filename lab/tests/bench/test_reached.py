@@ -1,4 +1,4 @@
-"""`cvq bench run`: what a checkpoint tells of its run, and checkpoints that do not tell it."""
+"""`python -m lab bench run`: what a checkpoint tells of its run, and checkpoints that do not tell it."""
 
 import json
 from pathlib import Path

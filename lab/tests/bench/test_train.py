@@ -10,7 +10,7 @@ import torch
 from channelvq.train import launch
 from channelvq.train.run import load_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe
-from lab.bench.train import CASES, build, plain_loop, rows, run, started
+from lab.bench.train import CASES, build, plain_loop, run, shown, started
 
 NARROW = (
     "model.latent_channels=4", "model.network.base_channels=8", "model.network.num_blocks=1",
@@ -31,7 +31,7 @@ def test_every_case_is_measured_and_written(tmp_path: Path, monkeypatch: pytest.
     result = run(2, tmp_path / "train.json", TINY, TINY_PAPER, TINY_GENERATOR)
     stored = json.loads((tmp_path / "train.json").read_text())
     assert [r["case"] for r in stored["records"]] == [*CASES, "quantizer of paper/cvq-16k-256", "generator, compiled"]
-    assert {row[3].split(", ")[1] for row in rows(stored)} == {"plain loop", "quantizer alone", "not compiled"}
+    assert {row[3].split(", ")[1] for row in shown(stored).rows} == {"plain loop", "quantizer alone", "not compiled"}
     assert all(0 < r.get("ratio", r.get("share")) < 100 for r in stored["records"])
     assert result["protocol"]["rounds"] == 2
 

@@ -104,10 +104,10 @@ def test_what_has_no_known_licence_is_refused_by_name(tmp_path: Path) -> None:
     assert works_of(DataConfig(sources=ours)) == []
     with pytest.raises(InputError, match=r"data\.sources\.mine: .* kind 'folder'"):
         works_of(DataConfig(sources={"mine": FolderConfig(root="x")}))
-    place = package(tmp_path / "package", "bundled")
+    place = package(tmp_path / "package", "tokenizer")
     for kind, recipe, words in (
-        ("bundled", "small/bundled", "data.sources={mine: {kind: folder, root: x}}"),
-        ("bundled_generator", "small/bundled-car", "data.sources={mine: {kind: folder, root: x}}"),
+        ("tokenizer", "small/bundled", "data.sources={mine: {kind: folder, root: x}}"),
+        ("generator", "small/bundled-car", "data.sources={mine: {kind: folder, root: x}}"),
     ):
         run = make_run(tmp_path / kind, recipe, 900)
         save(load_recipe(recipe, ["train.steps=900", words]), run / "config.yaml")

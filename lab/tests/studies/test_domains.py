@@ -12,9 +12,10 @@ from channelvq.errors import InputError
 from channelvq.evaluate.measures import Measures
 from channelvq.pretrained import weights_sha256
 from channelvq.tokenizer import CVQConfig, CVQTokenizer
+from lab import failures
 from lab.probes import gratings
 from lab.store import run_key
-from lab.studies import domain_failures, domains
+from lab.studies import domains
 
 RESULT = Path(__file__).parents[3] / "results/domains.json"
 
@@ -31,7 +32,7 @@ def test_every_record_is_of_the_recipe_that_it_names(result: dict[str, Any]) -> 
     tuned = {(kind, name) for name, own in domains.MEASURED_ON.items() for kind in ("emoji", own)}
     assert set(found) == untouched | tuned
     assert all(run == keys[state] for (_, state), run in found.items())
-    assert domains.table(result).row_count == len(found)
+    assert len(domains.finetuned(result).rows) + len(domains.forgetting(result).rows) == len(found)
 
 
 def test_the_untouched_tokenizer_is_the_one_in_the_package(result: dict[str, Any]) -> None:
@@ -51,11 +52,11 @@ def test_a_kind_is_measured_on_the_same_images_before_and_after(result: dict[str
 
 def test_every_failure_has_every_probe(result: dict[str, Any]) -> None:
     names = [each["name"] for each in result["failures"]]
-    assert set(domain_failures.DRAWN) | set(domain_failures.STUDIED) <= set(names)
+    assert set(failures.DRAWN) | set(failures.STUDIED) <= set(names)
     assert {f"finetuned on {name}" for name in domains.FINETUNED} <= set(names)
     for each in result["failures"]:
-        assert [row["cycles"] for row in each["gratings"]][::3] == list(domain_failures.CYCLES)
-        assert [row["range"] for row in each["gradients"]] == list(domain_failures.RANGES)
+        assert [row["cycles"] for row in each["gratings"]][::3] == list(failures.CYCLES)
+        assert [row["range"] for row in each["gradients"]] == list(failures.RANGES)
         assert {row["n"] for row in each["gratings"] + each["gradients"]} == {4}
     webp = next(each for each in result["failures"] if each["name"] == "WebP, 96 bytes")
     assert min(row["gain"] for row in webp["gradients"]) > 0.95  # a codec that is known to keep gradients
@@ -65,7 +66,7 @@ def test_means_are_over_the_pictures_of_a_setting() -> None:
     probes = gratings(64, (2, 8), (0.5,))
     half = probes.images.clone()
     half[4:6] = 128  # half of the pictures of 8 cycles lose all contrast
-    found = domain_failures._means(probes, half, ("gain", "psnr"))
+    found = failures._means(probes, half, ("gain", "psnr"))
     assert [row["gain"] for row in found] == pytest.approx([1.0, 0.5], abs=0.01)
 
 
@@ -75,7 +76,7 @@ def test_restored_images_are_those_of_the_prefix() -> None:
     images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
     ids = tokenizer.tokenize(images / 127.5 - 1)
     expected = ((tokenizer.detokenize(ids[:, :2], "tensor") + 1) * 127.5).round().to(torch.uint8)
-    assert torch.equal(domain_failures.restored(tokenizer, images, 2), expected)
+    assert torch.equal(failures.restored(tokenizer, images, 2), expected)
 
 
 def test_what_was_measured_is_not_measured_again_unless_weights_or_images_change(tmp_path: Path) -> None:

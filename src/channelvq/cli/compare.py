@@ -25,11 +25,11 @@ def compare(
     from channelvq.evaluate.results import write_json, write_text
 
     targets(json_file, markdown, kept=results)
-    found = run(results, allow=allow or (), data=data)
-    rich.print(found.table())
-    for note in found.notes():
+    comparison = run(results, allow=allow or (), data=data)
+    rich.print(comparison.table())
+    for note in comparison.notes():
         typer.echo(note)
     if markdown:
-        write_text(markdown, found.markdown())
+        write_text(markdown, comparison.markdown())
     if json_file:
-        write_json(json_file, found.to_dict())
+        write_json(json_file, comparison.to_dict())

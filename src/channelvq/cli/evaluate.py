@@ -95,13 +95,13 @@ def evaluate_reconstruction(
 
 def _target(report: Any, psnr: float) -> dict[str, Any]:
     """The smallest prefix that reaches a PSNR, on the terminal and as data."""
-    found = report.smallest_prefix_for(psnr)
-    if found is None:
+    shortest = report.smallest_prefix_for(psnr)
+    if shortest is None:
         typer.echo(f"no prefix has {psnr:g} dB: all {report.prefixes[-1].num_tokens} tokens have "
                    f"{report.prefixes[-1].psnr.mean:.2f} dB")  # fmt: skip
         return {"psnr": psnr, "tokens": None, "bytes": None}
-    typer.echo(f"{psnr:g} dB: {found.num_tokens} tokens, {found.num_bytes} bytes ({found.psnr.mean:.2f} dB)")
-    return {"psnr": psnr, "tokens": found.num_tokens, "bytes": found.num_bytes}
+    typer.echo(f"{psnr:g} dB: {shortest.num_tokens} tokens, {shortest.num_bytes} bytes ({shortest.psnr.mean:.2f} dB)")
+    return {"psnr": psnr, "tokens": shortest.num_tokens, "bytes": shortest.num_bytes}
 
 
 def _load_pca(given: str | None, size: int) -> tuple[str, Any] | None:
@@ -112,12 +112,12 @@ def _load_pca(given: str | None, size: int) -> tuple[str, Any] | None:
     if source is None:
         typer.echo("no PCA on the plot: the bundled one is for 64 px, give one with --pca", err=True)
         return None
-    found = PCABaseline.load(source)
-    if (found.height, found.width) != (size, size):
+    baseline = PCABaseline.load(source)
+    if (baseline.height, baseline.width) != (size, size):
         raise InputError(
-            f"--pca {source}: fitted on images of {found.height} x {found.width}, expected {size} x {size}"
+            f"--pca {source}: fitted on images of {baseline.height} x {baseline.width}, expected {size} x {size}"
         )
-    return source, found
+    return source, baseline
 
 
 def _plot(path: Path, report: Any, images: Any, source: str | None, pca: Any) -> dict[str, Any]:
@@ -151,7 +151,7 @@ def evaluate_geneval(
     top_k: TopKOption = SamplingSettings.top_k,
     top_p: TopPOption = SamplingSettings.top_p,
     split: Annotated[Literal["validation", "test"], typer.Option(help="Of the closed world's prompts.")] = "test",
-    detector: Annotated[str, typer.Option(help="'bundled', or a folder of cvq train small/detector.")] = "bundled",
+    detector: Annotated[str, typer.Option(help="'bundled', or a folder of a detector.")] = "bundled",
 ) -> None:
     """GenEval over the classes of our scenes; with --prompts, images for the official scorers."""
     from channelvq import CAR
@@ -200,10 +200,10 @@ def _tell(result: dict[str, Any]) -> None:
     """Scores as a table, or why there are none."""
     import rich
 
-    from channelvq.evaluate.geneval.report import table
+    from channelvq.evaluate.geneval.report import scores_by_task
 
     if "generator" in result:
-        rich.print(table(result))
+        rich.print(scores_by_task(result).terminal())
         return
     typer.echo(f"{result['images']} file(s) for {result['benchmark']} in {result['folder']}")
     if outside := result.get("unknown_to_detector"):

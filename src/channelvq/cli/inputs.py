@@ -13,17 +13,17 @@ BATCH_SIZE = 64  # images in memory at a time
 
 
 def batches(paths: list[Path], size: int) -> Iterator[tuple[list[Path], list[Any]]]:
-    """Names and resized images of files and folders, some at a time; what cannot be read is named and counted."""
+    """Names and resized images of files and folders, a batch at a time; what cannot be read is named and counted."""
     from channelvq.images import read_images
 
     pairs, skipped = read_images(paths, size=size)
-    some = list(islice(pairs, BATCH_SIZE))
-    if not some:
+    batch = list(islice(pairs, BATCH_SIZE))
+    if not batch:
         raise InputError(f"none of {len(skipped)} image files can be read; the first: {skipped[0].reason}")
     try:
-        while some:
-            yield [name for name, _ in some], [image for _, image in some]
-            some = list(islice(pairs, BATCH_SIZE))
+        while batch:
+            yield [name for name, _ in batch], [image for _, image in batch]
+            batch = list(islice(pairs, BATCH_SIZE))
     finally:  # also where the caller wants no more of them
         for entry in skipped:
             typer.echo(f"skipped {entry.path}: {entry.reason}", err=True)

@@ -7,21 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import Tensor
 
 from channelvq.config import differences
 from channelvq.errors import InputError
-from channelvq.evaluate.metrics import Interval, mean_with_interval
-from channelvq.evaluate.reconstruction import HEADINGS, stacked, with_interval
-from channelvq.evaluate.results import markdown_table, reading
-from channelvq.terminal import plain
+from channelvq.evaluate.metrics import METRICS, Interval, SetMetric, mean_with_interval, with_interval
+from channelvq.evaluate.results import reading
+from channelvq.evaluate.tables import TextTable
 
 COMPARED = ("tokenizer_sha256", "git")  # what may differ: it is what is compared
 NOT_SHOWN = ("baselines",)  # says nothing of the figures in the table
-BY_FEATURES = ("kid", "frechet", "fid")
-METRICS = ("psnr", "ssim", "ms_ssim", "perceptual", "lpips_alex", "lpips_vgg", *BY_FEATURES)
 PERCENTAGES = {"use": "use", "perplexity_ratio": "perp./N"}
 
 
@@ -59,52 +55,45 @@ class Comparison:
     def columns(self) -> list[str]:
         """Metrics that at least one row has; those of feature networks only where all rows have the same network."""
         networks = {json.dumps(row.protocol.get("feature_network"), sort_keys=True) for row in self.rows}
-        left_out = BY_FEATURES if len(networks) > 1 else ()
-        names = [*METRICS, *PERCENTAGES]
-        return [name for name in names if name not in left_out and any(name in row.metrics for row in self.rows)]
+        names = [name for name in METRICS.names() if len(networks) == 1 or not isinstance(METRICS[name], SetMetric)]
+        return [name for name in (*names, *PERCENTAGES) if any(name in row.metrics for row in self.rows)]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for a JSON file."""
         rows = [{"name": row.name, **{name: row.metrics.get(name) for name in self.columns}} for row in self.rows]
         paired = {
-            name: {metric: {"mean": d.mean, "low": d.low, "high": d.high} for metric, d in each.items()}
-            for name, each in self.paired.items()
+            name: {metric: vars(difference) for metric, difference in by_metric.items()}
+            for name, by_metric in self.paired.items()
         }
         return {"protocol": self.rows[0].measured_by, "allowed": list(self.allowed), "rows": rows, "paired": paired}
 
-    def cells(self) -> tuple[list[str], list[list[str]]]:
-        """Headings and rows as text."""
-        headings = ["result", "tokens", *(PERCENTAGES.get(name) or HEADINGS[name] for name in self.columns)]
+    def text_table(self) -> TextTable:
+        """A row a record, a column a metric; what was let pass has a star."""
+        headings = ["result", "tokens", *(PERCENTAGES.get(name) or METRICS[name].heading for name in self.columns)]
         mark = " *" if self.allowed else ""
         rows = [
             [row.name + mark, str(row.record.get("tokens", "")), *(_cell(row.metrics, name) for name in self.columns)]
             for row in self.rows
         ]
-        return headings, rows
+        return TextTable(headings, rows)
 
     def notes(self) -> list[str]:
         """Paired differences, and what was let pass, a line each."""
         first = self.rows[0].name
         notes = [
-            f"{name} - {first}, image by image: {HEADINGS[metric]} {d.mean:+.3f} ({d.low:+.3f} to {d.high:+.3f})"
-            for name, each in self.paired.items()
-            for metric, d in each.items()
+            f"{name} - {first}, image by image: {METRICS[metric].heading} {d.mean:+.3f} ({d.low:+.3f} to {d.high:+.3f})"
+            for name, by_metric in self.paired.items()
+            for metric, d in by_metric.items()
         ]
         return notes + [f"* measured in different ways, allowed: {difference}" for difference in self.allowed]
 
     def table(self) -> Table:
         """For a terminal; intervals stand below their means."""
-        headings, rows = self.cells()
-        table = Table(box=SIMPLE_HEAD, padding=0, show_edge=False)
-        for place, heading in enumerate(headings):
-            table.add_column(heading, justify="right" if place else "left", overflow="fold")
-        for row in rows:
-            table.add_row(*(plain(stacked(cell)) for cell in row))
-        return table
+        return self.text_table().terminal()
 
     def markdown(self) -> str:
         """The table and its notes."""
-        return "\n\n".join([markdown_table(*self.cells()), *self.notes()]) + "\n"
+        return "\n\n".join([self.text_table().markdown(), *self.notes()]) + "\n"
 
 
 def compare(paths: Sequence[Path], *, allow: Sequence[str] = (), data: str | None = None) -> Comparison:
@@ -118,15 +107,19 @@ def compare(paths: Sequence[Path], *, allow: Sequence[str] = (), data: str | Non
     rows = [row for path, name in zip(paths, names, strict=True) for row in _rows(path, name, data)]
     if not rows:
         raise InputError(f"compare: no record of the data {data!r} in {', '.join(map(str, paths))}")
-    found = {f"{row.name}: {line}": line.split(":")[0] for row in rows[1:] for line in _differ(rows[0], row)}
-    refused = [text for text, key in found.items() if not any(f"{key}.".startswith(f"{name}.") for name in allow)]
+    differing = {
+        f"{row.name}: {line}": line.split(":")[0]
+        for row in rows[1:]
+        for line in differences(rows[0].measured_by, row.measured_by)
+    }
+    refused = [text for text, key in differing.items() if not any(f"{key}.".startswith(f"{name}.") for name in allow)]
     if refused:
         more = f" and {len(refused) - 3} more" if len(refused) > 3 else ""
         raise InputError(
             f"compare: measured in different ways, so their figures do not compare; against {rows[0].name}, "
             f"{'; '.join(refused[:3])}{more}; measure alike, choose records with --data, or let a key pass with --allow"
         )
-    return Comparison(tuple(rows), tuple(found), {row.name: d for row in rows[1:] if (d := _paired(rows[0], row))})
+    return Comparison(tuple(rows), tuple(differing), {row.name: d for row in rows[1:] if (d := _paired(rows[0], row))})
 
 
 def _rows(path: Path, file: str, data: str | None) -> list[Row]:
@@ -154,15 +147,11 @@ def _rows(path: Path, file: str, data: str | None) -> list[Row]:
 
 def _check(row: Row) -> None:
     """Read all that a comparison reads of a row, so that what is damaged is told with its file."""
-    for name in (*METRICS, *PERCENTAGES):
+    for name in (*METRICS.names(), *PERCENTAGES):
         _cell(row.metrics, name)
     for values in _longest(row.record.get("per_image")).values():
         if _numbers(values).ndim != 1:
             raise InputError("per_image: expected a list of numbers by number of tokens")
-
-
-def _differ(a: Row, b: Row) -> list[str]:
-    return differences(a.measured_by, b.measured_by)
 
 
 def _paired(a: Row, b: Row) -> dict[str, Interval]:
@@ -172,8 +161,8 @@ def _paired(a: Row, b: Row) -> dict[str, Interval]:
     values = [_longest(row.record.get("per_image")) for row in (a, b)]
     return {
         metric: mean_with_interval(_numbers(values[1][metric]) - _numbers(values[0][metric]), seed=0)
-        for metric in METRICS
-        if all(metric in each for each in values) and len(values[0][metric]) == len(values[1][metric])
+        for metric in METRICS.names()
+        if all(metric in by_metric for by_metric in values) and len(values[0][metric]) == len(values[1][metric])
     }
 
 

@@ -9,6 +9,7 @@ from torchmetrics.image.fid import _compute_fid  # the formula alone; the class 
 from torchmetrics.image.kid import poly_mmd
 
 from channelvq.errors import InputError
+from channelvq.evaluate.metrics import SetMetric
 
 IMAGES_PER_DIMENSION = 20  # a covariance from fewer is mostly noise, and the Frechet distance mostly bias
 _DIMENSIONS = (64, 32, 16)
@@ -57,8 +58,39 @@ def projected(x: Float[Tensor, "n E"], dimensions: int) -> Float64[Tensor, "n d"
     return x.double() @ torch.linalg.qr(gaussian).Q
 
 
+def _projected_frechet(x: Tensor, y: Tensor) -> float | None:
+    dimensions = frechet_dimensions(len(x), x.shape[1])
+    return None if dimensions is None else frechet_distance(projected(x, dimensions), projected(y, dimensions))
+
+
+def _projection(num_images: int, width: int) -> str:
+    dimensions = frechet_dimensions(num_images, width)
+    return _REFUSED if dimensions is None else f"{dimensions} of {width} dimensions, a subspace drawn with seed 0"
+
+
+def _full_frechet(x: Tensor, y: Tensor) -> float | None:
+    return frechet_distance(x, y) if len(x) >= IMAGES_PER_DIMENSION * x.shape[1] else None
+
+
 def _check(x: Tensor, y: Tensor) -> None:
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
         raise InputError(
             f"features: expected (n, E) and (m, E) of two images or more, got {tuple(x.shape)} and {tuple(y.shape)}"
         )
+
+
+_REFUSED = f"refused: fewer than {IMAGES_PER_DIMENSION} images a dimension"
+KID = SetMetric(
+    heading="KID", better="lower", measure=kernel_distance,
+    definition=lambda *_: f"unbiased MMD^2, kernel (x.y / E + 1)^3, all images at once (blocks of {_BLOCK})",
+)  # fmt: skip
+FRECHET = SetMetric(
+    heading="Frechet", better="lower", measure=_projected_frechet, definition=_projection, spaces=("perceptual",),
+)  # fmt: skip
+# The published figure is of all dimensions or it is not FID.
+FID = SetMetric(
+    heading="FID", better="lower", measure=_full_frechet, spaces=("inception",), libraries=("torch-fidelity",),
+    definition=lambda num_images, width: (
+        f"{width} dimensions" if num_images >= IMAGES_PER_DIMENSION * width else _REFUSED
+    ),
+)  # fmt: skip

@@ -10,6 +10,7 @@ import importlib
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,8 +18,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from channelvq.errors import InputError
-from channelvq.evaluate import distances
-from channelvq.evaluate.metrics import check_images
+from channelvq.evaluate.metrics import PairMetric, check_images
 from channelvq.images import normalize
 from channelvq.losses.perceptual import FeatureDistance, PerceptualLossConfig
 from channelvq.nn.modes import CHUNK_ROWS, in_chunks
@@ -32,50 +32,24 @@ LPIPS_FILES = {"lpips_alex": "alexnet-owt-7be5be79.pth", "lpips_vgg": "vgg16-397
 
 @dataclass(frozen=True, eq=False)
 class FeatureSpace:
-    """Where sets of images are compared. name, sha256: of the network. width: E. frechet: what that distance is called.
+    """Where sets of images are compared. kind: "perceptual" or "inception". name, sha256: of the network. width: E."""
 
-    projects: to as few dimensions as the number of images allows; a published figure such as FID is never projected.
-    """
-
+    kind: str
     name: str
     sha256: str
     width: int
-    frechet: str
-    projects: bool
     features: Callable[[UInt8[Tensor, "n 3 h w"]], Float[Tensor, "n E"]]
 
-    def dimensions(self, num_images: int) -> int | None:
-        """Those of the Frechet distance of so many images; None where it is refused."""
-        if self.projects:
-            return distances.frechet_dimensions(num_images, self.width)
-        return self.width if num_images >= distances.IMAGES_PER_DIMENSION * self.width else None
-
-    def protocol(self, num_images: int) -> dict[str, object]:
-        """What a result has to say of its distances between sets."""
-        dimensions = self.dimensions(num_images)
-        refused = f"refused: fewer than {distances.IMAGES_PER_DIMENSION} images a dimension"
-        drawn = f"{dimensions} of {self.width} dimensions, a subspace drawn with seed 0"
-        return {
-            "feature_network": {"name": self.name, "sha256": self.sha256},
-            "kid": "unbiased MMD^2, kernel (x.y / E + 1)^3, all images at once (blocks of 4096)",
-            self.frechet: refused if dimensions is None else drawn if self.projects else f"{self.width} dimensions",
-        }
-
-    def distances(self, x: Float[Tensor, "n E"], y: Float[Tensor, "n E"]) -> dict[str, float]:
-        """The kernel distance ("kid") of two sets of features and, where there are enough of them, the Frechet one."""
-        if len(x) < 2:
-            return {}
-        found = {"kid": distances.kernel_distance(x, y)}
-        if (dimensions := self.dimensions(len(x))) is not None:
-            pair = [distances.projected(z, dimensions) if self.projects else z for z in (x, y)]
-            found[self.frechet] = distances.frechet_distance(*pair)
-        return found
+    @property
+    def network(self) -> dict[str, str]:
+        """Which network it is, for the protocol."""
+        return {"name": self.name, "sha256": self.sha256}
 
 
 def perceptual_space(network: PerceptualNetwork, name: str = "bundled") -> FeatureSpace:
     """That of our network: its embeddings scaled to unit variance a number."""
     return FeatureSpace(
-        f"channelvq perceptual network, {name}", weights_sha256(network), network.config.embedding, "frechet", True,
+        "perceptual", f"channelvq perceptual network, {name}", weights_sha256(network), network.config.embedding,
         lambda images: embeddings(network, images),
     )  # fmt: skip
 
@@ -92,7 +66,7 @@ def inception_space() -> FeatureSpace:
     network = package.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], str(path))
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return FeatureSpace(
-        "Inception, torch-fidelity", digest, 2048, "fid", False,
+        "inception", "Inception, torch-fidelity", digest, 2048,
         lambda images: in_chunks(lambda part: network(part)[0], images, rows=1),
     )  # fmt: skip
 
@@ -103,17 +77,6 @@ def embeddings(network: PerceptualNetwork, images: UInt8[Tensor, "n 3 h w"]) -> 
     check_images(images)
     scale = network.config.embedding**0.5  # unit vectors of E numbers: a variance of 1/E
     return in_chunks(network, normalize(images)) * scale
-
-
-def lpips_at_hand() -> dict[str, nn.Module]:
-    """By metric ("lpips_alex", "lpips_vgg") the official LPIPS, where the package and its weights are here."""
-    found = {}
-    for metric, file in LPIPS_FILES.items():
-        if _weights(file) is not None:
-            # Where the package is not installed, or not importable beside this torch, there is no LPIPS.
-            with suppress(InputError):
-                found[metric] = PerceptualLossConfig(network=metric.replace("_", "-")).build()
-    return found
 
 
 @torch.no_grad()
@@ -135,3 +98,30 @@ def _checkpoints() -> Path:
 def _weights(name: str) -> Path | None:
     path = _checkpoints() / name
     return path if path.is_file() else None
+
+
+def _perceptual(name: str) -> nn.Module:
+    return FeatureDistance(PerceptualNetwork.load(name))
+
+
+def _lpips(metric: str, _: str) -> nn.Module | None:
+    """The official LPIPS, where the package and its weights are here."""
+    if _weights(LPIPS_FILES[metric]) is None:
+        return None
+    # Where the package is not installed, or not importable beside this torch, there is no LPIPS.
+    with suppress(InputError):
+        return PerceptualLossConfig(network=metric.replace("_", "-")).build()
+    return None
+
+
+PERCEPTUAL = PairMetric(
+    heading="perceptual", better="lower", network=_perceptual,
+    definition="squared distance of unit feature vectors, mean over positions and stages; not LPIPS",
+)  # fmt: skip
+LPIPS_ALEX, LPIPS_VGG = (
+    PairMetric(
+        heading=f"LPIPS ({heading})", better="lower", network=partial(_lpips, metric), libraries=("lpips",),
+        definition=f"lpips 0.1, {backbone}, pixels in [-1, 1] at their own size",
+    )
+    for metric, heading, backbone in (("lpips_alex", "AlexNet", "AlexNet"), ("lpips_vgg", "VGG", "VGG16"))
+)  # fmt: skip

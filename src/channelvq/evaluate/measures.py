@@ -1,34 +1,19 @@
-"""What a reconstruction is measured by: numbers of each image, and distances between the sets of images."""
+"""What a reconstruction is measured by here and now: those of the METRICS for which this machine has all it takes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 
 from channelvq.errors import InputError
-from channelvq.evaluate.features import (
-    FeatureSpace,
-    inception_space,
-    lpips_at_hand,
-    pair_distances,
-    perceptual_space,
-)
-from channelvq.evaluate.metrics import MS_SSIM_SIDE, ms_ssim, psnr, ssim
+from channelvq.evaluate.features import FeatureSpace, inception_space, pair_distances, perceptual_space
+from channelvq.evaluate.metrics import BASIC, METRICS, PairFunction, PairMetric, SetMetric, psnr, ssim
 from channelvq.evaluate.results import library_versions
-from channelvq.losses.perceptual import FeatureDistance
 from channelvq.nn.perceptual import PerceptualNetwork
 from channelvq.pretrained import weights_sha256
-
-PairMetric = Callable[[UInt8[Tensor, "n 3 h w"], UInt8[Tensor, "n 3 h w"]], Float[Tensor, " n"]]
-DEFINITIONS = {
-    "perceptual": "squared distance of unit feature vectors, mean over positions and stages; not LPIPS",
-    "ms_ssim": "torchmetrics, five scales",
-    "lpips_alex": "lpips 0.1, AlexNet, pixels in [-1, 1] at their own size",
-    "lpips_vgg": "lpips 0.1, VGG16, pixels in [-1, 1] at their own size",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,19 +23,38 @@ class Measures:
     networks: SHA-256 of those that `pairs` use.
     """
 
-    pairs: Mapping[str, PairMetric] = field(default_factory=lambda: {"psnr": psnr, "ssim": ssim})
+    pairs: Mapping[str, PairFunction] = field(default_factory=lambda: {"psnr": psnr, "ssim": ssim})
     space: FeatureSpace | None = None
     networks: Mapping[str, str] = field(default_factory=dict)
 
     def protocol(self, num_images: int) -> dict[str, Any]:
-        """What a result has to say of them beside `report.protocol`."""
-        used = {"lpips": "lpips" in " ".join(self.pairs), "torch-fidelity": self.space and self.space.frechet == "fid"}
+        """What a result has to say of them beside `results.protocol`, which defines the basic ones."""
+        pairs = {name: metric for name in self.pairs if isinstance(metric := METRICS[name], PairMetric)}
+        sets = dict(self._set_metrics())
+        libraries = [library for metric in (*pairs.values(), *sets.values()) for library in metric.libraries]
+        space = self.space
         return {
-            "pair_metrics": {name: DEFINITIONS[name] for name in self.pairs if name in DEFINITIONS},
+            "pair_metrics": {name: metric.definition for name, metric in pairs.items() if name not in BASIC},
             "pair_networks": dict(self.networks),
-            "other_libraries": library_versions(name for name, needed in used.items() if needed),
-            **({"feature_network": None} if self.space is None else self.space.protocol(num_images)),
+            "other_libraries": library_versions(dict.fromkeys(libraries)),
+            "feature_network": space and space.network,
+            **{name: metric.definition(num_images, space.width) for name, metric in sets.items() if space},
         }
+
+    def distances(self, x: Float[Tensor, "n E"], y: Float[Tensor, "n E"]) -> dict[str, float]:
+        """By metric the distance of two sets of features, where there are enough of them."""
+        if len(x) < 2:
+            return {}
+        measured = {name: metric.measure(x, y) for name, metric in self._set_metrics()}
+        return {name: distance for name, distance in measured.items() if distance is not None}
+
+    def _set_metrics(self) -> Iterator[tuple[str, SetMetric]]:
+        if self.space is None:
+            return
+        for name in METRICS.names():
+            metric = METRICS[name]
+            if isinstance(metric, SetMetric) and (metric.spaces is None or self.space.kind in metric.spaces):
+                yield name, metric
 
 
 def choose_measures(image_size: int, features: str = "auto") -> Measures:
@@ -61,23 +65,26 @@ def choose_measures(image_size: int, features: str = "auto") -> Measures:
     distance of the sets), "inception" (the pairs as with "bundled", the sets by the official Inception: FID), "auto"
     (that where it is on this machine, else "bundled") or "none". Raises InputError for what is not here.
     """
-    pairs: dict[str, PairMetric] = {"psnr": psnr, "ssim": ssim}
-    if image_size >= MS_SSIM_SIDE:
-        pairs["ms_ssim"] = ms_ssim
-    if features == "none":
-        return Measures(pairs)
-    name = "bundled" if features in ("auto", "inception") else features
-    network = PerceptualNetwork.load(name)
-    distances = {"perceptual": FeatureDistance(network), **lpips_at_hand()}
-    pairs |= {metric: partial(pair_distances, distance) for metric, distance in distances.items()}
-    hashes = {metric: weights_sha256(distance) for metric, distance in distances.items()}
-    return Measures(pairs, _space(features, network, name), hashes)
+    perceptual = "bundled" if features in ("auto", "inception", "none") else features
+    pairs: dict[str, PairFunction] = {}
+    networks: dict[str, str] = {}
+    for name in METRICS.names():
+        metric = METRICS[name]
+        if not isinstance(metric, PairMetric) or image_size < metric.least_side:
+            continue
+        if metric.measure is not None:
+            pairs[name] = metric.measure
+        elif features != "none" and metric.network and (network := metric.network(perceptual)) is not None:
+            pairs[name] = partial(pair_distances, network)
+            networks[name] = weights_sha256(network)
+    return Measures(pairs, None if features == "none" else _space(features, perceptual), networks)
 
 
-def _space(features: str, network: PerceptualNetwork, name: str) -> FeatureSpace:
-    try:
-        return inception_space() if features in ("auto", "inception") else perceptual_space(network, name)
-    except InputError:
-        if features == "inception":
-            raise
-        return perceptual_space(network, name)
+def _space(features: str, perceptual: str) -> FeatureSpace:
+    if features in ("auto", "inception"):
+        try:
+            return inception_space()
+        except InputError:
+            if features == "inception":
+                raise
+    return perceptual_space(PerceptualNetwork.load(perceptual), perceptual)

@@ -1,20 +1,25 @@
-"""Image quality, one number an image: PSNR, SSIM, MS-SSIM of uint8 images, and the mean with its bootstrap interval.
+"""The metrics, listed once, and those of them that need no network: PSNR, SSIM, MS-SSIM of uint8 images.
 
 Everything is computed per image in float64 (MS-SSIM: float32), so no value depends on the batch an image came in.
+
+A metric of yours is a `PairMetric` or a `SetMetric` in a file of your own and one call of `METRICS.register(name, it)`:
+evaluation, protocol, tables and comparison read this list. Its values stand in result files under that name.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Float64, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics.functional.image import (
     multiscale_structural_similarity_index_measure,
     peak_signal_noise_ratio,
 )
 
 from channelvq.errors import InputError
+from channelvq.registry import Registry
 
 PSNR_CAP = 100.0
 _WINDOW, _SIGMA = 11, 1.5
@@ -24,6 +29,66 @@ MS_SSIM_SIDE = 176  # four halvings, each rounded down, must leave the 11 pixels
 # that on a busy machine the threads' waiting for each other takes 10 to 100 times as long as the work.
 _PIECE_PIXELS = 32_768 // 3
 _RESAMPLES = 2_000
+
+
+PairFunction = Callable[[UInt8[Tensor, "n 3 h w"], UInt8[Tensor, "n 3 h w"]], Float[Tensor, " n"]]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Metric:
+    """heading: of its column in tables. digits: after the point; None: three (three significant ones without interval).
+
+    libraries: that compute it, beside those that every protocol names.
+    """
+
+    heading: str
+    better: Literal["higher", "lower"]
+    digits: int | None = None
+    libraries: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PairMetric(Metric):
+    """One number an image, from it and its original. definition: for the protocol. least_side: of an image, in pixels.
+
+    measure: images and their originals -> a number each. Or network: gives a module that does so with images in
+    [-1, 1], None where its weights are not on this machine; it is told which perceptual network to use.
+    """
+
+    definition: str
+    least_side: int = 1
+    measure: PairFunction | None = None
+    network: Callable[[str], nn.Module | None] | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SetMetric(Metric):
+    """One number of two sets of images, from their features; it has no interval.
+
+    measure: features of the images and of the originals -> the number, None where they are too few. definition: for the
+    protocol, of so many images and so many numbers in a feature. spaces: kinds of `FeatureSpace` that it is measured
+    in; None: any.
+    """
+
+    measure: Callable[[Float[Tensor, "n E"], Float[Tensor, "n E"]], float | None]
+    definition: Callable[[int, int], str]
+    spaces: tuple[str, ...] | None = None
+
+
+METRICS: Registry[Metric] = Registry(
+    "metric",
+    {
+        "psnr": "channelvq.evaluate.metrics:PSNR",
+        "ssim": "channelvq.evaluate.metrics:SSIM",
+        "ms_ssim": "channelvq.evaluate.metrics:MS_SSIM",
+        "perceptual": "channelvq.evaluate.features:PERCEPTUAL",
+        "lpips_alex": "channelvq.evaluate.features:LPIPS_ALEX",
+        "lpips_vgg": "channelvq.evaluate.features:LPIPS_VGG",
+        "kid": "channelvq.evaluate.distances:KID",
+        "frechet": "channelvq.evaluate.distances:FRECHET",
+        "fid": "channelvq.evaluate.distances:FID",
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -41,6 +106,16 @@ def check_images(images: Tensor, name: str = "images") -> None:
         raise InputError(
             f"{name}: expected a uint8 tensor (n, 3, H, W) in 0..255, got {images.dtype} {tuple(images.shape)}; "
             "channelvq.images.to_uint8 rounds a float tensor in [-1, 1]"
+        )
+
+
+def check_fit(images: Tensor, size: int) -> None:
+    """Raise InputError unless `images` are uint8 and of a tokenizer's size."""
+    check_images(images)
+    if images.shape[-2:] != (size, size):
+        raise InputError(
+            f"images: the tokenizer is for {size} x {size} pixels, got {images.shape[-2]} x {images.shape[-1]}; "
+            "resize them with antialiasing first, and name that in the protocol"
         )
 
 
@@ -106,6 +181,22 @@ def mean_with_interval(values: Float[Tensor, " n"], seed: int, level: float = 0.
     return Interval(values.mean().item(), low, high)
 
 
+def with_interval(metrics: Mapping[str, Any], name: str, digits: int | None = None) -> str:
+    """A figure of a record as text, with its interval where it has one: "20.83 (20.65 to 21.03)".
+
+    digits: after the point; by default those of the metric. Raises InputError where the interval is none.
+    """
+    interval = metrics.get(f"{name}_interval")
+    if interval is not None and not (isinstance(interval, (list, tuple)) and len(interval) == 2):
+        raise InputError(f"{name}_interval: expected [low, high], got {interval!r:.80}")
+    own = METRICS[name].digits if name in METRICS else None
+    if interval is None and own is None:
+        return f"{metrics[name]:.3g}"
+    digits = digits or own or 3
+    ends = "" if not interval or None in interval else f" ({interval[0]:.{digits}f} to {interval[1]:.{digits}f})"
+    return f"{metrics[name]:.{digits}f}{ends}"
+
+
 def _check_pair(images: Tensor, references: Tensor) -> None:
     check_images(images)
     check_images(references, "references")
@@ -150,3 +241,17 @@ def _blur(maps: Tensor, dim: int) -> Tensor:
     for start, tap in enumerate(taps[1:], start=1):
         out.add_(maps.narrow(dim, start, length), alpha=tap)
     return out
+
+
+PSNR = PairMetric(
+    heading="PSNR (dB)", better="higher", digits=2, measure=psnr, definition=f"capped at {PSNR_CAP:g} dB",
+)  # fmt: skip
+SSIM = PairMetric(
+    heading="SSIM", better="higher", measure=ssim,
+    definition=f"gaussian {_WINDOW}x{_WINDOW} sigma {_SIGMA}, range 255, no border",
+)  # fmt: skip
+MS_SSIM = PairMetric(
+    heading="MS-SSIM", better="higher", measure=ms_ssim, definition="torchmetrics, five scales",
+    least_side=MS_SSIM_SIDE,
+)  # fmt: skip
+BASIC = {"psnr": PSNR, "ssim": SSIM}  # what is measured where nothing else is asked for

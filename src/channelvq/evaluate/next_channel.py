@@ -9,7 +9,7 @@ from torch import Tensor
 from channelvq.car.data import TokenSet
 from channelvq.car.likelihood import encode_captions, free_running, teacher_forced, unigram_nats, with_other_captions
 from channelvq.car.model import CAR
-from channelvq.evaluate.metrics import Interval, mean_with_interval
+from channelvq.evaluate.metrics import mean_with_interval
 
 FREE_IMAGES = 256
 GIVEN = (0, 16, 32)  # true tokens that a free run begins with
@@ -28,14 +28,10 @@ class NextChannelReport:
     right: Float[Tensor, "n C"]
     free: dict[int, Float[Tensor, "m _"]]
 
-    def interval(self) -> Interval:
-        """Mean nats a token, with its bootstrap interval over images."""
-        return mean_with_interval(self.nats.mean(1), seed=0)
-
     def to_dict(self) -> dict[str, Any]:
         """Means, and lists with a number for each channel."""
         named = {"nats": self.nats, "nats_shuffled": self.nats_shuffled, "nats_unigram": self.nats_unigram}
-        interval = self.interval()
+        interval = mean_with_interval(self.nats.mean(1), seed=0)
         return {
             **{name: float(values.mean()) for name, values in named.items()},
             "nats_interval": [interval.low, interval.high],
@@ -55,6 +51,6 @@ def evaluate_next_channel(car: CAR, held_out: TokenSet, train_ids: Int[Tensor, "
     text, ids = encode_captions(car, held_out.captions), held_out.ids
     nats, right = teacher_forced(car, text, ids)
     shuffled, _ = teacher_forced(car, with_other_captions(text), ids)
-    some = slice(0, FREE_IMAGES)
-    free = {k: free_running(car, held_out.captions[some], ids[some].long(), k) for k in GIVEN if k < ids.shape[1]}
+    captions, first = held_out.captions[:FREE_IMAGES], ids[:FREE_IMAGES].long()
+    free = {k: free_running(car, captions, first, k) for k in GIVEN if k < ids.shape[1]}
     return NextChannelReport(nats, shuffled, unigram_nats(ids, train_ids, car.codebook_size), right, free)

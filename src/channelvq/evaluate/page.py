@@ -2,20 +2,28 @@
 
 import base64
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from html import escape
 from string import Template
 
 from PIL import Image
 
+from channelvq.evaluate.tables import TextTable
 
-def rows(cells: Iterable[Sequence[str]]) -> str:
-    """Rows of a table."""
-    return "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>\n" for row in cells)
+Pictures = Mapping[str, tuple[Image.Image, str]]  # by title, each with its caption
 
 
-def figure(title: str, image: Image.Image, caption: str) -> str:
-    """A picture with its caption."""
+def pairs(rows: Iterable[tuple[str, object]]) -> str:
+    """A table of names and values."""
+    return TextTable((), [(name, str(value)) for name, value in rows]).html()
+
+
+def figures(pictures: Pictures) -> str:
+    """The pictures with their captions, one below the other."""
+    return "".join(_figure(title, image, caption) for title, (image, caption) in pictures.items())
+
+
+def _figure(title: str, image: Image.Image, caption: str) -> str:
     file = io.BytesIO()
     image.save(file, "PNG")
     data = base64.b64encode(file.getvalue()).decode()
@@ -24,9 +32,15 @@ def figure(title: str, image: Image.Image, caption: str) -> str:
     )
 
 
-def document(title: str, body: str) -> str:
-    """A whole document; body is HTML."""
-    return _PAGE.substitute(title=escape(title), body=body)
+def details(summary: str, body: str) -> str:
+    """What is folded until a reader asks for it; body is HTML."""
+    return f"<details><summary>{escape(summary)}</summary>{body}</details>\n"
+
+
+def document(title: str, about: str, *parts: str) -> str:
+    """A full document: a heading, a line about it, and HTML."""
+    head = f"<h1>{escape(title)}</h1><p>{escape(about)}</p>"
+    return _PAGE.substitute(title=escape(title), body="\n".join([head, *parts]))
 
 
 _FIGURE = Template("""<figure><img alt="$title" width="$width" height="$height" src="data:image/png;base64,$data">

@@ -45,33 +45,6 @@ def quality_against_bytes(
     save_figure(figure, path)
 
 
-def curves_over_codes(panels: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]], path: str | Path) -> None:
-    """Draw a panel for each figure: by name, its lines of (codebook size, value) by name."""
-    line_panels([("codes", label, lines) for label, lines in panels.items()], path)
-
-
-def line_panels(
-    panels: Sequence[tuple[str, str, Mapping[str, Sequence[tuple[float, float]]]]], path: str | Path
-) -> None:
-    """Draw panels of lines side by side: of each the labels of x and y, and lines of points (x, y) by name."""
-    alone = len(panels) == 1
-    figure = blank_figure(7, 5.6) if alone else blank_figure(5 * len(panels), 4.6)
-    for place, (across, label, lines) in enumerate(panels):
-        axes = figure.add_subplot(1, len(panels), place + 1)
-        for name, points in lines.items():
-            axes.plot([x for x, _ in points], [y for _, y in points], marker="o", label=name)
-        axes.set_xscale("log", base=2)
-        if across != "codes":
-            axes.xaxis.set_major_formatter("{x:g}")
-        axes.set_xlabel(across)
-        axes.set_ylabel(label)
-        axes.grid(alpha=0.3)
-    # Below the panels: inside, it would hide lines.
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2 if alone else 4)
-    save_figure(figure, path)
-
-
 def channel_curves(curves: Mapping[str, tuple[int, Sequence[float]]], label: str, path: str | Path) -> None:
     """Draw lines over channels 1..C: by name, the channels that a line leaves out at its start, and its values."""
     figure = blank_figure()

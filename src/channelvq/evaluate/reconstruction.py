@@ -1,13 +1,12 @@
 """Reconstruction quality of a tokenizer at every prefix length, and the use of its codebook, in one pass."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float64, UInt8
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import Tensor
 
@@ -15,16 +14,11 @@ from channelvq.checks import check_whole
 from channelvq.codec import num_bytes
 from channelvq.errors import InputError
 from channelvq.evaluate.measures import Measures
-from channelvq.evaluate.metrics import Interval, check_images, mean_with_interval
-from channelvq.evaluate.results import markdown_table
+from channelvq.evaluate.metrics import METRICS, Interval, check_fit, mean_with_interval, with_interval
+from channelvq.evaluate.tables import TextTable
 from channelvq.images import normalize, to_uint8
 from channelvq.pictures import prefix_lengths
 from channelvq.quantize.usage import CodebookUsage, UsageReport
-
-HEADINGS = {
-    "psnr": "PSNR (dB)", "ssim": "SSIM", "ms_ssim": "MS-SSIM", "perceptual": "perceptual",
-    "lpips_alex": "LPIPS (AlexNet)", "lpips_vgg": "LPIPS (VGG)", "kid": "KID", "frechet": "Frechet", "fid": "FID",
-}  # fmt: skip
 
 
 @runtime_checkable
@@ -117,10 +111,6 @@ class ReconstructionReport:
         """The shortest measured prefix whose mean PSNR is at least `psnr` dB; None where none is."""
         return next((prefix for prefix in self.prefixes if prefix.psnr.mean >= psnr), None)
 
-    def rows(self) -> list[dict[str, str]]:
-        """Each prefix as text by heading; a mean comes with its interval, "20.83 (20.65 to 21.03)"."""
-        return [_row(prefix) for prefix in self.prefixes]
-
     def summary(self) -> str:
         """The use of the codebook in one line."""
         use, expected = self.usage.use, self.usage.use_if_uniform
@@ -129,21 +119,25 @@ class ReconstructionReport:
             f"({self.usage.perplexity_ratio:.1%} of the codes), {self.usage.tokens} tokens"
         )
 
+    def text_table(self) -> TextTable:
+        """A row a prefix; a mean comes with its interval."""
+        prefixes = [prefix.to_dict() for prefix in self.prefixes]
+        names = [name for name in METRICS.names() if name in prefixes[-1]]
+        rows = [
+            [str(p["tokens"]), str(p["bytes"]), f"{p['bits_per_pixel']:.3f}",
+             *(with_interval(p, name) for name in names), f"{p['use']:.1%}"]
+            for p in prefixes
+        ]  # fmt: skip
+        headings = ["tokens", "bytes", "bpp", *(METRICS[name].heading for name in names), "use"]
+        return TextTable(headings, rows, f"Reconstruction of {self.num_images} images", self.summary())
+
     def table(self) -> Table:
-        """For a terminal: `rich.print(report.table())`; intervals stand below their means, so that 80 columns do."""
-        rows = self.rows()
-        title, slim = f"Reconstruction of {self.num_images} images", {"padding": 0, "show_edge": False}
-        table = Table(title=title, caption=self.summary(), box=SIMPLE_HEAD, **slim)
-        for heading in rows[0]:
-            table.add_column(heading, justify="right", overflow="fold")
-        for row in rows:
-            table.add_row(*map(stacked, row.values()))
-        return table
+        """For a terminal: `rich.print(report.table())`."""
+        return self.text_table().terminal()
 
     def markdown(self) -> str:
         """The same as a Markdown table."""
-        rows = self.rows()
-        return f"{markdown_table(list(rows[0]), [list(row.values()) for row in rows])}\n\n{self.summary()}\n"
+        return f"{self.text_table().markdown()}\n"
 
 
 @torch.no_grad()
@@ -163,7 +157,8 @@ def evaluate_reconstruction(
     images of another size than the tokenizer's (resize them first, and say so in the protocol) and for prefixes
     outside 1..C.
     """
-    _check(tokenizer, images, batch_size)
+    check_fit(images, tokenizer.image_size)
+    check_whole("batch_size", batch_size, 1)
     measures = measures or Measures()
     lengths = _prefix_lengths(tokenizer.num_tokens, prefixes)
     usage = CodebookUsage(tokenizer.codebook_size)
@@ -174,11 +169,11 @@ def evaluate_reconstruction(
         usage.update(ids)
         if measures.space is not None:
             originals.append(measures.space.features(batch))
-        for k, found in gathered.items():
+        for k, prefix in gathered.items():
             decoded = to_uint8(tokenizer.detokenize(ids[:, :k], output="tensor")).cpu()
-            found.add(decoded, batch.cpu(), ids[:, :k], measures)
+            prefix.add(decoded, batch.cpu(), ids[:, :k], measures)
     pixels, seen = tokenizer.image_size**2, torch.cat(originals) if originals else None
-    measured = [found.quality(k, pixels, seen, measures, seed) for k, found in gathered.items()]
+    measured = [prefix.quality(k, pixels, seen, measures, seed) for k, prefix in gathered.items()]
     return ReconstructionReport(tuple(measured), usage.result(), len(images))
 
 
@@ -204,7 +199,7 @@ class _Gathered:
         per_image = {name: torch.cat(parts).double() for name, parts in self.values.items()}
         distances: dict[str, float] = {}
         if measures.space is not None and originals is not None:
-            distances = measures.space.distances(torch.cat(self.features), originals)
+            distances = measures.distances(torch.cat(self.features), originals)
         return PrefixQuality(
             num_tokens=k,
             num_bytes=num_bytes(k, self.codebook_size),
@@ -216,36 +211,9 @@ class _Gathered:
         )
 
 
-def stacked(cell: str) -> str:
-    """A table cell "20.83 (20.65 to 21.03)" on two lines, where a narrow terminal breaks between numbers only."""
-    return cell.replace(" (", "\n").replace(" to ", ".. ").rstrip(")")
-
-
 def bits_for(num_tokens: int, codebook_size: int) -> float:
     """Information in num_tokens ids of N codes: num_tokens * log2 N bits."""
     return num_tokens * math.log2(codebook_size)
-
-
-def _row(prefix: PrefixQuality) -> dict[str, str]:
-    size = {"tokens": f"{prefix.num_tokens}", "bytes": f"{prefix.num_bytes}", "bpp": f"{prefix.bits_per_pixel:.3f}"}
-    metrics = prefix.to_dict()
-    shown = {heading: with_interval(metrics, name) for name, heading in HEADINGS.items() if name in metrics}
-    return size | shown | {"use": f"{prefix.usage.use:.1%}"}
-
-
-def with_interval(metrics: Mapping[str, Any], name: str, digits: int | None = None) -> str:
-    """A metric of a record as text, with its interval where it has one: "20.83 (20.65 to 21.03)".
-
-    digits: after the point; by default 2 for PSNR, 3 for others.
-    """
-    interval = metrics.get(f"{name}_interval")
-    if interval is not None and not (isinstance(interval, (list, tuple)) and len(interval) == 2):
-        raise InputError(f"{name}_interval: expected [low, high], got {interval!r:.80}")
-    if interval is None and name != "psnr":
-        return f"{metrics[name]:.3g}"
-    digits = digits or (2 if name == "psnr" else 3)
-    ends = "" if not interval or None in interval else f" ({interval[0]:.{digits}f} to {interval[1]:.{digits}f})"
-    return f"{metrics[name]:.{digits}f}{ends}"
 
 
 def _prefix_lengths(num_tokens: int, prefixes: Sequence[int] | None) -> list[int]:
@@ -254,14 +222,3 @@ def _prefix_lengths(num_tokens: int, prefixes: Sequence[int] | None) -> list[int
     if not prefixes:
         raise InputError(f"prefixes: expected numbers of tokens in 1..{num_tokens}, got none")
     return sorted({check_whole("prefixes", k, 1, num_tokens, what="numbers of tokens") for k in prefixes})
-
-
-def _check(tokenizer: ImageTokenizer, images: Tensor, batch_size: int) -> None:
-    check_images(images)
-    size = tokenizer.image_size
-    if images.shape[-2:] != (size, size):
-        raise InputError(
-            f"images: the tokenizer is for {size} x {size} pixels, got {images.shape[-2]} x {images.shape[-1]}; "
-            "resize them with antialiasing first, and name that in the protocol"
-        )
-    check_whole("batch_size", batch_size, 1)

@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from channelvq.errors import InputError
-from channelvq.evaluate.metrics import check_images
+from channelvq.evaluate.metrics import BASIC, check_images
 from channelvq.files import write_whole
 from channelvq.pretrained import tensor_sha256, weights_sha256
 from channelvq.tokenizer import CVQConfig
@@ -50,7 +50,7 @@ def protocol(
         "resize": resize,
         "crop": crop,
         "rounding": "to nearest uint8 before any metric",
-        "metrics": "means over images; psnr capped at 100 dB; ssim gaussian 11x11 sigma 1.5, range 255, no border",
+        "metrics": "; ".join(["means over images", *(f"{name} {metric.definition}" for name, metric in BASIC.items())]),
         "interval": "95% percentile bootstrap over images, 2000 resamples",
         "libraries": library_versions(("channelvq", "torch", "torchmetrics", "pillow")),
         "tokenizer_sha256": None if tokenizer is None else weights_sha256(tokenizer),
@@ -121,34 +121,6 @@ def write_json(path: str | Path, obj: Any) -> None:
     write_text(path, _LONG_NUMBERS.sub(lambda match: re.sub(r"\s+", " ", match[0]).strip(), text) + "\n")
 
 
-def read_result(path: Path, needs: Sequence[str], remedy: str) -> dict[str, Any]:
-    """A stored result that has what a table is made of; raises InputError, with the remedy, for any other file.
-
-    needs: dotted keys such as "protocol.n" and "records.metrics.psnr"; of a list it is every entry, at least one.
-    """
-    if not path.is_file():
-        raise InputError(f"{path}: there is no stored result; {remedy}")
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: expected JSON ({error}); {remedy}") from None
-    missing = (place for need in ("protocol", *needs) if (place := _missing(result, need.split("."), "")))
-    if place := next(missing, None):
-        raise InputError(f"{path}: a result of another kind: {place} is missing; {remedy}")
-    return result
-
-
-def _missing(data: Any, keys: Sequence[str], place: str) -> str | None:
-    """The first place where the keys lead nowhere; None where all lead to something."""
-    if isinstance(data, list):
-        inside = (_missing(each, keys, f"{place}[{i}]") for i, each in enumerate(data))
-        return next((found for found in inside if found), None) if data else f"{place}[0]"
-    if not keys:
-        return place if data is None else None
-    inner = f"{place}.{keys[0]}" if place else keys[0]
-    return _missing(data[keys[0]], keys[1:], inner) if isinstance(data, dict) and keys[0] in data else inner
-
-
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
     """InputError that names the file where what is made of its content meets another shape than it expects."""
@@ -176,12 +148,6 @@ def _write(path: Path, content: Callable[[], bytes]) -> None:
         write_whole(path, lambda stream: stream.write(content()))
     except (OSError, ValueError) as error:
         raise InputError(f"cannot write {str(path)!r}: {error}") from error
-
-
-def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown, without a final line break."""
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _plain(obj: Any, where: str) -> Any:

@@ -6,7 +6,6 @@ it, whether its samples are copies of training images, how much they vary, and w
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,12 +21,15 @@ from channelvq.car.settings import SamplingSettings
 from channelvq.config import to_dict
 from channelvq.data.stream import distinct, fixed_images
 from channelvq.errors import InputError
+from channelvq.evaluate.distances import kernel_distance
 from channelvq.evaluate.features import embeddings, perceptual_space
+from channelvq.evaluate.metrics import with_interval
 from channelvq.evaluate.next_channel import evaluate_next_channel
-from channelvq.evaluate.page import document, figure, rows
+from channelvq.evaluate.page import Pictures, details, document, pairs
+from channelvq.evaluate.page import figures as picture_list
 from channelvq.evaluate.plots import channel_curves, check_plot
-from channelvq.evaluate.reconstruction import with_interval
 from channelvq.evaluate.results import make_record, protocol, write_json, write_text
+from channelvq.evaluate.tables import TextTable
 from channelvq.images import grid, normalize, save_image, to_pil, to_uint8
 from channelvq.nn.perceptual import PerceptualNetwork
 from channelvq.report.samples import SampleReport, sample_report
@@ -72,13 +74,13 @@ def run(
     samples = draw(car, prompts, settings.seeds, settings.sampling)
     training = fixed_images(scenes(recipe, car.tokenizer, "train"), TRAINING)
     training = training[distinct(training)]
-    found = sample_report(
+    sampled = sample_report(
         embeddings(network, samples).view(len(prompts), settings.seeds, -1),
         embeddings(network, training),
         embeddings(network, _restored(car, sets)),
     )
-    metrics: dict[str, Any] = prediction | {"samples": found.to_dict() | {"count": len(samples)}}
-    pictures = _pictures(car, prompts, samples, training, found, prediction)
+    metrics: dict[str, Any] = prediction | {"samples": sampled.to_dict() | {"count": len(samples)}}
+    pictures = _pictures(car, prompts, samples, training, sampled, prediction)
     if settings.sweep:
         metrics["sweep"] = _sweep(car, prompts, settings, sets, network, say)
         pictures["guidance"] = _guided(car, prompts, settings.sampling)
@@ -123,7 +125,7 @@ def _protocol(settings: ReportSettings, network: PerceptualNetwork, training: in
         "sweep": settings.sweep,
         "counts_alone": f"over {counted} training images",
         "nearest": f"1 - cosine in the embeddings of the bundled perceptual network, among {training} training images",
-        "feature_network": perceptual_space(network).protocol(training)["feature_network"],
+        "feature_network": perceptual_space(network).network,
     }
 
 
@@ -136,7 +138,7 @@ def _sweep(
     say: Callable[[str], None],
 ) -> list[dict[str, float]]:
     """By guidance and temperature: kernel distance to the restored held-out images, and how much samples vary."""
-    space, real = perceptual_space(network), embeddings(network, _restored(car, sets))
+    real = embeddings(network, _restored(car, sets))
     found = []
     for guidance in GUIDANCE:
         for temperature in TEMPERATURE:
@@ -145,13 +147,10 @@ def _sweep(
             drawn = embeddings(network, draw(car, prompts, settings.seeds, sampling))
             by_prompt = sample_report(drawn.view(len(prompts), settings.seeds, -1), real, real).to_dict()
             count = min(len(drawn), len(real))  # the distance takes two sets of one size
-            kid = space.distances(drawn[:count], real[:count])["kid"]
+            kid = kernel_distance(drawn[:count], real[:count])
             row = {"guidance_scale": guidance, "temperature": temperature, "kid": kid}
             found.append(row | {name: by_prompt[name] for name in ("over_seeds", "over_prompts")})
     return found
-
-
-Pictures = dict[str, tuple[Image.Image, str]]
 
 
 def _pictures(
@@ -159,19 +158,19 @@ def _pictures(
     prompts: list[str],
     samples: Tensor,
     training: Tensor,
-    found: SampleReport,
+    sampled: SampleReport,
     prediction: dict[str, Any],
-) -> Pictures:
+) -> dict[str, tuple[Image.Image, str]]:
     seeds = len(samples) // len(prompts)
     shown = min(SHOWN, len(prompts))
     first = samples.view(len(prompts), seeds, *samples.shape[1:])[:shown]
     by_seed = first.transpose(0, 1).flatten(0, 1)
-    closest = found.nearest_training.argsort()[:SHOWN]
-    copies = torch.cat([samples[closest], training[found.place[closest]]])
+    closest = sampled.nearest_training.argsort()[:SHOWN]
+    copies = torch.cat([samples[closest], training[sampled.place[closest]]])
     return {
         "samples": (_grid(by_seed, shown, prompts[:shown]), "A column a prompt, a row a seed; nothing picked."),
         "nearest": (
-            _grid(copies, len(closest), [f"{value:.3f}" for value in found.nearest_training[closest]]),
+            _grid(copies, len(closest), [f"{value:.3f}" for value in sampled.nearest_training[closest]]),
             "The samples nearest to a training image (above) and that image (below), with their distance.",
         ),
         "by-channel": (
@@ -227,19 +226,15 @@ def page(name: str, result: dict[str, Any], pictures: Pictures) -> str:
     """The report as one HTML document."""
     how = result["protocol"]
     sweep = result["records"][0]["metrics"].get("sweep", [])
-    lines = [[f"{row[key]:.4g}" for key in SWEPT] for row in sweep]
-    head = "".join(f"<th>{escape(key)}</th>" for key in SWEPT)
-    swept = f"<h2>Guidance and temperature</h2><table><tr>{head}</tr>{rows(lines)}</table>" if sweep else ""
-    body = (
-        f"<h1>cvq report: {escape(name)}</h1><p>{escape(how['data'])}, n = {how['n']}</p>"
-        f"<table>{rows(figures(result))}</table>"
-        + "".join(figure(title, image, caption) for title, (image, caption) in pictures.items())
-        + swept
-        + "<details><summary>How it was measured</summary><table>"
-        + rows((key, str(value)) for key, value in how.items())
-        + "</table></details>"
+    settings = TextTable(SWEPT, [[f"{row[key]:.4g}" for key in SWEPT] for row in sweep]).html()
+    return document(
+        f"cvq report: {name}",
+        f"{how['data']}, n = {how['n']}",
+        pairs(figures(result)),
+        picture_list(pictures),
+        f"<h2>Guidance and temperature</h2>{settings}" if sweep else "",
+        details("How it was measured", pairs(how.items())),
     )
-    return document(f"cvq report: {name}", body)
 
 
 SWEPT = ("guidance_scale", "temperature", "kid", "over_seeds", "over_prompts")

@@ -61,12 +61,12 @@ class SampleReport:
             "over_seeds": self.over_seeds,
             "over_prompts": self.over_prompts,
         }
-        found: dict[str, Any] = {}
-        for name, each in values.items():
-            interval = mean_with_interval(each, seed=0)
-            found |= {name: interval.mean, f"{name}_interval": [interval.low, interval.high]}
+        figures: dict[str, Any] = {}
+        for name, distances in values.items():
+            interval = mean_with_interval(distances, seed=0)
+            figures |= {name: interval.mean, f"{name}_interval": [interval.low, interval.high]}
         nearer = self.nearest_training < self.nearest_held_out.min()
-        return found | {"nearer_than_any_held_out": float(nearer.double().mean())}
+        return figures | {"nearer_than_any_held_out": float(nearer.double().mean())}
 
 
 def sample_report(

@@ -15,7 +15,7 @@ from torch.optim import AdamW, Optimizer
 from channelvq.config import STRICT, when_given
 from channelvq.data.build import DataConfig, build_mixture
 from channelvq.data.stream import Stream, distinct, fixed_images, position_generator, training_batches
-from channelvq.evaluate.doctor.findings import usage_findings
+from channelvq.evaluate.findings import usage_findings
 from channelvq.evaluate.metrics import psnr
 from channelvq.images import grid, normalize, save_image, to_pil, to_uint8
 from channelvq.losses.reconstruction import PixelLoss, pixel_loss

@@ -16,6 +16,7 @@ from rich.console import Console
 from channelvq import CVQTokenizer
 from channelvq.cli import main
 from channelvq.errors import InputError
+from channelvq.evaluate.doctor import examine as doctor
 from channelvq.evaluate.doctor import pictures as doctor_pictures
 from channelvq.evaluate.doctor.examine import (
     DoctorReport,
@@ -27,9 +28,9 @@ from channelvq.evaluate.doctor.examine import (
     near_duplicates,
     observe,
 )
-from channelvq.evaluate.doctor.examine import examine as doctor
-from channelvq.evaluate.doctor.findings import findings, usage_findings, verdict
+from channelvq.evaluate.doctor.findings import findings, verdict
 from channelvq.evaluate.doctor.page import html_page, text
+from channelvq.evaluate.findings import usage_findings
 from channelvq.evaluate.held_out import held_out
 from channelvq.images import normalize
 from channelvq.nn.conv import ConvConfig

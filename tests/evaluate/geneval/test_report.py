@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from channelvq.evaluate.geneval.report import Judged, judge, rows, shuffled
+from channelvq.evaluate.geneval.report import Judged, judge, scores, shuffled
 from channelvq.evaluate.geneval.score import Prompt, Requirement
 from channelvq.nn.conv import ConvConfig
 from channelvq.nn.detector import Detection, Detector, DetectorConfig
@@ -48,7 +48,7 @@ def test_shuffled_prompts_are_others_of_the_same_task_each_as_often() -> None:
 
 def test_a_row_has_the_interval_of_the_overall_score() -> None:
     result = {"generator": {"overall": 0.5, "colors": 0.5}, "intervals": {"generator": {"overall": [0.4, 0.6]}}}
-    assert rows(result) == [["generator", "0.500 (0.400 to 0.600)", "0.500"]]
+    assert scores(result).rows == [["generator", "0.500 (0.400 to 0.600)", "0.500"]]
 
 
 class Told(Detector):

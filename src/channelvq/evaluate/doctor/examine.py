@@ -4,7 +4,7 @@ images -> features z and ids, 8 at a time -> `Observation` (counts and sums) -> 
 
     n images   K tokens an image (= C on the channel axis)   N codes of D numbers
 
-What the figures mean is said in doctor_findings.py, they are shown in doctor_pictures.py and doctor_page.py.
+What the figures mean is said in findings.py; they are shown in pictures.py and page.py.
 """
 
 import math
@@ -15,8 +15,7 @@ import torch
 from jaxtyping import Float, Float64, Int64, UInt8
 from torch import Tensor
 
-from channelvq.errors import InputError
-from channelvq.evaluate.metrics import check_images, psnr
+from channelvq.evaluate.metrics import check_fit, psnr
 from channelvq.images import normalize, to_uint8
 from channelvq.lookup.equal import first_equal
 from channelvq.nn.modes import CHUNK_ROWS, evaluating
@@ -133,13 +132,7 @@ def examine(tokenizer: CVQTokenizer, images: UInt8[Tensor, "n 3 h w"]) -> tuple[
 @torch.no_grad()
 def observe(tokenizer: CVQTokenizer, images: UInt8[Tensor, "n 3 h w"]) -> Observation:
     """Tokenize each image once; the ids are those of `tokenize`. Raises InputError for images of another size."""
-    check_images(images)
-    size = tokenizer.image_size
-    if images.shape[-2:] != (size, size):
-        raise InputError(
-            f"images: the tokenizer is for {size} x {size} pixels, got {images.shape[-2]} x {images.shape[-1]}; "
-            "resize them with antialiasing first"
-        )
+    check_fit(images, tokenizer.image_size)
     axis, usage = tokenizer.config.axis, CodebookUsage(tokenizer.codebook_size)
     sums = [torch.zeros(tokenizer.num_tokens, dtype=torch.float64) for _ in range(3)]
     z_sum, e_sum = torch.zeros(2, tokenizer.num_tokens, tokenizer.config.codebook_dim, dtype=torch.float64)
@@ -247,12 +240,12 @@ def knockout_loss(tokenizer: CVQTokenizer, images: UInt8[Tensor, "n 3 h w"]) -> 
     """PSNR in dB that the images lose on average without each token alone (its codeword set to zero)."""
     with evaluating(tokenizer):
         codes = knockout_codes(tokenizer, images)
-        whole = _psnr(tokenizer, codes, images)
+        complete = _psnr(tokenizer, codes, images)
         losses = []
         for position in range(tokenizer.num_tokens):
             less = codes.clone()
             less[:, position] = 0.0
-            losses.append((whole - _psnr(tokenizer, less, images)).mean())
+            losses.append((complete - _psnr(tokenizer, less, images)).mean())
     return torch.stack(losses)
 
 

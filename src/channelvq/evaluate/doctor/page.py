@@ -7,7 +7,6 @@ from string import Template
 from typing import Any
 
 from jaxtyping import UInt8
-from PIL import Image
 from rich.console import Group
 from rich.padding import Padding
 from rich.table import Table
@@ -17,8 +16,10 @@ from torch import Tensor
 from channelvq.evaluate.doctor.examine import PROTOCOL, DoctorReport, Observation
 from channelvq.evaluate.doctor.findings import Finding, findings, verdict
 from channelvq.evaluate.doctor.pictures import pictures
-from channelvq.evaluate.page import document, figure, rows
+from channelvq.evaluate.page import Pictures, details, document, pairs
+from channelvq.evaluate.page import figures as picture_list
 from channelvq.evaluate.results import write_json, write_text
+from channelvq.evaluate.tables import TextTable
 from channelvq.images import save_image
 from channelvq.terminal import plain, table_title
 from channelvq.tokenizer import CVQTokenizer
@@ -28,7 +29,7 @@ _COLOURS = {"problem": "red", "warning": "yellow", "note": "blue"}
 
 def figures(report: DoctorReport) -> list[tuple[str, str]]:
     """(name, value) of the whole codebook, for people."""
-    usage, low, high = report.usage, *_ends(report)
+    usage, bits = report.usage, report.position_bits
     five, median, ninety_five = report.table_norms
     return [
         ("images, tokens", f"{report.num_images}, {usage.tokens} ({usage.tokens / report.codebook_size:.1f} N)"),
@@ -40,7 +41,7 @@ def figures(report: DoctorReport) -> list[tuple[str, str]]:
             "quantization error",
             f"{report.relative_error:.3f} of the variance (white noise: {report.gaussian_error:.3f})",
         ),
-        (f"entropy of a {report.position}", f"{low:.1f} to {high:.1f} bits"),
+        (f"entropy of a {report.position}", f"{bits.min():.1f} to {bits.max():.1f} bits"),
         ("norm of features, codewords", f"{report.feature_norm:.3g}, {report.code_norm:.3g} (rms over tokens)"),
         ("norm of the codes", f"{median:.3g} (5 %: {five:.3g}, 95 %: {ninety_five:.3g})"),
     ]
@@ -48,30 +49,30 @@ def figures(report: DoctorReport) -> list[tuple[str, str]]:
 
 def text(report: DoctorReport, name: str) -> Group:
     """For a terminal: `rich.print(text(report, "bundled"))`."""
-    found = findings(report)
-    table = Table("figure", "value", title=table_title(f"{name}: {verdict(found)}"))
+    ailments = findings(report)
+    table = Table("figure", "value", title=table_title(f"{name}: {verdict(ailments)}"))
     for row in figures(report):
         table.add_row(*map(plain, row))
     parts: list[Any] = [table]
-    for each in found:
-        colour = _COLOURS[each.level]
-        parts.append(plain(f"{each.level}: {each.name}", colour))
-        lines = Text.assemble(f"{each.measured}.\n{each.meaning}\n", ("Remedy:", "bold"), f" {each.remedy}")
+    for finding in ailments:
+        parts.append(plain(f"{finding.level}: {finding.name}", _COLOURS[finding.level]))
+        body = f"{finding.measured}.\n{finding.meaning}\n"
+        lines = Text.assemble(body, ("Remedy:", "bold"), f" {finding.remedy}")
         parts.append(Padding(lines, (0, 0, 0, 2)))
     return Group(*parts)
 
 
 def write_record(path: Path, report: DoctorReport, how: dict[str, Any]) -> None:
     """Write a result file; how: of `evaluate.report.protocol`."""
-    found = findings(report)
+    ailments = findings(report)
     entry = {
         "axis": report.axis,
         "codes": report.codebook_size,
         "dim": report.codebook_dim,
         "tokens": len(report.position_bits),
         "metrics": report.to_dict(),
-        "verdict": verdict(found),
-        "findings": [vars(each) for each in found],
+        "verdict": verdict(ailments),
+        "findings": [vars(finding) for finding in ailments],
     }
     write_json(path, {"protocol": {**how, "doctor": PROTOCOL}, "records": [entry]})
 
@@ -98,57 +99,42 @@ def write_page(
     return page
 
 
-def html_page(name: str, data: str, report: DoctorReport, drawn: dict[str, tuple[Image.Image, str]]) -> str:
+def html_page(name: str, data: str, report: DoctorReport, drawn: Pictures) -> str:
     """The report as one HTML document, its pictures inside."""
-    found = findings(report)
-    body = _BODY.substitute(
-        name=escape(name),
-        data=escape(data),
-        verdict=escape(verdict(found)),
-        level=found[0].level if found else "healthy",
-        findings="".join(map(_finding, found)),
-        figures=rows(figures(report)),
-        pictures="".join(figure(title, image, caption) for title, (image, caption) in drawn.items()),
-        position=escape(report.position),
-        tokens=rows(
-            [str(k), f"{use:.2%}", f"{perplexity:.0f}", f"{bits:.2f}", f"{error:.3f}", f"{loss:.3f}"]
-            for k, (use, perplexity, bits, error, loss) in enumerate(report.position_rows())
-        ),
-        codes=_codes(report),
-        protocol=rows(PROTOCOL.items()),
+    ailments = findings(report)
+    level = ailments[0].level if ailments else "healthy"
+    headings = (report.position, "use", "perplexity", "bits", "error", "dB lost without it")
+    positions = [
+        [str(k), f"{use:.2%}", f"{perplexity:.0f}", f"{bits:.2f}", f"{error:.3f}", f"{loss:.3f}"]
+        for k, (use, perplexity, bits, error, loss) in enumerate(report.position_rows())
+    ]
+    return document(
+        f"cvq doctor: {name}",
+        f"on {data}",
+        f'<section class="{level} verdict">{escape(verdict(ailments))}</section>',
+        *map(_section, ailments),
+        pairs(figures(report)),
+        picture_list(drawn),
+        details(f"Each {report.position}", TextTable(headings, positions).html()),
+        details("Codes", _codes(report)),
+        details("How it was measured", pairs(PROTOCOL.items())),
     )
-    return document(f"cvq doctor: {name}", body)
 
 
-def _ends(report: DoctorReport) -> tuple[float, float]:
-    return report.position_bits.min().item(), report.position_bits.max().item()
-
-
-def _finding(found: Finding) -> str:
-    return _FINDING.substitute({key: escape(value) for key, value in vars(found).items()})
+def _section(finding: Finding) -> str:
+    return _FINDING.substitute({key: escape(value) for key, value in vars(finding).items()})
 
 
 def _codes(report: DoctorReport) -> str:
-    pairs = [f"{code} = {first}" for code, first in report.duplicates]
-    return f"<p>Not in use: {_some(report.dead)}</p><p>Duplicates: {_some(pairs)}</p>"
+    repeated = [f"{code} = {first}" for code, first in report.duplicates]
+    return f"<p>Not in use: {_first(report.dead)}</p><p>Duplicates: {_first(repeated)}</p>"
 
 
-def _some(items: Sequence[object]) -> str:
+def _first(items: Sequence[object]) -> str:
     shown = ", ".join(map(str, items[:1000])) or "none"
     return escape(shown + (f" and {len(items) - 1000} more" if len(items) > 1000 else ""))
 
 
 _FINDING = Template("""<section class="$level"><h3>$level: $name</h3>
 <p>$measured.</p><p>$meaning</p><p><b>Remedy.</b> $remedy</p></section>
-""")
-_BODY = Template("""<h1>cvq doctor: $name</h1><p>on $data</p>
-<section class="$level verdict">$verdict</section>
-$findings
-<table>$figures</table>
-$pictures
-<details><summary>Each $position</summary><table>
-<tr><th>$position</th><th>use</th><th>perplexity</th><th>bits</th><th>error</th><th>dB lost without it</th></tr>
-$tokens</table></details>
-<details><summary>Codes</summary>$codes</details>
-<details><summary>How it was measured</summary><table>$protocol</table></details>
 """)

@@ -139,15 +139,15 @@ def knockout(
     shown = report.knockout.argsort(descending=True, stable=True)[:TILES].sort().values.tolist()
     sheets, changes, losses = [], [], []
     with evaluating(tokenizer):
-        whole = decode_codes(tokenizer, codes := knockout_codes(tokenizer, images))
+        complete = decode_codes(tokenizer, codes := knockout_codes(tokenizer, images))
         for position in shown:
             less = codes.clone()
             less[:, position] = 0.0
             decoded = decode_codes(tokenizer, less)
-            changes.append(whole.float() - decoded.float())
-            losses.append(psnr(whole, images.cpu()) - psnr(decoded, images.cpu()))
+            changes.append(complete.float() - decoded.float())
+            losses.append(psnr(complete, images.cpu()) - psnr(decoded, images.cpu()))
     tiles, gain = _around_gray(torch.stack(changes, dim=1).flatten(0, 1))
-    for i, (image, restored) in enumerate(zip(_small(images.cpu()), _small(whole), strict=True)):
+    for i, (image, restored) in enumerate(zip(_small(images.cpu()), _small(complete), strict=True)):
         row = [image, restored, *tiles[i * len(shown) : (i + 1) * len(shown)]]
         # Adding 0 to a rounded number turns -0.00 into 0.00.
         lost = [f"{k}: {round(loss[i].item(), 2) + 0.0:.2f}" for k, loss in zip(shown, losses, strict=True)]

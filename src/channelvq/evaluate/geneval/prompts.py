@@ -69,5 +69,5 @@ def _plans(source: SceneSource, task: Task, count: int) -> Sequence[Plan]:
         distinct[source.plan(task, Draws("geneval", source.set_name, source.split, task, number))] = None
         if len(distinct) == count:
             break
-    found = list(distinct)
-    return [found[i % len(found)] for i in range(count)]
+    plans = list(distinct)
+    return [plans[i % len(plans)] for i in range(count)]

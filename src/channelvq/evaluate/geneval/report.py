@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from jaxtyping import UInt8
-from rich.table import Table
 from torch import Tensor
 
 from channelvq.car.model import CAR
@@ -22,11 +21,11 @@ from channelvq.evaluate.geneval.drawing import CHUNK
 from channelvq.evaluate.geneval.prompts import PromptSet
 from channelvq.evaluate.geneval.score import Prompt, faults, in_order, task_scores
 from channelvq.evaluate.results import git_revision, library_versions
+from channelvq.evaluate.tables import TextTable
 from channelvq.images import resize_crop, to_pil, to_tensor
 from channelvq.nn.detector import Detector
 from channelvq.pictures import restored
 from channelvq.pretrained import weights_sha256
-from channelvq.terminal import plain
 
 RESAMPLES = 2000
 KINDS = ("generator", "reconstruction", "real", "shuffled")
@@ -41,15 +40,15 @@ class Judged:
 
     def scores(self) -> dict[str, float]:
         """Overall and by task."""
-        flat = [(prompt.tag, not each) for prompt, row in zip(self.prompts, self.wrong, strict=True) for each in row]
+        flat = [(prompt.tag, not wrong) for prompt, row in zip(self.prompts, self.wrong, strict=True) for wrong in row]
         return task_scores(*zip(*flat, strict=True))
 
     def by_prompt(self) -> dict[str, dict[str, list[bool]]]:
         """By task and text, which images are right: a prompt that comes several times is one with more images."""
-        found: dict[str, dict[str, list[bool]]] = {}
+        right: dict[str, dict[str, list[bool]]] = {}
         for prompt, row in zip(self.prompts, self.wrong, strict=True):
-            found.setdefault(prompt.tag, {}).setdefault(prompt.text, []).extend(not each for each in row)
-        return found
+            right.setdefault(prompt.tag, {}).setdefault(prompt.text, []).extend(not wrong for wrong in row)
+        return right
 
     def intervals(self) -> dict[str, list[float]]:
         """Ends of the 95 % bootstrap interval of each score: prompts of a task are drawn anew, each with its images."""
@@ -67,16 +66,16 @@ class Judged:
         totals = Counter[str]()
         for prompt, row in zip(self.prompts, self.wrong, strict=True):
             totals[prompt.tag] += len(row)
-            seen.setdefault(prompt.tag, Counter()).update(each[0].split(":")[0] for each in row if each)
+            seen.setdefault(prompt.tag, Counter()).update(wrong[0].split(":")[0] for wrong in row if wrong)
         return {tag: {kind: n / totals[tag] for kind, n in sorted(kinds.items())} for tag, kinds in seen.items()}
 
 
 def judge(detector: Detector, prompts: Sequence[Prompt], images: UInt8[Tensor, "n 3 h w"]) -> Judged:
     """Judge n / len(prompts) images of each prompt, all of a prompt together; of another size they are resized."""
-    found = detector.detect(_resized(images, detector.config.image_size))
+    detections = detector.detect(_resized(images, detector.config.image_size))
     samples = len(images) // len(prompts)
     wrong = [
-        tuple(faults(prompt, objects) for objects in found[i * samples : (i + 1) * samples])
+        tuple(faults(prompt, objects) for objects in detections[i * samples : (i + 1) * samples])
         for i, prompt in enumerate(prompts)
     ]
     return Judged(tuple(prompts), tuple(wrong))
@@ -119,36 +118,27 @@ def closed_world(
     }
     return {
         "protocol": how,
-        **{kind: each.scores() for kind, each in judged.items()},
-        "intervals": {kind: each.intervals() for kind, each in judged.items()},
-        "faults": {kind: each.fault_shares() for kind, each in judged.items()},
+        **{kind: verdicts.scores() for kind, verdicts in judged.items()},
+        "intervals": {kind: verdicts.intervals() for kind, verdicts in judged.items()},
+        "faults": {kind: verdicts.fault_shares() for kind, verdicts in judged.items()},
     }
 
 
-def headings(result: dict[str, Any]) -> list[str]:
-    """Of the table of a result: the tasks that it has."""
-    return ["", *(name.replace("_", " ") for name in in_order(result["generator"]))]
-
-
-def rows(result: dict[str, Any]) -> list[list[str]]:
-    """A row for each kind of images that a result has, "overall" with its interval."""
-    made = []
+def scores(result: dict[str, Any]) -> TextTable:
+    """A row for each kind of images that a result has, a column a task, "overall" with its interval."""
+    rows = []
     for kind in (kind for kind in KINDS if kind in result):
         low, high = result["intervals"][kind]["overall"]
         cells = [f"{result[kind][name]:.3f}" for name in in_order(result[kind])]
-        made.append([kind, f"{cells[0]} ({low:.3f} to {high:.3f})", *cells[1:]])
-    return made
+        rows.append([kind, f"{cells[0]} ({low:.3f} to {high:.3f})", *cells[1:]])
+    return TextTable(["", *(name.replace("_", " ") for name in in_order(result["generator"]))], rows)
 
 
-def table(result: dict[str, Any]) -> Table:
-    """The scores of a result, for a terminal: a row a task, since there are more tasks than kinds of images."""
-    made = Table(title="GenEval, judged by the detector of channelvq")
-    first, *columns = zip(headings(result), *rows(result), strict=True)
-    for i, heading in enumerate(first):
-        made.add_column(plain(heading), justify="right" if i else "left")
-    for column in columns:
-        made.add_row(*map(plain, column))
-    return made
+def scores_by_task(result: dict[str, Any]) -> TextTable:
+    """The same, a row a task, since there are more tasks than kinds of images: for a terminal."""
+    wide = scores(result)
+    headings, *rows = ([*column] for column in zip(wide.headings, *wide.rows, strict=True))
+    return TextTable(headings, rows, "GenEval, judged by the detector of channelvq")
 
 
 def protocol(car: CAR, detector: Detector, sampling: SamplingSettings, samples: int) -> dict[str, Any]:

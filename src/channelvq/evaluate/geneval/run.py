@@ -81,9 +81,9 @@ def run_file(
 
 def unknown(prompts: Sequence[Prompt], detector: Detector) -> list[str]:
     """Classes and colours of the prompts that the detector does not know."""
-    asked = [each for prompt in prompts for each in (*prompt.include, *prompt.exclude)]
-    classes = {each.name for each in asked} - set(detector.config.classes)
-    colours = {each.colour for each in asked if each.colour} - set(detector.config.colours)
+    asked = [requirement for prompt in prompts for requirement in (*prompt.include, *prompt.exclude)]
+    classes = {requirement.name for requirement in asked} - set(detector.config.classes)
+    colours = {requirement.colour for requirement in asked if requirement.colour} - set(detector.config.colours)
     return sorted(classes | colours)
 
 

@@ -43,7 +43,7 @@ class Prompt:
     @property
     def classes(self) -> frozenset[str]:
         """The names of the classes that it is about."""
-        return frozenset(each.name for each in (*self.include, *self.exclude))
+        return frozenset(requirement.name for requirement in (*self.include, *self.exclude))
 
 
 def prompt_of(record: Any) -> Prompt:
@@ -69,9 +69,9 @@ def _word(record: Mapping[str, Any], key: str, where: str) -> str:
 
 def _requirements(record: Mapping[str, Any], key: str) -> tuple[Requirement, ...]:
     given = record.get(key, [])
-    if not isinstance(given, list) or not all(isinstance(each, dict) for each in given):
+    if not isinstance(given, list) or not all(isinstance(entry, dict) for entry in given):
         raise InputError(f"{key}: expected a list of objects, got {given!r}")
-    return tuple(_requirement(each, f"{key}[{i}].") for i, each in enumerate(given))
+    return tuple(_requirement(entry, f"{key}[{i}].") for i, entry in enumerate(given))
 
 
 def _requirement(record: Mapping[str, Any], where: str) -> Requirement:
@@ -117,26 +117,26 @@ def faults(prompt: Prompt, detections: Sequence[Detection]) -> list[str]:
     are asked for; a requirement that another one is placed by must itself hold.
     """
     objects = _by_class(detections)
-    found: list[str] = []
+    wrong: list[str] = []
     groups: list[Sequence[Detection] | None] = []
     for requirement in prompt.include:
         chosen = objects.get(requirement.name, [])[: requirement.count]
         fault = _fault(requirement, chosen, groups)
-        found += [fault] if fault else []
+        wrong += [fault] if fault else []
         groups.append(None if fault else chosen)
     for requirement in prompt.exclude:
         count = len(objects.get(requirement.name, []))
         if count >= requirement.count:
-            found.append(f"count: {count} of {requirement.name}, fewer than {requirement.count} were asked for")
-    return found
+            wrong.append(f"count: {count} of {requirement.name}, fewer than {requirement.count} were asked for")
+    return wrong
 
 
 def _by_class(detections: Sequence[Detection]) -> dict[str, list[Detection]]:
     objects: dict[str, list[Detection]] = {}
-    for each in sorted(detections, key=lambda one: -one.score):
-        of_class = objects.setdefault(each.name, [])
+    for detection in sorted(detections, key=lambda detection: -detection.score):
+        of_class = objects.setdefault(detection.name, [])
         if len(of_class) < MOST_OBJECTS:
-            of_class.append(each)
+            of_class.append(detection)
     return objects
 
 
@@ -148,7 +148,7 @@ def _fault(
     if len(chosen) < requirement.count:
         return f"missing: {len(chosen)} of {requirement.count} {name}"
     if requirement.colour is not None:
-        colours = [each.colour for each in chosen]
+        colours = [detection.colour for detection in chosen]
         if colours.count(requirement.colour) < requirement.count:
             return f"colour: {name} is {', '.join(colours)}, not {requirement.colour}"
     if requirement.position is None:

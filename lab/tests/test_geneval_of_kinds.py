@@ -2,7 +2,7 @@
 
 import pytest
 
-from lab.studies.car_tokens_geneval import HEADINGS, cells, comparisons, difference, of_tokenizer
+from lab.geneval_of_kinds import HEADINGS, cells, claims, difference, of_tokenizer
 
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 
@@ -51,7 +51,7 @@ def test_tables_tell_means_seeds_and_verdicts() -> None:
     result = {"records": [{"name": "nested tokenizer", "metrics": {}}, *records]}
     assert of_tokenizer(result, "not nested") == list(runs["not nested"])
     assert cells(of_tokenizer(result, "nested")) == ["1.000", "1.000, 1.000", *["1.000"] * len(TASKS)]
-    verdicts = {claim: verdict for claim, _, verdict in comparisons(result)}
+    verdicts = {claim: verdict for claim, _, verdict in claims(result).rows}
     assert verdicts == {
         "nested above not nested": "holds", "nested above patch-wise": "holds", "not nested above patch-wise": "open",
     }  # fmt: skip

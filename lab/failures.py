@@ -1,4 +1,4 @@
-"""Where the bundled tokenizer fails, on pictures of a closed form, and what helps: the second half of `domains`."""
+"""Where the bundled tokenizer fails, on pictures of a closed form, and what helps: of the study `domains`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,13 +9,14 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from channelvq.evaluate.baselines import jpeg, webp
-from channelvq.evaluate.plots import line_panels
+from channelvq.evaluate.tables import TextTable
 from channelvq.images import grid, normalize, save_image, to_pil, to_uint8
 from channelvq.pictures import restored
 from channelvq.tokenizer import CVQTokenizer
+from lab.listing import study_module
+from lab.plots import line_panels
 from lab.probes import Probes, gradients, gratings, measure
 from lab.store import run_key, trained
-from lab.study import recipes
 
 Restore = Callable[[UInt8[Tensor, "n 3 h w"]], UInt8[Tensor, "n 3 h w"]]
 CYCLES = (1, 2, 4, 8, 16, 24)
@@ -47,13 +48,15 @@ def measure_all(
         methods[f"bundled, {k} tokens"] = _by(bundled, k)
     methods["bundled, not quantized"] = lambda x: _unquantized(bundled, x)
     methods |= {f"finetuned on {name}": _by(tokenizer) for name, tokenizer in tuned.items()}
-    found = [{"name": name} | _measured(method, bundled.image_size) for name, method in methods.items()]
+    failures = [{"name": name} | _measured(method, bundled.image_size) for name, method in methods.items()]
     for name, (study, run) in STUDIED.items():
-        recipe = recipes(study)[run]
+        recipe = study_module(study).STUDY.recipes()[run]
         named = {"name": name, "run": run_key(recipe)}
-        stored = next((each for each in known if named.items() <= each.items()), None)
-        found.append(dict(stored) if stored else named | _measured(_by(trained(recipe, store)[0]), bundled.image_size))
-    return found
+        stored = next((failure for failure in known if named.items() <= failure.items()), None)
+        if stored is None:
+            stored = named | _measured(_by(trained(recipe, store)[0]), bundled.image_size)
+        failures.append(dict(stored))
+    return failures
 
 
 def _measured(method: Restore, size: int) -> dict[str, Any]:
@@ -77,12 +80,12 @@ def _unquantized(tokenizer: CVQTokenizer, images: UInt8[Tensor, "n 3 h w"]) -> U
 
 def _means(probes: Probes, images: UInt8[Tensor, "n 3 h w"], names: Sequence[str]) -> list[dict[str, float]]:
     """The settings in turn, each with the means of what was measured of its pictures."""
-    found = measure(probes, images)
+    values = measure(probes, images)
     groups: dict[tuple[tuple[str, float], ...], list[int]] = {}
     for number, settings in enumerate(probes.settings):
         groups.setdefault(tuple(settings.items()), []).append(number)
     return [
-        dict(group) | {"n": len(numbers)} | {name: float(found[name][numbers].mean()) for name in names}
+        dict(group) | {"n": len(numbers)} | {name: float(values[name][numbers].mean()) for name in names}
         for group, numbers in groups.items()
     ]
 
@@ -93,13 +96,13 @@ DRAWN = ("JPEG, 96 bytes", "bundled, 16 tokens", "bundled, 64 tokens", "finetune
 
 def draw(failures: list[dict[str, Any]], bundled: CVQTokenizer, tuned: Mapping[str, CVQTokenizer], path: Path) -> None:
     """RESULT-failures.png, curves over frequency and slope, and RESULT-probes.png, pictures and what is left."""
-    by_name = {each["name"]: each for each in failures if each["name"] in DRAWN}
+    drawn = {failure["name"]: failure for failure in failures if failure["name"] in DRAWN}
     panels = [
         ("cycles in 64 px (contrast 0.5)", "contrast left", {
-            name: [(row["cycles"], row["gain"]) for row in each["gratings"] if row["contrast"] == SHOWN_CONTRAST]
-            for name, each in by_name.items()}),
+            name: [(row["cycles"], row["gain"]) for row in failure["gratings"] if row["contrast"] == SHOWN_CONTRAST]
+            for name, failure in drawn.items()}),
         *(("range of the gradient (grey levels)", label, {
-            name: [(row["range"], row[key]) for row in each["gradients"]] for name, each in by_name.items()})
+            name: [(row["range"], row[key]) for row in failure["gradients"]] for name, failure in drawn.items()})
           for key, label in (("psnr", "PSNR (dB)"), ("reversals", "share of reversed slopes"))),
     ]  # fmt: skip
     line_panels(panels, path.with_name(f"{path.stem}-failures.png"))
@@ -108,26 +111,26 @@ def draw(failures: list[dict[str, Any]], bundled: CVQTokenizer, tuned: Mapping[s
     images = torch.cat([waves, slopes[0::4], slopes[3::4]])
     rows = [
         images,
-        *(restored(each, images) for each in (bundled, tuned["textures"], tuned["drawings"])),
+        *(restored(tokenizer, images) for tokenizer in (bundled, tuned["textures"], tuned["drawings"])),
     ]
     sheet = grid([picture for row in rows for picture in to_pil(normalize(row))], columns=len(images))
     save_image(sheet, path.with_name(f"{path.stem}-probes.png"))
 
 
-def grating_rows(failures: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Cells of a table: the contrast left at each frequency, of gratings of the contrast that is drawn."""
-    found = [[row for row in each["gratings"] if row["contrast"] == SHOWN_CONTRAST] for each in failures]
-    return [[each["name"], *(f"{row['gain']:.2f}" for row in rows)] for each, rows in zip(failures, found, strict=True)]
+def gratings_table(result: Mapping[str, Any]) -> TextTable:
+    """The contrast left at each frequency, of gratings of the contrast that is drawn."""
+    rows = [
+        [failure["name"], *(f"{row['gain']:.2f}" for row in failure["gratings"] if row["contrast"] == SHOWN_CONTRAST)]
+        for failure in result["failures"]
+    ]
+    return TextTable(("contrast left", *(f"{f} cycles" for f in CYCLES)), rows)
 
 
-def gradient_rows(failures: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Cells of a table: PSNR, false colour and reversed slopes of the gradients of each range."""
-    return [
-        [each["name"], *(f"{row['psnr']:.1f} / {row['false_colour']:.1f} / {row['reversals']:.0%}"
-                         for row in each["gradients"])]
-        for each in failures
+def gradients_table(result: Mapping[str, Any]) -> TextTable:
+    """PSNR, false colour and reversed slopes of the gradients of each range."""
+    rows = [
+        [failure["name"], *(f"{row['psnr']:.1f} / {row['false_colour']:.1f} / {row['reversals']:.0%}"
+                            for row in failure["gradients"])]
+        for failure in result["failures"]
     ]  # fmt: skip
-
-
-GRATING_HEADINGS = ("contrast left", *(f"{f} cycles" for f in CYCLES))
-GRADIENT_HEADINGS = ("PSNR / false colour / reversed", *(f"{r:.0f} levels" for r in RANGES))
+    return TextTable(("PSNR / false colour / reversed", *(f"{r:.0f} levels" for r in RANGES)), rows)
