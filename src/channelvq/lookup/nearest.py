@@ -3,7 +3,7 @@
     M vectors   N codewords   D numbers in each
 
 Passes over |e|^2/2 - z.e, whose order over the codewords is that of the distance; each looks again at what the one
-before left undecided (quantize/lookup/):
+before left undecided (HOW.md in this folder):
 
     bfloat16  where the processor multiplies it faster: groups of codewords that the proven error bound leaves open, and
               their codewords in float32
