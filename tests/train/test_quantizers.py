@@ -11,7 +11,7 @@ from channelvq import CAR, CVQTokenizer
 from channelvq.car.config import CARConfig
 from channelvq.car.text import TextTokenizer, train_bpe
 from channelvq.errors import InputError
-from channelvq.train import run
+from channelvq.train import run, tokenizer_task
 from channelvq.train.run import load_recipe, train
 from channelvq.train.tokenizer_task import TokenizerRecipe
 
@@ -72,6 +72,6 @@ def test_where_a_run_cannot_be_written_is_told_before_anything_is_drawn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(run, "TokenizerTask", lambda recipe: pytest.fail("the task was built first"))
+    monkeypatch.setattr(tokenizer_task, "TokenizerTask", lambda recipe: pytest.fail("the task was built first"))
     with pytest.raises(InputError, match="cannot write"):
         run.train(load_recipe("small/smoke", [f"train.output_dir={tmp_path / 'file'}"]))

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from channelvq.car.backbone import SHORT, build_backbone, run_backbone, settings_of, use_plain_attention
 from channelvq.car.model import CAR
 from channelvq.errors import InputError
-from channelvq.train import launch, run
+from channelvq.train import launch, run, tokenizer_task
 from channelvq.train.car_task import COMPILED_WIDTHS, CARRecipe, CARTask
 from channelvq.train.engine import Engine, read_metrics
 from channelvq.train.run import load_recipe
@@ -169,7 +169,7 @@ def test_a_tracker_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: p
     with pytest.raises(InputError, match=r"train\.trackers: trackio is not installed; pip install trackio"):
         fit(recipe(tmp_path, "train.steps=1", "train.trackers=[trackio]"))
     # Before the task as well, which may draw and tokenize for minutes.
-    monkeypatch.setattr(run, "TokenizerTask", lambda recipe: pytest.fail("the task was made"))
+    monkeypatch.setattr(tokenizer_task, "TokenizerTask", lambda recipe: pytest.fail("the task was made"))
     with pytest.raises(InputError, match=r"trackio is not installed"):
         run.train(recipe(tmp_path, "train.steps=1", "train.trackers=[trackio]"))
     with pytest.raises(InputError, match=r"train\.trackers\.0: Input should be 'tensorboard', 'trackio' or 'wandb'"):

@@ -20,13 +20,14 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from channelvq.config import save
 from channelvq.errors import DivergedError, NotFiniteError
+from channelvq.images import check_target
 from channelvq.train import launch
 from channelvq.train.averages import moving_average, update_average
 from channelvq.train.checkpoint import check_run_folder, checkpoints, load_checkpoint, read_state, save_checkpoint
 from channelvq.train.config import TrainConfig
 from channelvq.train.progress import Progress
 from channelvq.train.signals import StopSignals
-from channelvq.train.task import Figures, Losses, Task
+from channelvq.train.task import Figures, Losses, Recipe, Task
 
 
 def schedule(config: TrainConfig, step: int) -> float:
@@ -37,10 +38,22 @@ def schedule(config: TrainConfig, step: int) -> float:
     return config.final_lr_ratio + (1 - config.final_lr_ratio) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
 
 
-class Engine:
-    """Trains a task. `fit` returns the last evaluation, or None when a signal stopped it before the end."""
+def check_run(recipe: Recipe) -> None:
+    """InputError where a run's folder, or what it asks to be installed, would stop it later."""
+    check_target(recipe.train.output_dir, folder=True)
+    check_run_folder(Path(recipe.train.output_dir), recipe, recipe.train.resume)
+    launch.check_installed(recipe.train)
 
-    def __init__(self, task: Task, config: TrainConfig, resolved: Any) -> None:
+
+class Engine:
+    """Trains a task. `fit` returns the last evaluation, or None when a signal stopped it before the end.
+
+    checked: `check_run` has been called.
+    """
+
+    def __init__(self, task: Task, config: TrainConfig, resolved: Any, *, checked: bool = False) -> None:
+        if not checked:
+            check_run(resolved)
         self.task, self.config = task, config
         self.run_dir = Path(config.output_dir)
         self.accumulation = config.accumulation or 1
@@ -51,7 +64,7 @@ class Engine:
         launch.start_trackers(self.accelerator, resolved)
 
     def _prepare_folder(self, resolved: Any) -> None:
-        check_run_folder(self.run_dir, resolved, self.config.resume)
+        # No rank may find what another one has just begun to write.
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             (self.run_dir / "samples").mkdir(parents=True, exist_ok=True)
@@ -62,6 +75,7 @@ class Engine:
         accelerator, config, models = self.accelerator, self.config, self.task.models
         if launch.is_sharded(accelerator):
             launch.check_shardable(config, models, self.task.optimizers)
+        # Formats and compilation before the wrappers of several ranks, which look at the networks as they are then.
         for model in models.values():
             launch.in_memory_format(model, config.channels_last)
         if config.compile:
@@ -101,6 +115,7 @@ class Engine:
                     progress.log_evaluation(done, figures)
                     for line in self.task.alarms(figures):
                         progress.say(line)
+                # After the step and not in it, so that what is saved is a state that training has been in.
                 stopping = self._anywhere(signals.received)
                 if done % config.checkpoint_every == 0 or last or stopping:
                     save_checkpoint(self.accelerator, self.run_dir, done, config, self.seconds)
@@ -115,7 +130,7 @@ class Engine:
         return figures
 
     def _start_step(self) -> int:
-        set_seed(self.config.seed)
+        set_seed(self.config.seed)  # the global generators too: whatever a library draws, it draws again
         saved = checkpoints(self.run_dir)
         if not saved:
             if self.config.resume and self.accelerator.is_main_process:

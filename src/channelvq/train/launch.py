@@ -38,7 +38,6 @@ def build_accelerator(config: TrainConfig, idle_parameters: bool) -> Accelerator
     """Accelerate by the settings of a run and of `accelerate launch`; InputError for what cannot work."""
     run_dir = Path(config.output_dir)
     trackers: list[str | LoggerType | GeneralTracker] = list(config.trackers or ())
-    check_installed(config)
     # Accelerate keeps the first run's precision for the process; several runs in one process may differ.
     AcceleratorState._reset_state()
     accelerator = Accelerator(

@@ -8,11 +8,8 @@ import torch
 
 from channelvq.config import apply_overrides, from_dict, read_recipe
 from channelvq.errors import InputError
-from channelvq.images import check_target
 from channelvq.registry import Registry
-from channelvq.train.checkpoint import check_run_folder
-from channelvq.train.engine import Engine
-from channelvq.train.launch import check_installed
+from channelvq.train.engine import Engine, check_run
 from channelvq.train.task import Figures, Recipe
 
 R = TypeVar("R", bound=Recipe)
@@ -43,10 +40,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = (), *, of: 
 
 def train(recipe: Recipe) -> Figures | None:
     """Train a recipe; returns the last held-out figures, or None when a signal stopped it."""
-    # Before the task, which may draw and tokenize for minutes.
-    check_target(recipe.train.output_dir, folder=True)
-    check_run_folder(Path(recipe.train.output_dir), recipe, recipe.train.resume)
-    check_installed(recipe.train)
+    check_run(recipe)  # before the task, which may draw and tokenize for minutes
     if recipe.train.threads:
         torch.set_num_threads(recipe.train.threads)
-    return Engine(recipe.build(), recipe.train, recipe).fit()
+    return Engine(recipe.build(), recipe.train, recipe, checked=True).fit()
