@@ -10,7 +10,6 @@ import torch
 from channelvq.checks import check_integers, check_whole, whole
 from channelvq.errors import InputError
 from channelvq.evaluate.reconstruction import _prefix_lengths
-from channelvq.images import pad_to_multiple
 from channelvq.pictures import prefix_lengths
 
 
@@ -35,7 +34,6 @@ def test_the_range_is_told() -> None:
 
 
 @pytest.mark.parametrize("call", [
-    lambda n: pad_to_multiple(torch.zeros(1, 1, 3, 3), n)[0].shape[-1],
     lambda n: prefix_lengths(n)[-1],
     lambda n: _prefix_lengths(8, [n])[-1],
 ])  # fmt: skip

@@ -33,17 +33,10 @@ def prefix_lengths(num_tokens: int) -> list[int]:
     return [*(2**i for i in range((num_tokens - 1).bit_length())), num_tokens]
 
 
-def prefix_strip(
-    tokenizer: CVQTokenizer, image: Image.Image, num_tokens: int | None = None, scale: int = 2
-) -> Image.Image:
-    """The image as the tokenizer sees it, then decoded from 1, 2, 4, ... tokens (up to num_tokens), captioned."""
-    return prefix_strips(tokenizer, [image], num_tokens, scale)[0]
-
-
 def prefix_strips(
     tokenizer: CVQTokenizer, images: Sequence[Image.Image], num_tokens: int | None = None, scale: int = 2
 ) -> list[Image.Image]:
-    """A `prefix_strip` of each image; together they cost a fraction of what they cost one by one."""
+    """Each image as the tokenizer sees it, then from 1, 2, 4, ... tokens (up to num_tokens), captioned."""
     most = tokenizer.num_tokens
     if num_tokens is not None and not 1 <= (whole(num_tokens) or 0) <= most:
         raise InputError(f"num_tokens={num_tokens}: the tokenizer has {most} tokens an image, give 1 to {most}")

@@ -10,12 +10,11 @@ from channelvq.images.files import (
     Skipped,
     check_target,
     find_images,
-    read_folder,
     read_images,
     save_image,
 )
-from channelvq.images.geometry import Padding, pad_to_multiple, random_crop, resize_crop, unpad
-from channelvq.images.load import WHITE, Color, FirstFrameWarning, ImageInput, image_size, load_image
+from channelvq.images.geometry import random_crop, resize_crop
+from channelvq.images.load import WHITE, Color, FirstFrameWarning, ImageInput, load_image
 from channelvq.images.sheets import grid, strip
 from channelvq.images.tensors import normalize, to_pil, to_tensor, to_uint8
 
@@ -25,18 +24,14 @@ __all__ = [
     "Color",
     "FirstFrameWarning",
     "ImageInput",
-    "Padding",
     "Skipped",
     "check_target",
     "find_images",
     "grid",
-    "image_size",
     "images_to_batch",
     "load_image",
     "normalize",
-    "pad_to_multiple",
     "random_crop",
-    "read_folder",
     "read_images",
     "resize_crop",
     "save_image",
@@ -44,5 +39,4 @@ __all__ = [
     "to_pil",
     "to_tensor",
     "to_uint8",
-    "unpad",
 ]

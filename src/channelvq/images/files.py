@@ -53,27 +53,6 @@ def _refuse(error: OSError) -> None:
     raise InputError(f"cannot read image folder {error.filename!r}: {error.strerror}") from error
 
 
-def read_folder(
-    folder: str | Path, *, background: Color = WHITE
-) -> tuple[Iterator[tuple[Path, Image.Image]], list[Skipped]]:
-    """The images of a folder, one at a time in sorted order, and a list of the files that could not be read.
-
-    The list fills while the images are read and is complete when they end.
-    """
-    paths, skipped = find_images(folder), []
-
-    def images() -> Iterator[tuple[Path, Image.Image]]:
-        for path in paths:
-            try:
-                image = load_image(path, background=background)
-            except InputError as error:
-                skipped.append(Skipped(path, str(error)))
-            else:
-                yield path, image
-
-    return images(), skipped
-
-
 def read_images(
     paths: Sequence[str | Path], *, size: int, background: Color = WHITE
 ) -> tuple[Iterator[tuple[Path, Image.Image]], list[Skipped]]:

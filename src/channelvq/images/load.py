@@ -48,12 +48,6 @@ def load_image(source: ImageInput, *, background: Color = WHITE) -> Image.Image:
         return _to_rgb(ImageOps.exif_transpose(image), background, _name(source))
 
 
-def image_size(path: str | Path) -> tuple[int, int]:
-    """(height, width) as stored (EXIF not applied), read from the file's header alone; InputError if there is none."""
-    with _opened(path) as image:
-        return image.height, image.width
-
-
 @contextmanager
 def _opened(source: str | Path | bytes | Image.Image) -> Iterator[Image.Image]:
     """The opened image; whatever goes wrong with it in the `with` block leaves as an InputError that names it."""

@@ -5,7 +5,6 @@ x (B, 3, H, W) in [-1, 1] -> conv -> [blocks, halve]* -> features of every stage
 
 from pathlib import Path
 
-import torch
 from jaxtyping import Float
 from pydantic import PositiveInt
 from pydantic.dataclasses import dataclass
@@ -69,13 +68,3 @@ class PerceptualNetwork(nn.Module):
         """
         folder = find_folder("perceptual network", source, "perceptual")
         return load_module(cls, PerceptualConfig, folder).requires_grad_(False)
-
-
-def contrastive_loss(
-    a: Float[Tensor, "B E"], b: Float[Tensor, "B E"], temperature: float
-) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Symmetric InfoNCE (van den Oord et al. 2018, eq. 4), and the share of rows whose nearest is their own pair."""
-    logits = a @ b.T / temperature
-    target = torch.arange(len(a), device=a.device)
-    loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
-    return loss, (logits.argmax(1) == target).float().mean()

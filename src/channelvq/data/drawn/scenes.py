@@ -59,10 +59,6 @@ class Scene:
     plan: Plan
     objects: tuple[SceneObject, ...]
 
-    def geneval_record(self) -> dict[str, Any]:
-        """The line of a GenEval prompt file that asks for this scene."""
-        return geneval_record(self.plan)
-
 
 def geneval_record(plan: Plan) -> dict[str, Any]:
     """The line of a GenEval prompt file for a plan: the thing that the other is placed by comes first."""
