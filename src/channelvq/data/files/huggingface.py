@@ -4,29 +4,22 @@ import hashlib
 import json
 import os
 import warnings
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
+import numpy as np
+from PIL import Image
 from pydantic import NonNegativeFloat
 from pydantic.dataclasses import dataclass
 
 from channelvq.config import STRICT
 from channelvq.data.fetched.packages import cache_root
 from channelvq.data.files.checked import WORKERS
-from channelvq.data.options import (
-    ImageOptions,
-    SplitOrAll,
-    check_index,
-    check_request,
-    empty_split,
-    report_skipped,
-)
-from channelvq.data.source import Sample
+from channelvq.data.files.collection import Collection
+from channelvq.data.options import ImageOptions, SplitOrAll
 from channelvq.data.split import Split, assign_split
 from channelvq.errors import InputError, reason
 from channelvq.files import write_text_whole
@@ -60,7 +53,7 @@ class HuggingFaceConfig(ImageOptions):
         return HuggingFaceSource(self.name, *place.at(size), subset=self.subset, columns=columns)
 
 
-class HuggingFaceSource:
+class HuggingFaceSource(Collection):
     """The images of one split of a data set, with the texts or the names of the class labels of a column.
 
     name: on the hub, a folder that `save_to_disk` wrote, or a folder that `load_dataset` reads. rows: which of its own
@@ -82,37 +75,31 @@ class HuggingFaceSource:
         subset: str | None = None,
         columns: tuple[str, str | None] = ("image", None),
     ) -> None:
-        check_request(size, split)
-        self.size, self.options, self.rows = size, options or ImageOptions(), rows
+        super().__init__(f"data set {name!r}, split {rows!r}", size, split, options)
+        self.rows = rows
         self.image_column, self.caption_column = columns
-        shown = f"data set {name!r}, split {rows!r}"
-        self._table, self._classes = _columns(_loaded(name, rows, subset), shown, *columns)
-        shares = (self.options.validation, self.options.test)
-        splits = [assign_split(self._key(row), *shares) for row in range(len(self._table))]
-        wanted = [row for row, its_split in enumerate(splits) if split in ("all", its_split)]
-        if not wanted:
-            raise empty_split(shown, split, Counter(splits))
+        self._table, self._classes = _columns(_loaded(name, rows, subset), self.name, *columns)
+        shares = self.options.validation, self.options.test
+        splits = np.array([assign_split(self._key(row), *shares) for row in range(len(self._table))])
+        chosen = self._chosen(len(self._table), lambda split: splits == split).tolist()
         bad = _bad_rows(self._table, f"{name}/{subset}/{rows}", self.image_column)
-        self._wanted = [row for row in wanted if row not in bad]
-        self.skipped = [Skipped(Path(name, self._key(row)), bad[row]) for row in wanted if row in bad]
-        report_skipped(shown, self.skipped, len(self._wanted))
+        self._good = [row for row in chosen if row not in bad]
+        self.skipped = [Skipped(Path(name, self._key(row)), bad[row]) for row in chosen if row in bad]
+        self._report_skipped(len(self._good))
 
     def _key(self, row: int) -> str:
         return f"{self.rows}/{row}"
 
     def __len__(self) -> int:
-        return len(self._wanted)
+        return len(self._good)
 
     def stamp(self) -> str:
         """The fingerprint that the library gives the table."""
         return str(self._table._fingerprint)
 
-    def sample(self, index: int, generator: torch.Generator) -> Sample:
-        """Sample `index` with an image (3, size, size)."""
-        check_index(index, len(self))
-        row = self._table[self._wanted[index]]
-        image = self.options.square(load_image(_content(row[self.image_column])), self.size, generator)
-        return Sample(image, self._caption(row), self._key(self._wanted[index]))
+    def _read(self, index: int) -> tuple[Image.Image, str, str]:
+        row = self._table[self._good[index]]
+        return load_image(_content(row[self.image_column])), self._caption(row), self._key(self._good[index])
 
     def _caption(self, row: dict[str, Any]) -> str:
         caption = row[self.caption_column] if self.caption_column is not None else None
