@@ -18,7 +18,7 @@ from channelvq.data.files.collection import Collection
 from channelvq.data.files.labels import read_labels
 from channelvq.data.files.listing import Entry, folder_entries, manifest_entries
 from channelvq.data.options import ImageOptions, SplitOrAll
-from channelvq.data.split import Split, assign_split
+from channelvq.data.split import Split
 from channelvq.images import load_image
 
 
@@ -33,8 +33,7 @@ class _FileSource(Collection):
         self, entries: Sequence[Entry], name: str, size: int, split: SplitOrAll, options: ImageOptions | None
     ) -> None:
         super().__init__(name, size, split, options)
-        shares = self.options.validation, self.options.test
-        splits = np.array([entry.split or assign_split(entry.key, *shares) for entry in entries])
+        splits = np.array([entry.split_by(self.options.validation, self.options.test) for entry in entries])
         chosen = [entries[i] for i in self._chosen(len(entries), lambda split: splits == split)]
         bad = unreadable([entry.path for entry in chosen], name)
         self._entries = [entry for entry in chosen if entry.path not in bad]

@@ -2,9 +2,6 @@
 
 import hashlib
 import json
-import os
-import warnings
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -17,13 +14,14 @@ from pydantic.dataclasses import dataclass
 
 from channelvq.config import STRICT
 from channelvq.data.fetched.packages import cache_root
-from channelvq.data.files.checked import WORKERS
+from channelvq.data.files.checked import decoding
 from channelvq.data.files.collection import Collection
+from channelvq.data.files.listing import stamp
 from channelvq.data.options import ImageOptions, SplitOrAll
 from channelvq.data.split import Split, assign_split
 from channelvq.errors import InputError, reason
 from channelvq.files import write_text_whole
-from channelvq.images import FirstFrameWarning, Skipped, load_image
+from channelvq.images import Skipped, load_image
 
 AT_ONCE = 256  # images in memory while they are checked
 
@@ -161,7 +159,7 @@ def _content(stored: dict[str, Any] | None) -> bytes | Path:
 
 def _bad_rows(table: Any, name: str, column: str) -> dict[int, str]:
     """Rows whose image cannot be decoded, and why; remembered while the files of the table are the same."""
-    files = [(file["filename"], *_stamp(file["filename"])) for file in table.cache_files]
+    files = [(file["filename"], *(stamp(Path(file["filename"])) or ())) for file in table.cache_files]
     settings = json.dumps([name, column, len(table), files, version("pillow")])
     memory = cache_root() / "huggingface" / f"{hashlib.sha256(settings.encode()).hexdigest()[:24]}.json"
     if files:
@@ -176,16 +174,10 @@ def _bad_rows(table: Any, name: str, column: str) -> dict[int, str]:
         return None
 
     bad = {}
-    with warnings.catch_warnings(), ThreadPoolExecutor(WORKERS) as pool:
-        warnings.simplefilter("ignore", FirstFrameWarning)
+    with decoding() as pool:
         for start in range(0, len(table), AT_ONCE):
             reasons = pool.map(check, table[start : start + AT_ONCE][column])
             bad |= {row: reason for row, reason in enumerate(reasons, start) if reason is not None}
     with suppress(OSError):  # a cache that cannot be written costs time only
         write_text_whole(memory, json.dumps(bad))
     return bad
-
-
-def _stamp(file: str) -> tuple[int, int]:
-    status = os.stat(file)
-    return status.st_size, status.st_mtime_ns

@@ -9,7 +9,6 @@ where it was stopped.
 
 import json
 import re
-import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -22,13 +21,13 @@ from rich.console import Console
 from rich.progress import Progress
 from webdataset.writer import TarWriter
 
-from channelvq.data.files.checked import WORKERS
+from channelvq.data.files.checked import decoding
 from channelvq.data.files.listing import Entry, folder_entries, manifest_entries
 from channelvq.data.options import SplitOrAll
-from channelvq.data.split import Split, assign_split
+from channelvq.data.split import Split
 from channelvq.errors import InputError
 from channelvq.files import write_text_whole, write_whole
-from channelvq.images import IMAGE_SUFFIXES, FirstFrameWarning, Skipped, load_image
+from channelvq.images import IMAGE_SUFFIXES, load_image
 
 AT_ONCE = 128  # image files in memory
 
@@ -98,20 +97,14 @@ def write_shards(
     _note(record, written)
     console = Console(stderr=True)
     start = written.shards[-1].end if written.shards else 0
-    with (
-        warnings.catch_warnings(),
-        ThreadPoolExecutor(WORKERS) as pool,
-        Progress(console=console, disable=not console.is_terminal, transient=True) as bar,
-    ):
-        warnings.simplefilter("ignore", FirstFrameWarning)
+    with decoding() as pool, Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
         row = bar.add_task(f"writing {prefix}-*.tar", total=len(entries), completed=start)
-        reader = _Reader(entries, start, pool)
+        reader = _Reader(entries, start, pool, written.skipped)
         while not written.complete:
             shard = _write_shard(folder / f"{prefix}-{len(written.shards):05d}.tar", reader, images_per_shard)
             written.complete = reader.position == len(entries)
             if shard is not None:
                 written.shards.append(shard)
-            written.skipped += [(str(skipped.path), skipped.reason) for skipped in reader.take_skipped()]
             if not written.shards:
                 raise InputError(f"{source}: none of {len(entries)} images can be read: {written.skipped[0][1]}")
             _note(record, written)
@@ -128,7 +121,7 @@ def _chosen(source: Path, split: SplitOrAll, validation: float, test: float) -> 
     chosen = [
         (name, entry)
         for name, entry in zip(names, entries, strict=True)
-        if split == "all" or (entry.split or assign_split(entry.key, validation, test)) == split
+        if split in ("all", entry.split_by(validation, test))
     ]
     if not chosen:
         raise InputError(f"{source}: no image in split {split!r}; other shares (validation, test) may have some")
@@ -202,46 +195,44 @@ def _note(record: Path, written: Written) -> None:
 
 
 class _Reader:
-    """The files of a listing from a position on, read and checked some at a time.
+    """The files of a listing from a position on, read and checked a few at a time.
 
     files: (name, bytes, caption) of what can be used. position: how much of the listing they have used up. skipped: the
-    others.
+    list that takes the others, as (file, reason).
     """
 
-    def __init__(self, entries: Sequence[tuple[str, Entry]], start: int, pool: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, entries: Sequence[tuple[str, Entry]], start: int, pool: ThreadPoolExecutor, skipped: list[tuple[str, str]]
+    ) -> None:
         self.position = start
-        self.skipped: list[Skipped] = []
-        self.files = self._usable(entries, pool)
+        self.files = self._usable(entries, pool, skipped)
 
     def _usable(
-        self, entries: Sequence[tuple[str, Entry]], pool: ThreadPoolExecutor
+        self, entries: Sequence[tuple[str, Entry]], pool: ThreadPoolExecutor, skipped: list[tuple[str, str]]
     ) -> Iterator[tuple[str, bytes, bytes]]:
         for begin in range(self.position, len(entries), AT_ONCE):
             part = entries[begin : begin + AT_ONCE]
             contents = pool.map(_content, [entry for _, entry in part])
-            for (name, _), content in zip(part, contents, strict=True):
+            for (name, entry), content in zip(part, contents, strict=True):
                 self.position += 1
-                if isinstance(content, Skipped):
-                    self.skipped.append(content)
+                if isinstance(content, str):
+                    skipped.append((str(entry.path), content))
                 else:
                     yield name, *content
 
-    def take_skipped(self) -> list[Skipped]:
-        """What was skipped since this was last asked."""
-        skipped, self.skipped = self.skipped, []
-        return skipped
 
-
-def _content(entry: Entry) -> tuple[bytes, bytes] | Skipped:
+def _content(entry: Entry) -> tuple[bytes, bytes] | str:
+    """The bytes of an image and of its caption, or why they cannot be used."""
+    path = str(entry.path)
     if Path(entry.key).suffix.lower() not in IMAGE_SUFFIXES:
-        return Skipped(entry.path, f"{str(entry.path)!r}: its name has no suffix of an image (.jpg, .png, .webp, ...)")
+        return f"{path!r}: its name has no suffix of an image (.jpg, .png, .webp, ...)"
     try:
         load_image(entry.path)
         return entry.path.read_bytes(), entry.caption().encode()
     except UnicodeEncodeError as error:  # half of a surrogate pair, which JSON may hold and UTF-8 may not
-        return Skipped(entry.path, f"{str(entry.path)!r}: its caption is no UTF-8 text ({error})")
+        return f"{path!r}: its caption is no UTF-8 text ({error})"
     except (InputError, OSError) as error:
-        return Skipped(entry.path, str(error))
+        return str(error)
 
 
 def _write_shard(path: Path, reader: _Reader, images_per_shard: int) -> Shard | None:
