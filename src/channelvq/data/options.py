@@ -1,7 +1,7 @@
 """What every collection of image files shares: how a picture becomes a square, and who is in which split."""
 
 from dataclasses import replace
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import UInt8
@@ -48,24 +48,14 @@ class ImageOptions:
             image = ImageOps.mirror(image)
         return to_tensor(image)
 
-    def place(self, split: Split, main: str, validation: str | None, test: str | None) -> "Place":
-        """Where the images of a split are: a split with a place of its own has no share of the main one."""
+    def place(
+        self, split: Split, main: str, validation: str | None, test: str | None
+    ) -> tuple[str, SplitOrAll, "ImageOptions"]:
+        """Where a split's images are, which of those, and how; a split with its own place has none of `main`."""
         own = {"validation": validation, "test": test}
         if (where := own.get(split)) is not None:
-            return Place(where, "all", self)
-        return Place(main, split, replace(self, **{name: 0.0 for name, where in own.items() if where is not None}))
-
-
-class Place(NamedTuple):
-    """Where images are, and which of those that are there."""
-
-    where: str
-    split: SplitOrAll
-    options: ImageOptions
-
-    def at(self, size: int) -> tuple[str, int, SplitOrAll, ImageOptions]:
-        """The first arguments of a source."""
-        return self.where, size, self.split, self.options
+            return where, "all", self
+        return main, split, replace(self, **{name: 0.0 for name, where in own.items() if where is not None})
 
 
 class SkippedFilesWarning(UserWarning):

@@ -31,7 +31,6 @@ class Changing(Protocol):
 
     def stamp(self) -> str:
         """A digest that changes with them."""
-        ...
 
 
 class Source(Protocol):
@@ -41,4 +40,3 @@ class Source(Protocol):
 
     def sample(self, index: int, generator: torch.Generator) -> Sample:
         """Sample number `index`; everything random about it (crop, background, flip) is drawn from `generator`."""
-        ...

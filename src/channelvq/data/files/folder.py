@@ -70,8 +70,8 @@ class FolderConfig(ImageOptions):
 
     def build(self, size: int, split: Split) -> "FolderSource":
         """The source of one split, with images of size x size."""
-        place = self.place(split, self.root, self.validation_root, self.test_root)
-        return FolderSource(*place.at(size), labels=self.labels)
+        root, share, options = self.place(split, self.root, self.validation_root, self.test_root)
+        return FolderSource(root, size, share, options, labels=self.labels)
 
 
 class FolderSource(_FileSource):

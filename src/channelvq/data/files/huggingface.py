@@ -46,9 +46,9 @@ class HuggingFaceConfig(ImageOptions):
 
     def build(self, size: int, split: Split) -> "HuggingFaceSource":
         """The source of one split, with images of size x size."""
-        place = self.place(split, self.split, self.validation_split, self.test_split)
+        rows, share, options = self.place(split, self.split, self.validation_split, self.test_split)
         columns = (self.image_column, self.caption_column)
-        return HuggingFaceSource(self.name, *place.at(size), subset=self.subset, columns=columns)
+        return HuggingFaceSource(self.name, rows, size, share, options, subset=self.subset, columns=columns)
 
 
 class HuggingFaceSource(Collection):

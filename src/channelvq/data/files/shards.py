@@ -50,8 +50,8 @@ class ShardsConfig(ImageOptions):
 
     def build(self, size: int, split: Split) -> "ShardSource":
         """The source of one split, with images of size x size."""
-        place = self.place(split, self.urls, self.validation_urls, self.test_urls)
-        return ShardSource(*place.at(size), caption_field=self.caption_field, captioned=self.captioned)
+        urls, share, options = self.place(split, self.urls, self.validation_urls, self.test_urls)
+        return ShardSource(urls, size, share, options, caption_field=self.caption_field, captioned=self.captioned)
 
 
 class ShardSource(Collection):
