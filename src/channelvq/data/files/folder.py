@@ -25,7 +25,7 @@ from channelvq.images import load_image
 class _FileSource(Collection):
     """Samples from image files; the two public sources differ in where their entries come from.
 
-    Each file is decoded once when the source is made (see data/checked.py).
+    Each file is decoded once when the source is made (see data/files/checked.py).
     skipped: files of this split that could not be decoded, each with its reason.
     """
 
@@ -58,7 +58,7 @@ class FolderConfig(ImageOptions):
     """Every image below the folder `root`.
 
     validation_root, test_root: folders of these splits, where they are given; `root` then has no share of them.
-    labels: the first folder below the root names what is shown: "folders", or a file of names (data/labels.py).
+    labels: the first folder below the root names what is shown: "folders", or a file of names (data/files/labels.py).
     """
 
     root: str
@@ -79,7 +79,7 @@ class FolderSource(_FileSource):
 
     root: the folder; hidden files are ignored. size: side of the square samples. split: which share to use, decided by
     the hash of the path relative to `root`, which is a sample's key. labels: captions of folders of classes, see
-    data/labels.py; then no .txt file is looked for.
+    data/files/labels.py; then no .txt file is looked for.
     Raises InputError for an empty folder or split, and if no file can be read; warns (SkippedFilesWarning) if only some
     can.
     """

@@ -3,8 +3,8 @@
     ~/.cache/channelvq/shards/<hash of path and caption field>.npz: where each image and caption begins and how long it
     is, keys, and what is left out and why
 
-A shard is read to its end and every image in it decoded, as with image files (data/checked.py): a broken one met in the
-middle of a training would end it. An index counts while the shard's size and time of change are the same.
+A shard is read to its end and every image in it decoded, as with image files (data/files/checked.py): a broken one met
+in the middle of a training would end it. An index counts while the shard's size and time of change are the same.
 """
 
 import json
@@ -195,7 +195,7 @@ def _classified(path: Path, members: dict[str, Any]) -> _Located | Skipped:
     by_lower = {suffix.lower(): place for suffix, place in files.items()}
     kind = TEXT if "txt" in by_lower else JSON if "json" in by_lower else NONE
     text = by_lower[("txt", "json")[kind - 1]] if kind else (0, 0)
-    # Names are quoted where the format leaves no room for them, see data/shard_writer.py.
+    # Names are quoted where the format leaves no room for them, see data/files/shard_writer.py.
     return _Located(unquote(f"{name}.{images[0]}", errors="surrogatepass"), files[images[0]], text, kind)
 
 

@@ -2,8 +2,8 @@
 
     train-00000.tar: cat.jpg cat.txt dog.png dog.json ...
 
-Nothing is streamed: the indices (data/shard_index.py) say where each sample lies, so shards are shuffled, shared among
-ranks and workers and resumed by position like every other source (docs/decisions/0007).
+Nothing is streamed: the indices (data/files/shard_index.py) say where each sample lies, so shards are shuffled, shared
+among ranks and workers and resumed by position like every other source (docs/decisions/0007).
 """
 
 import os
