@@ -133,8 +133,8 @@ def _baseline_rows(images: Tensor) -> tuple[list[Row], dict[str, Tensor]]:
 
 
 def _row(method: str, tokens: int | None, size: float, restored: Tensor, images: Tensor, seconds: float) -> Row:
-    means = (float(measure(restored, images).mean()) for measure in (psnr, ssim))
-    return Row(method, tokens, size, *means, seconds)
+    fidelity, similarity = (float(measure(restored, images).mean()) for measure in (psnr, ssim))
+    return Row(method, tokens, size, fidelity, similarity, seconds)
 
 
 def _write_pictures(

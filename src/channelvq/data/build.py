@@ -20,13 +20,16 @@ class SourceConfig(Protocol):
     @property
     def kind(self) -> str:
         """The name that the kind is registered by."""
+        ...
 
     @property
     def weight(self) -> float:
         """Its share of a mixture, over the sum of all weights."""
+        ...
 
     def build(self, size: int, split: Split) -> Source:
         """The source of one split, with images of size x size."""
+        ...
 
 
 SOURCES: Registry[type[SourceConfig]] = Registry(

@@ -31,6 +31,7 @@ class Changing(Protocol):
 
     def stamp(self) -> str:
         """A digest that changes with them."""
+        ...
 
 
 class Source(Protocol):
@@ -40,3 +41,4 @@ class Source(Protocol):
 
     def sample(self, index: int, generator: torch.Generator) -> Sample:
         """Sample number `index`; everything random about it (crop, background, flip) is drawn from `generator`."""
+        ...

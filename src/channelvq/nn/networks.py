@@ -31,20 +31,25 @@ class NetworkConfig(Protocol):
     @property
     def kind(self) -> str:
         """The name that the kind is registered by."""
+        ...
 
     @property
     def downsampling(self) -> int:
         """f, the ratio of the image's side to the latent map's."""
+        ...
 
     @property
     def downsampling_reason(self) -> str:
         """The settings that f comes from."""
+        ...
 
     def build_encoder(self, latent_channels: int, image_size: int) -> Encoder:
         """For square images of image_size pixels."""
+        ...
 
     def build_decoder(self, latent_channels: int, image_size: int) -> Decoder:
         """For square images of image_size pixels."""
+        ...
 
 
 NETWORKS: Registry[type[NetworkConfig]] = Registry(

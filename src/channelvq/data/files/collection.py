@@ -31,7 +31,8 @@ class Collection(ABC):
             raise InputError(f"split={split!r}: expected one of {', '.join(splits)}")
         if size < 1:
             raise InputError(f"size={size}: expected at least 1 pixel")
-        self.name, self.size, self.split, self.options = name, size, split, options or ImageOptions()
+        self.name, self.size, self.options = name, size, options or ImageOptions()
+        self.split: SplitOrAll = split
 
     @abstractmethod
     def __len__(self) -> int: ...
