@@ -9,6 +9,8 @@ import csv
 from dataclasses import dataclass
 from importlib import resources
 
+from pydantic import TypeAdapter
+
 from channelvq.data.split import Split
 
 
@@ -29,5 +31,5 @@ class Photo:
         return self.file.rsplit(".", 1)[0]
 
 
-with (resources.files("channelvq") / "data/fetched/photos.csv").open(encoding="utf-8", newline="") as _file:
-    PHOTOS = tuple(Photo(**row) for row in csv.DictReader(_file))
+_TABLE = (resources.files("channelvq") / "data/fetched/photos.csv").read_text(encoding="utf-8")
+PHOTOS = TypeAdapter(tuple[Photo, ...]).validate_python(tuple(csv.DictReader(_TABLE.splitlines())))
