@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from channelvq.config import from_dict, to_dict
 from channelvq.errors import InputError
-from channelvq.files import replace_whole, write_text_whole
+from channelvq.files import replace_file, write_text_atomically
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 PACKAGE = Path(__file__).parent
@@ -71,13 +71,13 @@ def write_weights(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str
     """
     tensors = {name: tensor.contiguous() for name, tensor in state.items()}
     kept = {"format": "pt"} if metadata is None else dict(metadata)
-    replace_whole(path, lambda place: save_file(tensors, place, metadata=kept))  # to a file: bytes would be a copy
+    replace_file(path, lambda place: save_file(tensors, place, metadata=kept))  # to a file: bytes would be a copy
 
 
 def write_settings(path: Path, settings: Any) -> None:
     """Write plain data as JSON for people to read, whole or not at all; raises OSError where it cannot be written."""
     text = json.dumps(settings, indent=2) + "\n"
-    write_text_whole(path, text)
+    write_text_atomically(path, text)
 
 
 # Hashes
@@ -180,7 +180,7 @@ class SavedNetwork(nn.Module):
             f"# {name}\n\nTrained with `channelvq`; `from {type(self).__module__} import {name}`, "
             f"`{name}.load(folder)`.\nWhat it is made of: config.json.\n"
         )
-        write_text_whole(folder / "README.md", card)
+        write_text_atomically(folder / "README.md", card)
         save_module(self, self.config, folder)
 
     @classmethod

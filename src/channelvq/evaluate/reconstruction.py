@@ -11,7 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import Tensor
 
-from channelvq.checks import check_whole
+from channelvq.checks import check_whole_number
 from channelvq.codec import num_bytes
 from channelvq.errors import InputError
 from channelvq.evaluate.measures import Measures
@@ -253,7 +253,7 @@ def _prefix_lengths(num_tokens: int, prefixes: Sequence[int] | None) -> list[int
         return prefix_lengths(num_tokens)
     if not prefixes:
         raise InputError(f"prefixes: expected numbers of tokens in 1..{num_tokens}, got none")
-    return sorted({check_whole("prefixes", k, 1, num_tokens, what="numbers of tokens") for k in prefixes})
+    return sorted({check_whole_number("prefixes", k, 1, num_tokens, what="numbers of tokens") for k in prefixes})
 
 
 def _check(tokenizer: ImageTokenizer, images: Tensor, batch_size: int) -> None:
@@ -264,4 +264,4 @@ def _check(tokenizer: ImageTokenizer, images: Tensor, batch_size: int) -> None:
             f"images: the tokenizer is for {size} x {size} pixels, got {images.shape[-2]} x {images.shape[-1]}; "
             "resize them with antialiasing first, and name that in the protocol"
         )
-    check_whole("batch_size", batch_size, 1)
+    check_whole_number("batch_size", batch_size, 1)

@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from channelvq.errors import InputError
-from channelvq.files import replace_whole
+from channelvq.files import replace_file
 from channelvq.images.geometry import resize_crop
 from channelvq.images.load import WHITE, Color, load_image
 
@@ -112,6 +112,6 @@ def save_image(image: Image.Image, path: str | Path) -> None:
     if path.exists() and not path.is_file() and not path.is_dir():
         raise InputError(f"cannot save {str(path)!r}: it is a device or a pipe, expected a file; choose another place")
     try:
-        replace_whole(path, lambda place: image.save(place, format_name))
+        replace_file(path, lambda place: image.save(place, format_name))
     except (OSError, ValueError) as error:
         raise InputError(f"cannot save {str(path)!r}: {error}") from error

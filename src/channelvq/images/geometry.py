@@ -3,7 +3,7 @@
 import torch
 from PIL import Image
 
-from channelvq.checks import check_whole, whole
+from channelvq.checks import check_whole_number, whole_number
 from channelvq.errors import InputError
 
 
@@ -22,7 +22,7 @@ def random_crop(image: Image.Image, size: int, min_side: int, generator: torch.G
     Its side, then its place, are uniform; every call draws three numbers from `generator`.
     """
     size, _ = check_size(size)
-    min_side = check_whole("min_side", min_side, 1)
+    min_side = check_whole_number("min_side", min_side, 1)
     short = min(image.size)
     side = _draw(min(min_side, short), short, generator)
     left = _draw(0, image.width - side, generator)
@@ -42,7 +42,7 @@ def _resize(image: Image.Image, box: tuple[int, int, int, int], size: tuple[int,
 def check_size(size: int | tuple[int, int]) -> tuple[int, int]:
     """`size` as (height, width); InputError unless both are whole numbers from 1."""
     pair = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
-    sides = [whole(side) or 0 for side in pair]
+    sides = [whole_number(side) or 0 for side in pair]
     if len(sides) != 2 or min(sides) < 1:
         raise InputError(f"size={size!r}: expected a number of pixels or (height, width), each at least 1")
     return sides[0], sides[1]

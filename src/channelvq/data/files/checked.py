@@ -18,7 +18,7 @@ from pathlib import Path
 from channelvq.data.fetched.packages import cache_root
 from channelvq.data.files.listing import Stamp, stamp
 from channelvq.errors import InputError
-from channelvq.files import write_text_whole
+from channelvq.files import write_text_atomically
 from channelvq.images import FirstFrameWarning, Skipped, load_image
 
 WORKERS = min(8, os.cpu_count() or 1)  # Pillow decodes outside Python's lock
@@ -85,4 +85,4 @@ def _remember(file: Path, good: dict[str, Stamp]) -> None:
     """Write the memory whole or not at all; a cache that cannot be written costs time only."""
     text = json.dumps({"pillow": version("pillow"), "files": good})
     with suppress(OSError):
-        write_text_whole(file, text)
+        write_text_atomically(file, text)

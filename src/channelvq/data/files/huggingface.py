@@ -20,7 +20,7 @@ from channelvq.data.files.listing import stamp
 from channelvq.data.options import ImageOptions, SplitOrAll
 from channelvq.data.split import Split, assign_split
 from channelvq.errors import InputError, reason
-from channelvq.files import write_text_whole
+from channelvq.files import write_text_atomically
 from channelvq.images import Skipped, load_image
 
 AT_ONCE = 256  # images in memory while they are checked
@@ -179,5 +179,5 @@ def _bad_rows(table: Any, name: str, column: str) -> dict[int, str]:
             reasons = pool.map(check, table[start : start + AT_ONCE][column])
             bad |= {row: reason for row, reason in enumerate(reasons, start) if reason is not None}
     with suppress(OSError):  # a cache that cannot be written costs time only
-        write_text_whole(memory, json.dumps(bad))
+        write_text_atomically(memory, json.dumps(bad))
     return bad

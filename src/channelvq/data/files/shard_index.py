@@ -30,7 +30,7 @@ from channelvq.data.files.checked import decoding
 from channelvq.data.files.listing import Stamp, stamp
 from channelvq.data.split import split_number
 from channelvq.errors import InputError
-from channelvq.files import write_whole
+from channelvq.files import write_atomically
 from channelvq.images import IMAGE_SUFFIXES, Skipped, load_image
 
 BLOCK = 512  # bytes: what a tar archive is made of
@@ -90,7 +90,7 @@ def index_shard(path: Path, caption_field: str) -> ShardIndex:
         return remembered
     index = _read_shard(path, state, caption_field)
     with suppress(OSError):  # a cache that cannot be written costs time only
-        write_whole(memory, partial(_save, index))
+        write_atomically(memory, partial(_save, index))
     return index
 
 

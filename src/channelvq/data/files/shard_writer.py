@@ -26,7 +26,7 @@ from channelvq.data.files.listing import Entry, folder_entries, manifest_entries
 from channelvq.data.options import SplitOrAll
 from channelvq.data.split import Split
 from channelvq.errors import InputError
-from channelvq.files import write_text_whole, write_whole
+from channelvq.files import write_atomically, write_text_atomically
 from channelvq.images import IMAGE_SUFFIXES, load_image
 
 AT_ONCE = 128  # image files in memory
@@ -191,7 +191,7 @@ def _begun(record: Path, prefix: str, listing: str) -> Written:
 
 
 def _note(record: Path, written: Written) -> None:
-    write_text_whole(record, json.dumps(asdict(written), indent=1))
+    write_text_atomically(record, json.dumps(asdict(written), indent=1))
 
 
 def _usable(
@@ -243,6 +243,6 @@ def _write_shard(
                 tar.write({"__key__": key, suffix: image} | ({"txt": caption} if caption else {}))
                 images, captions, end = images + 1, captions + bool(caption), position
 
-    write_whole(path, write)
+    write_atomically(path, write)
     end = end if images == images_per_shard else listed
     return Shard(path.name, images, captions, path.stat().st_size, end)
