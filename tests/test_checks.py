@@ -7,35 +7,33 @@ import numpy as np
 import pytest
 import torch
 
-from channelvq.checks import check_integers, check_whole, whole
+from channelvq.checks import check_integers, check_whole_number, whole_number
 from channelvq.errors import InputError
 from channelvq.evaluate.reconstruction import _prefix_lengths
-from channelvq.images import pad_to_multiple
 from channelvq.pictures import prefix_lengths
 
 
 @pytest.mark.parametrize("value", [3, np.int64(3), np.uint8(3), np.array(3), torch.tensor(3), torch.tensor([3])])
 def test_whole_numbers(value: Any) -> None:
-    assert whole(value) == 3
-    assert type(check_whole("n", value, 3, 3)) is int
+    assert whole_number(value) == 3
+    assert type(check_whole_number("n", value, 3, 3)) is int
 
 
 @pytest.mark.parametrize(
     "value", [True, np.bool_(True), torch.tensor(True), 3.0, np.float64(3), torch.tensor(3.0), "3", None, [3]]
 )
 def test_what_is_no_whole_number(value: Any) -> None:
-    assert whole(value) is None
+    assert whole_number(value) is None
     with pytest.raises(InputError, match=r"n: expected a whole number of at least 0, got"):
-        check_whole("n", value, 0)
+        check_whole_number("n", value, 0)
 
 
 def test_the_range_is_told() -> None:
     with pytest.raises(InputError, match=r"n: expected a whole number in 1\.\.8, got 9"):
-        check_whole("n", 9, 1, 8)
+        check_whole_number("n", 9, 1, 8)
 
 
 @pytest.mark.parametrize("call", [
-    lambda n: pad_to_multiple(torch.zeros(1, 1, 3, 3), n)[0].shape[-1],
     lambda n: prefix_lengths(n)[-1],
     lambda n: _prefix_lengths(8, [n])[-1],
 ])  # fmt: skip

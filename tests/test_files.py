@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from channelvq import CAR, CVQTokenizer
 from channelvq.car.export import export_car
 from channelvq.evaluate.pca import PCABaseline
-from channelvq.files import filled_whole, replaced_whole, write_whole
+from channelvq.files import filled_folder, replaced_folder, write_atomically
 from channelvq.nn.perceptual import PerceptualNetwork
 from channelvq.pretrained import write_settings, write_weights
 
@@ -46,7 +46,7 @@ def stop_within(written: AbstractContextManager[Path]) -> None:
 
 
 def test_a_file_is_replaced_at_the_end_or_not_at_all(tmp_path: Path) -> None:
-    write_whole(tmp_path / "deep/a", lambda stream: stream.write(b"before"))
+    write_atomically(tmp_path / "deep/a", lambda stream: stream.write(b"before"))
     (tmp_path / "deep/link").symlink_to("a")
 
     def fail(stream) -> None:  # type: ignore[no-untyped-def]
@@ -54,9 +54,9 @@ def test_a_file_is_replaced_at_the_end_or_not_at_all(tmp_path: Path) -> None:
         raise OSError("no space left on device")
 
     with pytest.raises(OSError, match="no space"):
-        write_whole(tmp_path / "deep/a", fail)
+        write_atomically(tmp_path / "deep/a", fail)
     assert content(tmp_path) == {"deep/a": "before", "deep/link": "before"}
-    write_whole(tmp_path / "deep/link", lambda stream: stream.write(b"after"))
+    write_atomically(tmp_path / "deep/link", lambda stream: stream.write(b"after"))
     assert (tmp_path / "deep/link").is_symlink()
     assert content(tmp_path) == {"deep/a": "after", "deep/link": "after"}
 
@@ -75,23 +75,23 @@ def test_weights_and_settings_are_whole_and_ordinary(tmp_path: Path) -> None:
 def test_files_of_a_folder_come_together_and_others_stay(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     for text in ("one", "two"):
-        with filled_whole(folder) as new:
+        with filled_folder(folder) as new:
             write_private(new / "weights", text)
             write_private(new / "deep/more", text)
-        write_whole(folder / "notes", lambda stream: stream.write(b"mine"))
+        write_atomically(folder / "notes", lambda stream: stream.write(b"mine"))
     with pytest.raises(OSError, match="no space"):
-        stop_within(filled_whole(folder))
+        stop_within(filled_folder(folder))
     assert content(tmp_path) == {"folder/deep/more": "two", "folder/notes": "mine", "folder/weights": "two"}
 
 
 def test_a_folder_is_replaced_by_a_new_one(tmp_path: Path) -> None:
     folder = tmp_path / "deep/folder"
-    with replaced_whole(folder) as new:
+    with replaced_folder(folder) as new:
         write_private(new / "old", "one")
     with pytest.raises(OSError, match="no space"):
-        stop_within(replaced_whole(folder))
+        stop_within(replaced_folder(folder))
     assert content(tmp_path) == {"deep/folder/old": "one"}
-    with replaced_whole(folder) as new:
+    with replaced_folder(folder) as new:
         assert content(tmp_path)["deep/folder/old"] == "one"  # until the new one is whole
         write_private(new / "new", "two")
     assert content(tmp_path) == {"deep/folder/new": "two"}

@@ -5,8 +5,6 @@ from io import BytesIO
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from channelvq.errors import InputError
@@ -15,13 +13,11 @@ from channelvq.images import (
     find_images,
     grid,
     load_image,
-    pad_to_multiple,
     random_crop,
-    read_folder,
+    read_images,
     resize_crop,
     save_image,
     strip,
-    unpad,
 )
 
 RED, GREEN, BLUE, BLACK, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (0, 0, 0), (255, 255, 255)
@@ -86,28 +82,6 @@ def test_random_crop_of_a_small_image_takes_its_short_side():
         random_crop(image, 4, 0, torch.Generator())
 
 
-@settings(max_examples=50, deadline=None)
-@given(st.integers(1, 20), st.integers(1, 20), st.integers(1, 33), st.sampled_from([torch.float32, torch.uint8]))
-def test_padding_is_undone_to_the_bit(height, width, multiple, dtype):
-    x = noise(height, width)[None].to(dtype)
-    padded, padding = pad_to_multiple(x, multiple)
-    assert padded.shape[-2] % multiple == 0
-    assert padded.shape[-1] % multiple == 0
-    assert 0 <= padded.shape[-2] - height < multiple
-    assert 0 <= padded.shape[-1] - width < multiple
-    assert padded.dtype == dtype
-    assert torch.equal(unpad(padded, padding), x)
-
-
-def test_padding_mirrors():
-    padded, padding = pad_to_multiple(torch.arange(3.0).reshape(1, 1, 1, 3), 8)
-    assert padded[0, 0, 5].tolist() == [0, 1, 2, 2, 1, 0, 0, 1]
-    with pytest.raises(InputError, match=r"multiple: expected .* got 0"):
-        pad_to_multiple(padded, 0)
-    with pytest.raises(InputError, match="not larger"):
-        unpad(torch.zeros(1, 3, 4, 4), padding)
-
-
 # Folders
 
 
@@ -122,9 +96,9 @@ def test_folder_is_read_in_sorted_order_with_a_report(tmp_path):
     make(tmp_path / "b" / "0.png", b"")
     names = [path.relative_to(tmp_path).as_posix() for path in find_images(tmp_path)]
     assert names == ["a.webp", "b/0.png", "b/1.png", "b/2.PNG", "c.jpg"]
-    images, skipped = read_folder(tmp_path)
+    images, skipped = read_images([tmp_path], size=4)
     read = [(path.name, image.size) for path, image in images]
-    assert read == [(name, (5, 4)) for name in ("a.webp", "1.png", "2.PNG", "c.jpg")]
+    assert read == [(name, (4, 4)) for name in ("a.webp", "1.png", "2.PNG", "c.jpg")]
     assert [s.path for s in skipped] == [tmp_path / "b" / "0.png"]
     assert isinstance(skipped[0], Skipped)
     assert "it is empty" in skipped[0].reason
@@ -143,7 +117,7 @@ def test_folder_that_is_none(tmp_path):
     make(tmp_path / "a.png")
     for wrong, reason in ((tmp_path / "gone", "no such folder"), (tmp_path / "a.png", "it is a file")):
         with pytest.raises(InputError, match=reason):
-            read_folder(wrong)
+            find_images(wrong)
 
 
 def test_save_is_whole_or_not_at_all(tmp_path):

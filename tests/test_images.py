@@ -10,7 +10,6 @@ from PIL import Image, ImageOps
 from channelvq.errors import InputError
 from channelvq.images import (
     FirstFrameWarning,
-    image_size,
     images_to_batch,
     load_image,
     normalize,
@@ -173,12 +172,6 @@ def test_extreme_sizes(size):
     assert pixels(load_image(encoded(image, "PNG"))) == pixels(image)
     assert images_to_batch(image, size=8).shape == (1, 3, 8, 8)
     assert images_to_batch(image, size=np.int64(8)).shape == (1, 3, 8, 8)
-
-
-def test_image_size_reads_the_header(tmp_path):
-    data = encoded(picture(), "PNG")
-    (tmp_path / "half.png").write_bytes(data[: len(data) // 2])
-    assert image_size(tmp_path / "half.png") == (37, 53)
 
 
 # Files that must be refused

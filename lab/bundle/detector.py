@@ -10,7 +10,7 @@ from channelvq.evaluate.geneval.report import judge
 from channelvq.evaluate.geneval.score import in_order
 from channelvq.evaluate.results import git_revision, library_versions
 from channelvq.evaluate.tables import TextTable
-from channelvq.files import replaced_whole
+from channelvq.files import replaced_folder
 from channelvq.nn.detector import Detector
 from channelvq.pictures import restored
 from channelvq.pretrained import weights_sha256
@@ -37,7 +37,7 @@ def bundle(run_dir: Path, package: Path, results: Path, command: str) -> dict[st
     InputError where the run is not finished or the emoji package is not there.
     """
     _, facts = finished_run(run_dir, DetectorRecipe, command)
-    with replaced_whole(package / "detector") as folder:
+    with replaced_folder(package / "detector") as folder:
         copy_half(run_dir / "final", folder)
         result = {"run": facts, **measure(Detector.load(folder))}
         return write_with_card(results / "detector.json", result, folder, model_card)

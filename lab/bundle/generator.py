@@ -12,7 +12,7 @@ from channelvq.evaluate.next_channel import evaluate_next_channel
 from channelvq.evaluate.reconstruction import evaluate_reconstruction
 from channelvq.evaluate.results import make_record
 from channelvq.evaluate.tables import TextTable
-from channelvq.files import replaced_whole
+from channelvq.files import replaced_folder
 from channelvq.report.token_sets import parameters, token_sets
 from channelvq.train.car_task import CARRecipe
 from lab.bundle.tokenizer import credits_of, finished_run, halve, trained_by, works_of, write_with_card
@@ -33,7 +33,7 @@ def bundle(run_dir: Path, package: Path, results: Path, command: str) -> dict[st
     """
     recipe, facts = finished_run(run_dir, CARRecipe, command)
     works_of(recipe.data)
-    with replaced_whole(package / "car") as folder:
+    with replaced_folder(package / "car") as folder:
         store_half(run_dir / "final", folder)
         result = measure(CAR.from_pretrained(folder), recipe, facts)
         card = partial(model_card, recipe=recipe)

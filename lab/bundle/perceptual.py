@@ -5,7 +5,7 @@ from typing import Any
 
 from channelvq.data.fetched.catalogue import PACKAGES
 from channelvq.evaluate.tables import TextTable
-from channelvq.files import replaced_whole
+from channelvq.files import replaced_folder
 from channelvq.nn.perceptual import PerceptualNetwork
 from lab.bundle.cross_style import GALLERY, STYLES, cross_style_accuracy, pixels_16, style_pictures
 from lab.bundle.perceptual_task import PerceptualRecipe
@@ -23,7 +23,7 @@ def bundle(run_dir: Path, package: Path, results: Path, command: str) -> dict[st
     InputError where the run is not finished or the emoji packages are not there.
     """
     recipe, facts = finished_run(run_dir, PerceptualRecipe, command)
-    with replaced_whole(package / "perceptual") as folder:
+    with replaced_folder(package / "perceptual") as folder:
         copy_half(run_dir / "final", folder)
         result = {"run": facts, **cross_style(PerceptualNetwork.load(folder), recipe.image_size)}
         return write_with_card(results / "perceptual.json", result, folder, model_card)

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Literal, cast
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from pydantic import PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.optim import AdamW, Optimizer
 
 from channelvq.config import STRICT
@@ -22,7 +23,7 @@ from channelvq.data.stream import position_generator, rank_share
 from channelvq.errors import InputError
 from channelvq.images import normalize
 from channelvq.nn.modes import evaluating
-from channelvq.nn.perceptual import PerceptualConfig, PerceptualNetwork, contrastive_loss
+from channelvq.nn.perceptual import PerceptualConfig, PerceptualNetwork
 from channelvq.train.run import TASKS
 from channelvq.train.task import Losses, Recipe, Task
 from lab.bundle.cross_style import STYLES, cross_style_accuracy, style_pictures
@@ -109,6 +110,16 @@ class PerceptualTask(Task):
     def save(self, models: dict[str, nn.Module], folder: Path) -> None:
         """config.json and model.safetensors."""
         cast(PerceptualNetwork, models["network"]).save(folder)
+
+
+def contrastive_loss(
+    a: Float[Tensor, "B E"], b: Float[Tensor, "B E"], temperature: float
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Symmetric InfoNCE (van den Oord et al. 2018, eq. 4), and the share of rows whose nearest is their own pair."""
+    logits = a @ b.T / temperature
+    target = torch.arange(len(a), device=a.device)
+    loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+    return loss, (logits.argmax(1) == target).float().mean()
 
 
 TASKS.register("perceptual", PerceptualRecipe)

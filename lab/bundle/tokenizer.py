@@ -29,7 +29,7 @@ from channelvq.evaluate.plots import check_plot, quality_against_bytes
 from channelvq.evaluate.reconstruction import evaluate_reconstruction
 from channelvq.evaluate.results import git_revision, make_record, write_json, write_text
 from channelvq.evaluate.tables import TextTable
-from channelvq.files import replaced_whole
+from channelvq.files import replaced_folder
 from channelvq.pretrained import read_metadata, read_weights, write_weights
 from channelvq.tokenizer import CVQTokenizer
 from channelvq.train.checkpoint import checkpoints, read_state
@@ -55,7 +55,7 @@ def bundle(run_dir: Path, package: Path, results: Path, command: str) -> dict[st
     recipe, facts = finished_run(run_dir, TokenizerRecipe, command)
     works_of(recipe.data)
     check_plot()
-    with replaced_whole(package / "tokenizer") as folder:
+    with replaced_folder(package / "tokenizer") as folder:
         copy_half(run_dir / "final", folder)
         tokenizer = CVQTokenizer.from_pretrained(folder)
         fitted = PCABaseline.fit(fixed_images(_train_mixture(recipe), PCA_IMAGES), num_components=PCA_COMPONENTS)

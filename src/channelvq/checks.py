@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def whole(value: object) -> int | None:
+def whole_number(value: object) -> int | None:
     """A whole number of Python, numpy or torch as an int; None for anything else, True and 2.0 among it."""
     if isinstance(value, bool) or "bool" in str(getattr(value, "dtype", "")):
         return None
@@ -19,9 +19,11 @@ def whole(value: object) -> int | None:
         return None
 
 
-def check_whole(name: str, value: object, low: int, high: int | None = None, *, what: str = "a whole number") -> int:
+def check_whole_number(
+    name: str, value: object, low: int, high: int | None = None, *, what: str = "a whole number"
+) -> int:
     """`value` as an int; InputError that names it unless it is a whole number in low..high."""
-    number = whole(value)
+    number = whole_number(value)
     if number is None or number < low or (high is not None and number > high):
         bounds = f"of at least {low}" if high is None else f"in {low}..{high}"
         raise InputError(f"{name}: expected {what} {bounds}, got {value!r}")

@@ -19,7 +19,7 @@ from pydantic_core import PydanticCustomError
 from yaml import YAMLError
 
 from channelvq.errors import InputError
-from channelvq.files import write_text_whole
+from channelvq.files import write_text_atomically
 from channelvq.registry import Registry, imported
 
 T = TypeVar("T")
@@ -209,4 +209,4 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> l
 def save(config: Any, path: str | Path) -> None:
     """Write the resolved config as YAML, whole or not at all: a run without its config could not go on."""
     text = OmegaConf.to_yaml(OmegaConf.create(to_dict(config)))
-    write_text_whole(Path(path), text)
+    write_text_atomically(Path(path), text)

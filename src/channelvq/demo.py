@@ -22,7 +22,7 @@ from channelvq.evaluate.baselines import PCABaseline, jpeg, webp
 from channelvq.evaluate.metrics import psnr, ssim
 from channelvq.images import grid, load_image, normalize, resize_crop, save_image, strip, to_pil, to_tensor, to_uint8
 from channelvq.pictures import prefix_lengths
-from channelvq.terminal import plain
+from channelvq.terminal import plain, terminal_table
 from channelvq.tokenizer import CVQTokenizer
 
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee")
@@ -57,7 +57,7 @@ def run(output: Path) -> list[Row]:
     rows, decoded = _tokenizer_rows(tokenizer, images)
     baseline_rows, baselines = _baseline_rows(images)
     _write_pictures(output, names, images, decoded, baselines)
-    _print_table(rows + baseline_rows, len(images))
+    rich.print(_table(rows + baseline_rows, len(images)))
     rich.print(plain(f"{len(images)} strips and {output / 'contact-sheet.png'} written"))
     seconds = draw_prompts(output)
     rich.print(plain(f"{len(PROMPTS)} prompts drawn in {seconds:.0f} s: {output / 'generated.png'}"))
@@ -84,11 +84,9 @@ def _pictures(size: int) -> tuple[list[str], Tensor]:
     pictures: list[tuple[str, Tensor]] = []
     for name in PHOTOGRAPHS:
         photo = _photograph(name)
-        closer = photo.crop((photo.width // 4, 0, photo.width * 3 // 4, photo.height // 2))
-        pictures += [
-            (name, to_tensor(resize_crop(photo, size))),
-            (f"{name}-part", to_tensor(resize_crop(closer, size))),
-        ]
+        part = photo.crop((photo.width // 4, 0, photo.width * 3 // 4, photo.height // 2))
+        views = {name: photo, f"{name}-part": part}
+        pictures += [(view, to_tensor(resize_crop(shown, size))) for view, shown in views.items()]
     sources: dict[str, Source] = {"scene": SceneSource(size=size, split="test", sprites="shapes")}
     if find_package("fluent-emoji") and find_package("emojibase-data"):
         sources["emoji"] = EmojiSource(style="fluent", size=size, split="test")
@@ -135,9 +133,8 @@ def _baseline_rows(images: Tensor) -> tuple[list[Row], dict[str, Tensor]]:
 
 
 def _row(method: str, tokens: int | None, size: float, restored: Tensor, images: Tensor, seconds: float) -> Row:
-    return Row(
-        method, tokens, size, float(psnr(restored, images).mean()), float(ssim(restored, images).mean()), seconds
-    )
+    fidelity, similarity = (float(measure(restored, images).mean()) for measure in (psnr, ssim))
+    return Row(method, tokens, size, fidelity, similarity, seconds)
 
 
 def _write_pictures(
@@ -154,20 +151,14 @@ def _write_pictures(
     save_image(grid(cells, len(columns), captions=captions, scale=2), output / "contact-sheet.png")
 
 
-def _print_table(rows: list[Row], count: int) -> None:
-    table = Table(
-        title=f"{count} pictures of 64 x 64 px that were not trained on",
-        caption="JPEG and WebP: best of four scales and all qualities, headers not counted; bytes are what they needed",
-    )
-    for heading in ("method", "tokens", "bytes", "PSNR (dB)", "SSIM", "seconds"):
-        table.add_column(heading, justify="right")
-    for row in rows:
-        table.add_row(
-            row.method,
-            str(row.tokens or "-"),
-            f"{row.num_bytes:.0f}",
-            f"{row.psnr:.2f}",
-            f"{row.ssim:.3f}",
-            f"{row.seconds:.2f}",
-        )
-    rich.print(table)
+def _table(rows: list[Row], count: int) -> Table:
+    cells = [
+        (row.method, str(row.tokens or "-"), f"{row.num_bytes:.0f}", f"{row.psnr:.2f}", f"{row.ssim:.3f}",
+         f"{row.seconds:.2f}")
+        for row in rows
+    ]  # fmt: skip
+    return terminal_table(
+        ("method", "tokens", "bytes", "PSNR (dB)", "SSIM", "seconds"), cells,
+        f"{count} pictures of 64 x 64 px that were not trained on",
+        "JPEG and WebP: best of four scales and all qualities, headers not counted; bytes are what they needed",
+    )  # fmt: skip

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 
-def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Let `write` fill a temporary file beside `path`, then give it its name: a reader never meets half a file.
 
     Missing folders are made; the permissions are those that open() would give. A link stays and what it leads to is
@@ -24,16 +24,16 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
     if path.exists() and not path.is_file() and not path.is_dir():
         fill(path)
     else:
-        replace_whole(path, fill)
+        replace_file(path, fill)
 
 
-def write_text_whole(path: Path, text: str) -> None:
-    """`write_whole` for text, as UTF-8."""
-    write_whole(path, lambda stream: stream.write(text.encode()))
+def write_text_atomically(path: Path, text: str) -> None:
+    """`write_atomically` for text, as UTF-8."""
+    write_atomically(path, lambda stream: stream.write(text.encode()))
 
 
-def replace_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """As `write_whole`, for what writes to a path rather than to a stream; it may put a file of its own there."""
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """As `write_atomically`, for what writes to a path rather than to a stream; it may put a file of its own there."""
     path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -48,7 +48,7 @@ def replace_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 @contextmanager
-def filled_whole(folder: Path) -> Iterator[Path]:
+def filled_folder(folder: Path) -> Iterator[Path]:
     """A new folder inside `folder`, whose files are moved into `folder` at the end; after an exception none is.
 
     For writers that choose the names of their files themselves. Files of other names stay; permissions as above.
@@ -65,7 +65,7 @@ def filled_whole(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def replaced_whole(folder: Path) -> Iterator[Path]:
+def replaced_folder(folder: Path) -> Iterator[Path]:
     """A new folder beside `folder`, which takes its place at the end; after an exception the old one is as it was."""
     folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)

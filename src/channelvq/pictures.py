@@ -7,7 +7,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from channelvq.checks import check_whole, whole
+from channelvq.checks import check_whole_number, whole_number
 from channelvq.codec import num_bytes
 from channelvq.errors import InputError
 from channelvq.images import normalize, resize_crop, strip, to_uint8
@@ -29,23 +29,16 @@ def restored(
 
 def prefix_lengths(num_tokens: int) -> list[int]:
     """1, 2, 4, ... and num_tokens, whether that is a power of two or not; InputError below 1."""
-    num_tokens = check_whole("num_tokens", num_tokens, 1)
+    num_tokens = check_whole_number("num_tokens", num_tokens, 1)
     return [*(2**i for i in range((num_tokens - 1).bit_length())), num_tokens]
-
-
-def prefix_strip(
-    tokenizer: CVQTokenizer, image: Image.Image, num_tokens: int | None = None, scale: int = 2
-) -> Image.Image:
-    """The image as the tokenizer sees it, then decoded from 1, 2, 4, ... tokens (up to num_tokens), captioned."""
-    return prefix_strips(tokenizer, [image], num_tokens, scale)[0]
 
 
 def prefix_strips(
     tokenizer: CVQTokenizer, images: Sequence[Image.Image], num_tokens: int | None = None, scale: int = 2
 ) -> list[Image.Image]:
-    """A `prefix_strip` of each image; together they cost a fraction of what they cost one by one."""
+    """Each image as the tokenizer sees it, then from 1, 2, 4, ... tokens (up to num_tokens), captioned."""
     most = tokenizer.num_tokens
-    if num_tokens is not None and not 1 <= (whole(num_tokens) or 0) <= most:
+    if num_tokens is not None and not 1 <= (whole_number(num_tokens) or 0) <= most:
         raise InputError(f"num_tokens={num_tokens}: the tokenizer has {most} tokens an image, give 1 to {most}")
     ids = tokenizer.tokenize(images)
     lengths = prefix_lengths(most if num_tokens is None else num_tokens)

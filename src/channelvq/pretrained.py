@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from inspect import isfunction
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from huggingface_hub import snapshot_download
@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from channelvq.config import from_dict, to_dict
 from channelvq.errors import InputError
-from channelvq.files import replace_whole, write_text_whole
+from channelvq.files import replace_file, write_text_atomically
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 PACKAGE = Path(__file__).parent
@@ -71,13 +71,13 @@ def write_weights(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str
     """
     tensors = {name: tensor.contiguous() for name, tensor in state.items()}
     kept = {"format": "pt"} if metadata is None else dict(metadata)
-    replace_whole(path, lambda place: save_file(tensors, place, metadata=kept))  # to a file: bytes would be a copy
+    replace_file(path, lambda place: save_file(tensors, place, metadata=kept))  # to a file: bytes would be a copy
 
 
 def write_settings(path: Path, settings: Any) -> None:
     """Write plain data as JSON for people to read, whole or not at all; raises OSError where it cannot be written."""
     text = json.dumps(settings, indent=2) + "\n"
-    write_text_whole(path, text)
+    write_text_atomically(path, text)
 
 
 # Hashes
@@ -162,15 +162,35 @@ def save_module(module: nn.Module, config: Any, folder: Path) -> None:
     write_settings(folder / CONFIG, to_dict(config))
 
 
-def save_network(network: nn.Module, config: Any, folder: Path) -> None:
-    """As `save_module`, with a README.md, for networks with a `load`."""
-    name = type(network).__name__
-    card = (
-        f"# {name}\n\nTrained with `channelvq`; `from {type(network).__module__} import {name}`, "
-        f"`{name}.load(folder)`.\nWhat it is made of: config.json.\n"
-    )
-    write_text_whole(folder / "README.md", card)
-    save_module(network, config, folder)
+class SavedNetwork(nn.Module):
+    """A network that is saved and loaded by itself.
+
+    what: its name in errors. bundled: its folder in the package. settings: the class of its `config`.
+    """
+
+    what: ClassVar[str]
+    bundled: ClassVar[str]
+    settings: ClassVar[type]
+    config: Any
+
+    def save(self, folder: Path) -> None:
+        """Write config.json, model.safetensors and README.md."""
+        name = type(self).__name__
+        card = (
+            f"# {name}\n\nTrained with `channelvq`; `from {type(self).__module__} import {name}`, "
+            f"`{name}.load(folder)`.\nWhat it is made of: config.json.\n"
+        )
+        write_text_atomically(folder / "README.md", card)
+        save_module(self, self.config, folder)
+
+    @classmethod
+    def load(cls, source: str | Path) -> Self:
+        """From "bundled", a folder that `save` wrote or a hub repository, to be used as it is: no gradients of its own.
+
+        Raises InputError where there is none, or its files are damaged or do not fit together.
+        """
+        folder = find_folder(cls.what, source, cls.bundled)
+        return load_module(cls, cls.settings, folder).requires_grad_(False)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ image (B, 3, H, W) in [-1, 1]
 -> decoder            image (B, 3, H, W)
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -126,17 +126,14 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", li
 
     def decode(self, z_q: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
         """Quantized feature maps -> images, about [-1, 1], not clamped; raises InputError for another shape or type."""
-        self._check_maps(z_q)
+        c, side = self.config.latent_channels, self.config.latent_size
+        _check_floats(z_q, (c, side, side), "decode: expected feature maps", "")
         self._check_device(z_q, "decode")
         return self.decoder(z_q.to(self.dtype))
 
     def _check_images(self, x: Any, name: str) -> None:
         size = self.image_size
-        _check_floats(x, (3, size, size), f"{name}: expected images (B, 3, {size}, {size}), B >= 1, float in [-1, 1]")
-
-    def _check_maps(self, z_q: Any) -> None:
-        c, side = self.config.latent_channels, self.config.latent_size
-        _check_floats(z_q, (c, side, side), f"decode: expected feature maps (B, {c}, {side}, {side}), B >= 1, float")
+        _check_floats(x, (3, size, size), f"{name}: expected images", " in [-1, 1]")
 
     def _check_device(self, x: Tensor, name: str) -> None:
         if x.device != self.device:
@@ -163,7 +160,6 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", li
 
     # Images and ids
 
-    @torch.no_grad()
     def tokenize(self, images: ImageInput | Sequence[ImageInput], *, exact: bool = True) -> Int64[Tensor, "B K"]:
         """Images -> ids in 0..N-1.
 
@@ -171,16 +167,19 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", li
         centred square and resized with antialiasing. exact: ids do not depend on the other images of the call;
         False drops the padding that this costs.
         """
-        batch = images_to_batch(images, size=self.image_size).to(self.device, self.dtype)
-        with evaluating(self):
-            return in_chunks(lambda x: self.quantizer(self.encoder(x)).indices, batch, exact=exact)
+        return self._of_images(lambda x: self.quantizer(self.encoder(x)).indices, images, exact)
 
-    @torch.no_grad()
     def latents(self, images: ImageInput | Sequence[ImageInput], *, exact: bool = True) -> Float[Tensor, "B C h w"]:
         """Images, all that `tokenize` takes -> the encoder's feature maps before the quantizer."""
+        return self._of_images(self.encoder, images, exact)
+
+    @torch.no_grad()
+    def _of_images(
+        self, function: Callable[[Tensor], Tensor], images: ImageInput | Sequence[ImageInput], exact: bool
+    ) -> Tensor:
         batch = images_to_batch(images, size=self.image_size).to(self.device, self.dtype)
         with evaluating(self):
-            return in_chunks(self.encoder, batch, exact=exact)
+            return in_chunks(function, batch, exact=exact)
 
     @overload
     def detokenize(self, ids: Tensor, output: Literal["pil"] = "pil", *, exact: bool = True) -> list[Image.Image]: ...
@@ -252,7 +251,8 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", li
         return load_module(cls, CVQConfig, folder)
 
 
-def _check_floats(x: Any, shape: tuple[int, ...], expected: str) -> None:
+def _check_floats(x: Any, shape: tuple[int, ...], expected: str, values: str) -> None:
+    expected += f" (B, {', '.join(map(str, shape))}), B >= 1, float{values}"
     if not isinstance(x, Tensor):
         raise InputError(f"{expected}, got {type(x).__name__}")
     if x.shape[1:] != shape or x.ndim != 1 + len(shape) or len(x) == 0 or not x.is_floating_point():

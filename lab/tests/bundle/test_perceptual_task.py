@@ -8,11 +8,11 @@ import torch
 
 from channelvq.data.fetched.packages import find_package
 from channelvq.errors import InputError
-from channelvq.nn.perceptual import PerceptualNetwork, contrastive_loss
+from channelvq.nn.perceptual import PerceptualNetwork
 from channelvq.train.plan import Machine, plan
 from channelvq.train.run import load_recipe, train
 from lab.bundle.cross_style import cross_style_accuracy, pixels_16, style_pictures
-from lab.bundle.perceptual_task import PerceptualRecipe
+from lab.bundle.perceptual_task import PerceptualRecipe, contrastive_loss
 
 RECIPE = Path(__file__).parents[2] / "bundle/perceptual.yaml"
 HAS_EMOJI = all(find_package(name) for name in ("fluent-emoji", "noto", "twemoji", "emojibase-data"))

@@ -25,7 +25,7 @@ from channelvq.data.fetched.packages import cache_root
 from channelvq.data.source import Sample
 from channelvq.data.stream import Mixture
 from channelvq.errors import InputError
-from channelvq.files import write_text_whole
+from channelvq.files import write_text_atomically
 from channelvq.images import normalize
 from channelvq.pretrained import weights_sha256, write_weights
 from channelvq.tokenizer import CVQTokenizer
@@ -108,7 +108,7 @@ def _tokenize(tokenizer: CVQTokenizer, data: Mixture, positions: range) -> tuple
 def _write(ids_path: Path, ids: Tensor, samples: Sequence[Sample]) -> None:
     lines = "".join(json.dumps({"text": sample.text, "key": sample.key}) + "\n" for sample in samples)
     # The ids last: where they are, the shard is whole. Two processes write the same.
-    write_text_whole(ids_path.with_suffix(".jsonl"), lines)
+    write_text_atomically(ids_path.with_suffix(".jsonl"), lines)
     write_weights(ids_path, {"ids": ids})
 
 

@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from channelvq.car.model import CAR
 from channelvq.config import from_dict
 from channelvq.errors import InputError
-from channelvq.files import filled_whole
+from channelvq.files import filled_folder
 from channelvq.nn.modes import evaluating
 from channelvq.pretrained import read_settings, write_settings
 
@@ -78,7 +78,7 @@ def export_car(model: CAR, folder: str | Path, dtype: torch.dtype = torch.float3
     stock, layout = stock_model(model)
     cast(nn.Module, stock).to(dtype)
     before = _weight_files(folder)
-    with filled_whole(folder) as new:
+    with filled_folder(folder) as new:
         stock.save_pretrained(new)
         _text_tokenizer(model, layout).save_pretrained(new)
         model.tokenizer.save_pretrained(new / IMAGE_TOKENIZER)

@@ -18,7 +18,7 @@ from channelvq.car.group import Group, Request, filled, sampling_mode
 from channelvq.car.model import CAR
 from channelvq.car.settings import SamplingSettings
 from channelvq.car.text import TextBatch
-from channelvq.checks import check_whole
+from channelvq.checks import check_whole_number
 from channelvq.errors import InputError
 from channelvq.nn.modes import CHUNK_ROWS
 from channelvq.nn.processor import check_compiler
@@ -69,7 +69,7 @@ class Sampler:
         prefix_ids: Int64[Tensor, "B p"] | None = None,
     ) -> Iterator[Generation]:
         """See `CAR.stream`: checked at once, drawn as it is read."""
-        every = check_whole("every", every, 1, what="a whole number of tokens")
+        every = check_whole_number("every", every, 1, what="a whole number of tokens")
         return self._stream(self._request(prompts, num_tokens, prefix_ids), every)
 
     def _stream(self, request: Request, every: int) -> Iterator[Generation]:
@@ -107,7 +107,7 @@ class Sampler:
         text = self._encode(prompts)
         self.settings.warn(self.model.config.caption_dropout, TO_CALLER_OF_CAR)
         most, seed = self.model.num_tokens, self.settings.seed
-        num_tokens = most if num_tokens is None else check_whole("num_tokens", num_tokens, 1, most)
+        num_tokens = most if num_tokens is None else check_whole_number("num_tokens", num_tokens, 1, most)
         if seed > 2**63 - len(text):
             raise InputError(f"seed: expected a whole number of at most 2**63 - {len(text)}, got {seed}")
         prefix = self._prefix(prefix_ids, len(text), num_tokens)

@@ -5,7 +5,7 @@ import warnings
 from dataclasses import dataclass
 from numbers import Real
 
-from channelvq.checks import check_whole, whole
+from channelvq.checks import check_whole_number, whole_number
 from channelvq.errors import InputError
 
 
@@ -31,12 +31,12 @@ class SamplingSettings:
             self._keep(name, _finite(name, getattr(self, name)))
         if self.temperature < 0:
             raise InputError(f"temperature: expected 0 (the likeliest token) or more, got {self.temperature}")
-        if (top_k := whole(self.top_k)) is None or top_k < 0:
+        if (top_k := whole_number(self.top_k)) is None or top_k < 0:
             raise InputError(f"top_k: expected a whole number, 0 (all tokens) or more, got {self.top_k!r}")
         self._keep("top_k", top_k)
         if not 0 < self.top_p <= 1:
             raise InputError(f"top_p: expected a number above 0 and at most 1, got {self.top_p}")
-        self._keep("seed", check_whole("seed", self.seed, 0))
+        self._keep("seed", check_whole_number("seed", self.seed, 0))
 
     def _keep(self, name: str, value: float) -> None:
         # Numbers of numpy and torch as Python's own, so that settings can be written as JSON.

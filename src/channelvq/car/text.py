@@ -22,7 +22,7 @@ from tokenizers.trainers import BpeTrainer
 from torch import Tensor
 
 from channelvq.errors import InputError
-from channelvq.files import write_text_whole
+from channelvq.files import write_text_atomically
 
 NUM_BYTES = 256
 FILE_NAME = "tokenizer.json"
@@ -110,7 +110,7 @@ class TextTokenizer:
     def save(self, folder: Path) -> None:
         """Write tokenizer.json."""
         text = self.tokenizer.to_str(pretty=True)
-        write_text_whole(folder / FILE_NAME, text)
+        write_text_atomically(folder / FILE_NAME, text)
 
     @classmethod
     def load(cls, folder: Path) -> "TextTokenizer":

@@ -7,6 +7,7 @@ import typer
 
 from channelvq.car.settings import SamplingSettings
 from channelvq.cli.options import (
+    MODEL_HELP,
     GuidanceOption,
     JsonOption,
     OutputOption,
@@ -24,9 +25,7 @@ Precision = Literal["float32", "bfloat16", "float16"]
 
 def generate(
     prompts: Annotated[list[str], typer.Argument(help="One prompt or several.")],
-    car: Annotated[
-        str, typer.Option("--car", "-c", help="'bundled', a folder written by save_pretrained, or a hub repository.")
-    ] = "bundled",
+    car: Annotated[str, typer.Option("--car", "-c", help=MODEL_HELP)] = "bundled",
     output: OutputOption = Path("generated"),
     stream: Annotated[Path | None, typer.Option(help="Also write the image as it gets richer to this folder.")] = None,
     every: Annotated[int, typer.Option(help="Tokens between two streamed images.")] = 8,
@@ -62,7 +61,7 @@ def generate(
 
 
 def export(
-    car: Annotated[str, typer.Argument(help="'bundled', a folder written by save_pretrained, or a hub repository.")],
+    car: Annotated[str, typer.Argument(help=MODEL_HELP)],
     output: Annotated[Path, typer.Argument(help="The folder to write.")],
     dtype: Annotated[Precision, typer.Option(help="Of the stored weights.")] = "float32",
 ) -> None:
@@ -79,7 +78,7 @@ def export(
 
 
 def report(
-    car: Annotated[str, typer.Argument(help="'bundled', a folder written by save_pretrained, or a hub repository.")],
+    car: Annotated[str, typer.Argument(help=MODEL_HELP)],
     output: OutputOption = Path("report"),
     recipe: Annotated[str, typer.Option(help="The recipe that trained it: it draws the held-out images.")] = (
         "small/bundled-car"

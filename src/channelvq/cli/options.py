@@ -8,9 +8,8 @@ import typer
 
 from channelvq.errors import InputError
 
-TokenizerOption = Annotated[
-    str, typer.Option("--tokenizer", "-t", help="'bundled', a folder written by save_pretrained, or a hub repository.")
-]
+MODEL_HELP = "'bundled', a folder written by save_pretrained, or a hub repository."
+TokenizerOption = Annotated[str, typer.Option("--tokenizer", "-t", help=MODEL_HELP)]
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Where to write.")]
 PrefixOption = Annotated[int | None, typer.Option("--num-tokens", "-k", help="Use the first k tokens only.")]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")]

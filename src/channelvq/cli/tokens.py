@@ -39,9 +39,7 @@ def detokenize(
     tokens: Annotated[Path, typer.Argument(help="A file that `cvq tokenize` wrote.")],
     output: OutputOption = Path("decoded"),
     num_tokens: PrefixOption = None,
-    tokenizer: Annotated[
-        str | None, typer.Option("--tokenizer", "-t", help="Default: the one named in the file.")
-    ] = None,
+    tokenizer: Annotated[str | None, typer.Option("--tokenizer", "-t", help="Default: the file's own.")] = None,
 ) -> None:
     """Ids -> images, from all tokens or any prefix of them."""
     from channelvq import CVQTokenizer

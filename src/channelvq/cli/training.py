@@ -55,7 +55,7 @@ def plan(
     from channelvq.train.run import load_recipe
 
     target(file=json_file)
-    found = make(recipe, load_recipe(recipe, overrides or ()), Machine(gpus, peak, mfu))
-    rich.print(table(found))
+    costs = make(recipe, load_recipe(recipe, overrides or ()), Machine(gpus, peak, mfu))
+    rich.print(table(costs))
     if json_file:
-        write_json(json_file, found.to_dict())
+        write_json(json_file, costs.to_dict())

@@ -10,7 +10,7 @@ from jaxtyping import Float, Float32, Float64, Int64, UInt8
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from channelvq.checks import check_whole
+from channelvq.checks import check_whole_number
 from channelvq.errors import InputError
 from channelvq.evaluate.metrics import check_images
 from channelvq.images import normalize, to_uint8
@@ -50,7 +50,7 @@ class PCABaseline:
         gain 0.07 dB at 96 bytes and 1.1 dB at 192. Raises InputError for no images or ones without variance.
         """
         check_images(images)
-        num_components = check_whole("num_components", num_components, 1)
+        num_components = check_whole_number("num_components", num_components, 1)
         x = normalize(images).flatten(1)
         mean = x.mean(dim=0)
         basis = _principal_axes(x.sub_(mean), num_components).half()
@@ -139,7 +139,7 @@ class PCABaseline:
 
 def check_budget(num_bytes: int) -> None:
     """Raise InputError for fewer than one byte."""
-    check_whole("num_bytes", num_bytes, 1)
+    check_whole_number("num_bytes", num_bytes, 1)
 
 
 def _principal_axes(x: Float32[Tensor, "n d"], num_components: int) -> Float[Tensor, "K d"]:

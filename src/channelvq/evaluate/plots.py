@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from channelvq.errors import InputError
 from channelvq.evaluate.baselines import BaselinePoint
 from channelvq.evaluate.reconstruction import ReconstructionReport
-from channelvq.files import write_whole
+from channelvq.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -67,7 +67,7 @@ def check_plot(path: str | Path = "plot.png") -> None:
 def save_figure(figure: "Figure", path: str | Path) -> None:
     """Write a figure in the format of the path's suffix, whole or not at all; missing folders are made."""
     kind = _format_of(path, figure)
-    write_whole(Path(path), lambda stream: figure.savefig(stream, format=kind, dpi=150))
+    write_atomically(Path(path), lambda stream: figure.savefig(stream, format=kind, dpi=150))
 
 
 def _format_of(path: str | Path, figure: "Figure") -> str:

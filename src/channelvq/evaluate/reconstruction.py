@@ -10,7 +10,7 @@ from jaxtyping import Float64, UInt8
 from rich.table import Table
 from torch import Tensor
 
-from channelvq.checks import check_whole
+from channelvq.checks import check_whole_number
 from channelvq.codec import num_bytes
 from channelvq.errors import InputError
 from channelvq.evaluate.measures import Measures
@@ -158,7 +158,7 @@ def evaluate_reconstruction(
     outside 1..C.
     """
     check_fit(images, tokenizer.image_size)
-    check_whole("batch_size", batch_size, 1)
+    check_whole_number("batch_size", batch_size, 1)
     measures = measures or Measures()
     lengths = _prefix_lengths(tokenizer.num_tokens, prefixes)
     usage = CodebookUsage(tokenizer.codebook_size)
@@ -221,4 +221,4 @@ def _prefix_lengths(num_tokens: int, prefixes: Sequence[int] | None) -> list[int
         return prefix_lengths(num_tokens)
     if not prefixes:
         raise InputError(f"prefixes: expected numbers of tokens in 1..{num_tokens}, got none")
-    return sorted({check_whole("prefixes", k, 1, num_tokens, what="numbers of tokens") for k in prefixes})
+    return sorted({check_whole_number("prefixes", k, 1, num_tokens, what="numbers of tokens") for k in prefixes})

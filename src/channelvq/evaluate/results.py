@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from channelvq.errors import InputError
 from channelvq.evaluate.metrics import BASIC, check_images
-from channelvq.files import write_whole
+from channelvq.files import write_atomically
 from channelvq.pretrained import tensor_sha256, weights_sha256
 from channelvq.tokenizer import CVQConfig
 
@@ -145,7 +145,7 @@ def write_bytes(path: str | Path, content: bytes) -> None:
 
 def _write(path: Path, content: Callable[[], bytes]) -> None:
     try:
-        write_whole(path, lambda stream: stream.write(content()))
+        write_atomically(path, lambda stream: stream.write(content()))
     except (OSError, ValueError) as error:
         raise InputError(f"cannot write {str(path)!r}: {error}") from error
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from channelvq.errors import InputError
 from channelvq.images.geometry import check_size, resize_crop
 from channelvq.images.load import WHITE, Color, ImageInput, load_image
-from channelvq.images.tensors import check_unit, normalize, to_pil, to_tensor
+from channelvq.images.tensors import check_one, check_unit, normalize, to_pil, to_tensor
 
 Unit = Float32[Tensor, "3 h w"]
 
@@ -45,9 +45,7 @@ def _numbered(image: ImageInput, number: int, size: tuple[int, int] | None, back
 
 def _one(image: ImageInput, size: tuple[int, int] | None, background: Color) -> Unit:
     if isinstance(image, Tensor):
-        if image.ndim == 4 and image.shape[0] != 1:
-            raise InputError(f"tensor of shape {tuple(image.shape)}: expected one image, (3, H, W) or (1, 3, H, W)")
-        return _resized(check_unit(image)[0], size)
+        return _resized(check_one(image)[0], size)
     loaded = load_image(image, background=background)
     return normalize(to_tensor(loaded if size is None else resize_crop(loaded, size)))
 

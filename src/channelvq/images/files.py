@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from channelvq.errors import InputError
-from channelvq.files import replace_whole
+from channelvq.files import replace_file
 from channelvq.images.geometry import resize_crop
 from channelvq.images.load import WHITE, Color, load_image
 
@@ -51,27 +51,6 @@ def find_images(folder: str | Path) -> list[Path]:
 
 def _refuse(error: OSError) -> None:
     raise InputError(f"cannot read image folder {error.filename!r}: {error.strerror}") from error
-
-
-def read_folder(
-    folder: str | Path, *, background: Color = WHITE
-) -> tuple[Iterator[tuple[Path, Image.Image]], list[Skipped]]:
-    """The images of a folder, one at a time in sorted order, and a list of the files that could not be read.
-
-    The list fills while the images are read and is complete when they end.
-    """
-    paths, skipped = find_images(folder), []
-
-    def images() -> Iterator[tuple[Path, Image.Image]]:
-        for path in paths:
-            try:
-                image = load_image(path, background=background)
-            except InputError as error:
-                skipped.append(Skipped(path, str(error)))
-            else:
-                yield path, image
-
-    return images(), skipped
 
 
 def read_images(
@@ -133,6 +112,6 @@ def save_image(image: Image.Image, path: str | Path) -> None:
     if path.exists() and not path.is_file() and not path.is_dir():
         raise InputError(f"cannot save {str(path)!r}: it is a device or a pipe, expected a file; choose another place")
     try:
-        replace_whole(path, lambda place: image.save(place, format_name))
+        replace_file(path, lambda place: image.save(place, format_name))
     except (OSError, ValueError) as error:
         raise InputError(f"cannot save {str(path)!r}: {error}") from error

@@ -1,22 +1,10 @@
-"""Crops, sizes and paddings."""
-
-from dataclasses import dataclass
+"""Crops and sizes."""
 
 import torch
-from jaxtyping import Shaped
 from PIL import Image
-from torch import Tensor
 
-from channelvq.checks import check_whole, whole
+from channelvq.checks import check_whole_number, whole_number
 from channelvq.errors import InputError
-
-
-@dataclass(frozen=True)
-class Padding:
-    """Pixels that `pad_to_multiple` added below and on the right."""
-
-    bottom: int
-    right: int
 
 
 def resize_crop(image: Image.Image, size: int | tuple[int, int]) -> Image.Image:
@@ -34,7 +22,7 @@ def random_crop(image: Image.Image, size: int, min_side: int, generator: torch.G
     Its side, then its place, are uniform; every call draws three numbers from `generator`.
     """
     size, _ = check_size(size)
-    min_side = check_whole("min_side", min_side, 1)
+    min_side = check_whole_number("min_side", min_side, 1)
     short = min(image.size)
     side = _draw(min(min_side, short), short, generator)
     left = _draw(0, image.width - side, generator)
@@ -54,30 +42,7 @@ def _resize(image: Image.Image, box: tuple[int, int, int, int], size: tuple[int,
 def check_size(size: int | tuple[int, int]) -> tuple[int, int]:
     """`size` as (height, width); InputError unless both are whole numbers from 1."""
     pair = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
-    sides = [whole(side) or 0 for side in pair]
+    sides = [whole_number(side) or 0 for side in pair]
     if len(sides) != 2 or min(sides) < 1:
         raise InputError(f"size={size!r}: expected a number of pixels or (height, width), each at least 1")
     return sides[0], sides[1]
-
-
-def pad_to_multiple(x: Shaped[Tensor, "b c h w"], multiple: int) -> tuple[Shaped[Tensor, "b c H W"], Padding]:
-    """`x` mirrored below and on the right until height and width are multiples; any size, even one pixel, any dtype."""
-    multiple = check_whole("multiple", multiple, 1)
-    height, width = x.shape[-2:]
-    padding = Padding(-height % multiple, -width % multiple)
-    rows, columns = _mirror(height, padding.bottom, x.device), _mirror(width, padding.right, x.device)
-    return x.index_select(-2, rows).index_select(-1, columns), padding
-
-
-def _mirror(length: int, extra: int, device: torch.device) -> Tensor:
-    # 0 1 2 | 2 1 0 | 0 1 ...: repeats as often as needed, where torch's reflection stops at the image's own size.
-    index = torch.arange(length + extra, device=device) % (2 * length)
-    return torch.minimum(index, 2 * length - 1 - index)
-
-
-def unpad(x: Shaped[Tensor, "b c H W"], padding: Padding) -> Shaped[Tensor, "b c h w"]:
-    """What `pad_to_multiple` was given, to the bit."""
-    height, width = x.shape[-2] - padding.bottom, x.shape[-1] - padding.right
-    if height < 1 or width < 1:
-        raise InputError(f"tensor of shape {tuple(x.shape)} is not larger than its {padding}")
-    return x[..., :height, :width]

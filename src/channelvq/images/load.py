@@ -11,7 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from channelvq.errors import InputError
-from channelvq.images.tensors import RANGE_TOLERANCE, check_unit, to_pil
+from channelvq.images.tensors import RANGE_TOLERANCE, check_one, to_pil
 
 ImageInput = str | Path | bytes | Image.Image | np.ndarray | Tensor
 Color = tuple[int, int, int]
@@ -35,9 +35,7 @@ def load_image(source: ImageInput, *, background: Color = WHITE) -> Image.Image:
     Raises InputError naming the source for what is missing, empty, truncated, broken, absurdly large or ambiguous.
     """
     if isinstance(source, Tensor):
-        if source.ndim == 4 and source.shape[0] != 1:
-            raise InputError(f"tensor of shape {tuple(source.shape)}: expected one image, (3, H, W) or (1, 3, H, W)")
-        return to_pil(check_unit(source))[0]
+        return to_pil(check_one(source))[0]
     if isinstance(source, np.ndarray):
         return _array_to_rgb(source, background, f"array of shape {source.shape}, {source.dtype}")
     with _opened(source) as image:
@@ -46,12 +44,6 @@ def load_image(source: ImageInput, *, background: Color = WHITE) -> Image.Image:
             text = f"{_name(source)} has several frames: only number {image.tell() + 1} is used"
             warnings.warn(text, FirstFrameWarning, stacklevel=2)
         return _to_rgb(ImageOps.exif_transpose(image), background, _name(source))
-
-
-def image_size(path: str | Path) -> tuple[int, int]:
-    """(height, width) as stored (EXIF not applied), read from the file's header alone; InputError if there is none."""
-    with _opened(path) as image:
-        return image.height, image.width
 
 
 @contextmanager

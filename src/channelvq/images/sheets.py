@@ -6,7 +6,7 @@ from unicodedata import combining, normalize
 
 from PIL import Image, ImageDraw, ImageFont
 
-from channelvq.checks import check_whole
+from channelvq.checks import check_whole_number
 from channelvq.errors import InputError
 from channelvq.images.load import WHITE, Color
 
@@ -50,8 +50,8 @@ def strip(images: Sequence[Image.Image], *, captions: Sequence[str] | None = Non
 def _check(images: Sequence[Image.Image], columns: int, captions: Sequence[str] | None, scale: int) -> None:
     if not images:
         raise InputError("a contact sheet needs at least one image, none was given")
-    check_whole("contact sheet: columns", columns, 1)
-    check_whole("contact sheet: scale", scale, 1)
+    check_whole_number("contact sheet: columns", columns, 1)
+    check_whole_number("contact sheet: scale", scale, 1)
     if captions is not None and len(captions) != len(images):
         raise InputError(
             f"contact sheet of {len(images)} images with {len(captions)} captions: give one for each image"

@@ -59,6 +59,13 @@ def check_unit(x: Shaped[Tensor, "..."]) -> Float32[Tensor, "b 3 h w"]:
     return x.to(torch.float32).clamp(-1, 1)
 
 
+def check_one(x: Shaped[Tensor, "..."]) -> Float32[Tensor, "1 3 h w"]:
+    """As `check_unit`, for one image: (3, H, W) or (1, 3, H, W)."""
+    if x.ndim == 4 and x.shape[0] != 1:
+        raise InputError(f"tensor of shape {tuple(x.shape)}: expected one image, (3, H, W) or (1, 3, H, W)")
+    return check_unit(x)
+
+
 def check_range(x: Float[Tensor, "..."], name: str, tolerance: float) -> None:
     """InputError for values outside [-1, 1] by more than `tolerance`, or not finite. Waits for the device once."""
     low, high = torch.stack(x.detach().aminmax()).tolist()

@@ -4,6 +4,7 @@ image (B, 3, H, W) -> unshuffle by `stem` -> conv -> [blocks, halve]* -> blocks,
 f = stem * 2^(number of halvings)
 """
 
+from itertools import chain
 from typing import Annotated, Literal, cast
 
 from jaxtyping import Float
@@ -12,7 +13,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from channelvq.config import STRICT
-from channelvq.nn.layers import AttentionBlock, Downsample, ResBlock, Upsample, group_norm
+from channelvq.nn.layers import AttentionBlock, Downsample, ResBlock, Upsample, group_norm, levels
 from channelvq.nn.networks import Decoder, Encoder
 
 
@@ -65,21 +66,16 @@ class ConvEncoder(Encoder):
 
     def __init__(self, config: ConvConfig, latent_channels: int) -> None:
         super().__init__()
-        widths = config.widths
-        layers: list[nn.Module] = [
+        widths, last = config.widths, config.widths[-1]
+        self.layers = nn.Sequential(
             nn.PixelUnshuffle(config.stem),
             nn.Conv2d(3 * config.stem**2, widths[0], 3, padding=1),
-        ]
-        previous = widths[0]
-        for level, width in enumerate(widths):
-            if level:
-                layers.append(Downsample(previous))
-            for _ in range(config.num_blocks):
-                layers.append(ResBlock(previous, width))
-                previous = width
-        layers += _lowest(previous, config.attention)
-        layers += [group_norm(previous), nn.SiLU(), nn.Conv2d(previous, latent_channels, 3, padding=1)]
-        self.layers = nn.Sequential(*layers)
+            *chain(*levels(widths, config.num_blocks, Downsample)),
+            *_lowest(last, config.attention),
+            group_norm(last),
+            nn.SiLU(),
+            nn.Conv2d(last, latent_channels, 3, padding=1),
+        )
 
     def forward(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
         """Images in [-1, 1] -> feature maps."""
@@ -91,23 +87,16 @@ class ConvDecoder(Decoder):
 
     def __init__(self, config: ConvConfig, latent_channels: int) -> None:
         super().__init__()
-        widths = config.widths[::-1]
-        previous = widths[0]
-        layers: list[nn.Module] = [nn.Conv2d(latent_channels, previous, 3, padding=1)]
-        layers += _lowest(previous, config.attention)
-        for level, width in enumerate(widths):
-            if level:
-                layers.append(Upsample(previous))
-            for _ in range(config.num_blocks + 1):
-                layers.append(ResBlock(previous, width))
-                previous = width
-        layers += [
-            group_norm(previous),
+        widths, last = config.widths[::-1], config.widths[0]
+        self.layers = nn.Sequential(
+            nn.Conv2d(latent_channels, widths[0], 3, padding=1),
+            *_lowest(widths[0], config.attention),
+            *chain(*levels(widths, config.num_blocks + 1, Upsample)),
+            group_norm(last),
             nn.SiLU(),
-            nn.Conv2d(previous, 3 * config.stem**2, 3, padding=1),
+            nn.Conv2d(last, 3 * config.stem**2, 3, padding=1),
             nn.PixelShuffle(config.stem),
-        ]
-        self.layers = nn.Sequential(*layers)
+        )
 
     @property
     def last_weight(self) -> Tensor:

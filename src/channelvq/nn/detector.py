@@ -7,7 +7,7 @@ B images, K classes, Q colours ("its own colours" is none of them and comes last
 """
 
 from dataclasses import dataclass as plain_dataclass
-from pathlib import Path
+from itertools import chain
 from typing import Annotated
 
 import torch
@@ -20,8 +20,8 @@ from torch.nn import functional as F
 from channelvq.config import STRICT
 from channelvq.errors import InputError
 from channelvq.images import normalize
-from channelvq.nn.layers import Downsample, ResBlock, group_norm
-from channelvq.pretrained import find_folder, load_module, save_network
+from channelvq.nn.layers import Downsample, group_norm, levels
+from channelvq.pretrained import SavedNetwork
 
 STRIDE = 8  # pixels a cell
 CHUNK_ROWS = 64  # images at a time
@@ -71,8 +71,12 @@ class DetectorMaps:
     colours: Float[Tensor, "B Q h w"]
 
 
-class Detector(nn.Module):
+class Detector(SavedNetwork):
     """Maps of every image, and the detections in them."""
+
+    what = bundled = "detector"
+    settings = DetectorConfig
+    config: DetectorConfig
 
     def __init__(self, config: DetectorConfig) -> None:
         super().__init__()
@@ -81,14 +85,7 @@ class Detector(nn.Module):
         self.config = config
         first, _, last = config.widths
         self.stem = nn.Conv2d(3, first, 3, stride=2, padding=1)
-        stages: list[nn.Module] = []
-        previous = first
-        for depth, width in enumerate(config.widths):
-            stages += [Downsample(previous)] if depth else []
-            for _ in range(config.num_blocks):
-                stages.append(ResBlock(previous, width))
-                previous = width
-        self.stages = nn.Sequential(*stages)
+        self.stages = nn.Sequential(*chain(*levels(config.widths, config.num_blocks, Downsample)))
         self.norm = group_norm(last)
         self.neck = nn.Conv2d(last, 2 * last, 3, padding=1)
         self.sizes = (1, 4, len(config.classes), len(config.colours) + 1)
@@ -113,19 +110,6 @@ class Detector(nn.Module):
             maps = self(normalize(part.to(device)))
             detections += decode(maps, self.config.classes, self.config.colours, least)
         return detections
-
-    def save(self, folder: Path) -> None:
-        """Write config.json and model.safetensors."""
-        save_network(self, self.config, folder)
-
-    @classmethod
-    def load(cls, source: str | Path) -> "Detector":
-        """From "bundled", a folder that `save` wrote or a hub repository, to be used as it is: no gradients of its own.
-
-        Raises InputError where there is none, or its files are damaged or do not fit together.
-        """
-        folder = find_folder("detector", source, "detector")
-        return load_module(cls, DetectorConfig, folder).requires_grad_(False)
 
 
 def decode(

@@ -5,6 +5,8 @@ linear map of the pixels: the codebook that is started from its maps is then a g
 No BatchNorm anywhere: the output for an image must not depend on the other images of its batch.
 """
 
+from collections.abc import Sequence
+
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -82,3 +84,16 @@ class Upsample(nn.Module):
     def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h2 w2"]:
         """(B, C, h, w) -> (B, C, 2h, 2w)."""
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+def levels(widths: Sequence[int], num_blocks: int, resize: type[Downsample | Upsample]) -> list[list[nn.Module]]:
+    """The layers of each resolution: blocks to its width, after the first resolution begun by `resize`."""
+    layers: list[list[nn.Module]] = []
+    previous = widths[0]
+    for width in widths:
+        level: list[nn.Module] = [resize(previous)] if layers else []
+        for _ in range(num_blocks):
+            level.append(ResBlock(previous, width))
+            previous = width
+        layers.append(level)
+    return layers

@@ -3,9 +3,6 @@
 x (B, 3, H, W) in [-1, 1] -> conv -> [blocks, halve]* -> features of every stage -> mean over positions -> (B, E)
 """
 
-from pathlib import Path
-
-import torch
 from jaxtyping import Float
 from pydantic import PositiveInt
 from pydantic.dataclasses import dataclass
@@ -13,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from channelvq.config import STRICT
-from channelvq.nn.layers import Downsample, ResBlock, group_norm
-from channelvq.pretrained import find_folder, load_module, save_network
+from channelvq.nn.layers import Downsample, group_norm, levels
+from channelvq.pretrained import SavedNetwork
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -26,23 +23,22 @@ class PerceptualConfig:
     embedding: PositiveInt = 128
 
 
-class PerceptualNetwork(nn.Module):
+class PerceptualNetwork(SavedNetwork):
     """Features of each stage, and one embedding of unit length an image."""
+
+    what, bundled = "perceptual network", "perceptual"
+    settings = PerceptualConfig
+    config: PerceptualConfig
 
     def __init__(self, config: PerceptualConfig) -> None:
         super().__init__()
         self.config = config
-        previous = config.widths[0]
-        self.stem = nn.Conv2d(3, previous, 3, padding=1)
-        self.stages = nn.ModuleList()
-        for depth, width in enumerate(config.widths):
-            stage: list[nn.Module] = [Downsample(previous)] if depth else []
-            for _ in range(config.num_blocks):
-                stage.append(ResBlock(previous, width))
-                previous = width
-            self.stages.append(nn.Sequential(*stage))
-        self.norm = group_norm(previous)
-        self.out = nn.Linear(previous, config.embedding)
+        first, last = config.widths[0], config.widths[-1]
+        self.stem = nn.Conv2d(3, first, 3, padding=1)
+        stages = levels(config.widths, config.num_blocks, Downsample)
+        self.stages = nn.ModuleList(nn.Sequential(*stage) for stage in stages)
+        self.norm = group_norm(last)
+        self.out = nn.Linear(last, config.embedding)
 
     def features(self, x: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B _ _ _"]]:
         """Maps of every stage, finest first."""
@@ -56,26 +52,3 @@ class PerceptualNetwork(nn.Module):
         """Embeddings of unit length."""
         last = F.silu(self.norm(self.features(x)[-1]))
         return F.normalize(self.out(last.mean((2, 3))).float(), dim=1)
-
-    def save(self, folder: Path) -> None:
-        """Write config.json and model.safetensors."""
-        save_network(self, self.config, folder)
-
-    @classmethod
-    def load(cls, source: str | Path) -> "PerceptualNetwork":
-        """From "bundled", a folder that `save` wrote or a hub repository, to be used as it is: no gradients of its own.
-
-        Raises InputError where there is none, or its files are damaged or do not fit together.
-        """
-        folder = find_folder("perceptual network", source, "perceptual")
-        return load_module(cls, PerceptualConfig, folder).requires_grad_(False)
-
-
-def contrastive_loss(
-    a: Float[Tensor, "B E"], b: Float[Tensor, "B E"], temperature: float
-) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Symmetric InfoNCE (van den Oord et al. 2018, eq. 4), and the share of rows whose nearest is their own pair."""
-    logits = a @ b.T / temperature
-    target = torch.arange(len(a), device=a.device)
-    loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
-    return loss, (logits.argmax(1) == target).float().mean()

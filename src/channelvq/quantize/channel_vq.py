@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from channelvq.checks import check_integers, check_whole
+from channelvq.checks import check_integers, check_whole_number
 from channelvq.config import from_dict
 from channelvq.errors import InputError
 from channelvq.quantize.axis import Axis, from_vectors, to_vectors
@@ -42,9 +42,9 @@ class ChannelVQ(nn.Module):
             )
         if axis not in ("channel", "patch"):
             raise InputError(f"ChannelVQ: axis is 'channel' or 'patch', got {axis!r}")
-        codebook_dim = check_whole("ChannelVQ: codebook_dim, the numbers in a codeword", codebook_dim, 1)
+        codebook_dim = check_whole_number("ChannelVQ: codebook_dim, the numbers in a codeword", codebook_dim, 1)
         if num_tokens is not None:
-            num_tokens = check_whole("ChannelVQ: num_tokens, the tokens of an image", num_tokens, 1)
+            num_tokens = check_whole_number("ChannelVQ: num_tokens, the tokens of an image", num_tokens, 1)
         if config is None:
             given = {"codebook_size": codebook_size, **settings}
             kinds: type[QuantizerConfig] = cast(Any, AnyQuantizerConfig)  # a type to pydantic alone

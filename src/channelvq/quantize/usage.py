@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from channelvq.checks import check_integers, check_whole
+from channelvq.checks import check_integers, check_whole_number
 from channelvq.errors import InputError
 
 
@@ -52,7 +52,7 @@ class CodebookUsage:
     """
 
     def __init__(self, codebook_size: int, *, per_position: bool = True) -> None:
-        self.codebook_size = check_whole("codebook_size", codebook_size, 1)
+        self.codebook_size = check_whole_number("codebook_size", codebook_size, 1)
         self.counts: Int64[Tensor, " N"] = torch.zeros(self.codebook_size, dtype=torch.int64)
         self._positions: Int64[Tensor, "C N"] | None = None
         self._per_position = per_position

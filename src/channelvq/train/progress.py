@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from channelvq.files import write_text_whole
+from channelvq.files import write_text_atomically
 from channelvq.terminal import plain
 
 Sink = Callable[[dict[str, float], int], None]
@@ -46,7 +46,7 @@ class Progress:
             except (ValueError, KeyError, TypeError):  # the line that was being written when the run was killed
                 continue
         text = "".join(line + "\n" for line in kept)
-        write_text_whole(self.path, text)
+        write_text_atomically(self.path, text)
 
     def __enter__(self) -> "Progress":
         self.bar.start()

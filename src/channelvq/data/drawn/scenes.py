@@ -26,6 +26,7 @@ from channelvq.data.drawn.sprites import COLOURS, HELD_SIDE, SpriteSetName, spri
 from channelvq.data.source import Sample
 from channelvq.data.split import Split
 from channelvq.errors import InputError
+from channelvq.images import to_tensor
 
 Captions = Literal["mixed", "geneval", "free"]
 SMALLEST_SIZE = 32
@@ -58,10 +59,6 @@ class Scene:
     tag: Task
     plan: Plan
     objects: tuple[SceneObject, ...]
-
-    def geneval_record(self) -> dict[str, Any]:
-        """The line of a GenEval prompt file that asks for this scene."""
-        return geneval_record(self.plan)
 
 
 def geneval_record(plan: Plan) -> dict[str, Any]:
@@ -156,8 +153,7 @@ class SceneSource:
         prompt = geneval_prompt(plan)
         free = self.captions == "free" or (self.captions == "mixed" and draws.uniform() < 0.5)
         caption = free_caption(plan, draws.many(3)) if free else prompt
-        pixels = torch.from_numpy(np.array(canvas)).permute(2, 0, 1).contiguous()
-        return Scene(pixels, caption, prompt, plan.tag, plan, objects)
+        return Scene(to_tensor(canvas), caption, prompt, plan.tag, plan, objects)
 
     def _shown(self, name: str, colour: str | None, draws: Draws) -> tuple[str, str | None, Image.Image]:
         """A thing as it will be drawn: one without a look of its own gets any colour where none is asked for."""

@@ -4,8 +4,9 @@ A picture is RGBA, cut to what is visible, its longer side HELD_SIDE pixels, or 
 keeps what it has made, so a scene costs a paste each.
 """
 
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -52,58 +53,57 @@ FLUENT_CLASSES: dict[str, str] = {
 }  # fmt: skip
 
 
-class SpriteSet(Protocol):
-    """Things that can be drawn: their class names, and a picture of each in a colour (None: as they are)."""
+class SpriteSet(ABC):
+    """Things that can be drawn, with their class names; their pictures are kept."""
 
     names: tuple[str, ...]
     natural: bool  # whether things have colours of their own
 
+    def __init__(self, side: int) -> None:
+        self.side = side
+        self._held: dict[tuple[str, str | None], Image.Image] = {}
+
     def picture(self, name: str, colour: str | None) -> Image.Image:
         """The thing called `name` in one of COLOURS (None: as it is), RGBA, its longer side as the set was asked."""
-        ...
+        if (name, colour) not in self._held:
+            self._held[name, colour] = (
+                trim(self._drawn(name), self.side) if colour is None else recolour(self.picture(name, None), colour)
+            )
+        return self._held[name, colour]
+
+    @abstractmethod
+    def _drawn(self, name: str) -> Image.Image:
+        """The thing as it is, RGBA, of any size."""
 
 
-class FluentSprites:
+class FluentSprites(SpriteSet):
     """Fluent emoji of 63 COCO classes; fetches the package when it is missing."""
 
-    names: tuple[str, ...]
-    natural: bool = True
+    natural = True
 
-    def __init__(self, cache: Path | str | None = None, side: int = HELD_SIDE) -> None:
+    def __init__(self, side: int = HELD_SIDE, cache: Path | str | None = None) -> None:
         from channelvq.data.fetched.emoji import list_sprites  # shapes do without it
 
-        self.side = side
+        super().__init__(side)
         self._paths = {sprite.code: sprite.path for sprite in list_sprites("fluent", cache=cache)}
-        self._held: dict[tuple[str, str | None], Image.Image] = {}
         self.names = tuple(name for name, code in sorted(FLUENT_CLASSES.items()) if code in self._paths)
 
-    def picture(self, name: str, colour: str | None) -> Image.Image:
-        """The thing called `name`, RGBA, in its own colours or in one of COLOURS."""
-        if (name, colour) not in self._held:
-            if colour is None:
-                with Image.open(self._paths[FLUENT_CLASSES[name]]) as file:
-                    self._held[name, None] = trim(file.convert("RGBA"), self.side)
-            else:
-                self._held[name, colour] = recolour(self.picture(name, None), colour)
-        return self._held[name, colour]
+    def _drawn(self, name: str) -> Image.Image:
+        with Image.open(self._paths[FLUENT_CLASSES[name]]) as file:
+            return file.convert("RGBA")
 
 
-class ShapeSprites:
-    """Simple shapes drawn here, each in one of the ten colours."""
+class ShapeSprites(SpriteSet):
+    """Simple shapes drawn here, grey where no colour is given."""
 
-    names: tuple[str, ...] = SHAPES
-    natural: bool = False
+    names = SHAPES
+    natural = False
 
     def __init__(self, side: int = HELD_SIDE) -> None:
-        self.side = side
-        self._held: dict[tuple[str, str | None], Image.Image] = {}
+        super().__init__(side)
 
-    def picture(self, name: str, colour: str | None) -> Image.Image:
-        """The shape called `name`, RGBA, grey when no colour is given."""
-        if (name, colour) not in self._held:
-            shape = trim(draw_shape(name, self.side), self.side)
-            self._held[name, colour] = shape if colour is None else recolour(shape, colour)
-        return self._held[name, colour]
+    def _drawn(self, name: str) -> Image.Image:
+        return draw_shape(name, self.side)
 
 
 def sprite_set(name: SpriteSetName, cache: Path | str | None = None, side: int = HELD_SIDE) -> SpriteSet:
@@ -113,7 +113,7 @@ def sprite_set(name: SpriteSetName, cache: Path | str | None = None, side: int =
     """
     match name:
         case "fluent":
-            return FluentSprites(cache, side)
+            return FluentSprites(side, cache)
         case "shapes":
             return ShapeSprites(side)
         case _:

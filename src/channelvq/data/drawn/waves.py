@@ -18,7 +18,7 @@ SHORTEST_PERIOD = 3.0  # pixels
 
 @dataclass(frozen=True, config=STRICT)
 class WaveConfig:
-    """Coloured sine waves drawn by our code, from gradients to fine gratings (data/waves.py)."""
+    """Coloured sine waves drawn by our code, from gradients to fine gratings (data/drawn/waves.py)."""
 
     kind: Literal["waves"] = "waves"
     weight: NonNegativeFloat = 1.0

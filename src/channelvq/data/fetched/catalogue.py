@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from channelvq.data.fetched.photo_list import LOMIRI, PALAPELI, PHOTOS, SCIKIT_IMAGE, SCIKIT_LEARN
+from channelvq.data.fetched.photo_list import PHOTOS, Photo
 
 # Of OpenArena's art sets those of surfaces: no skies, lights, signs and effects.
 TEXTURE_SETS = (
@@ -16,15 +16,8 @@ TEXTURE_SETS = (
     "mc-oa-dm02", "mc-oa-dm04", "oa_bases", "oquartz", "organics", "proto2", "pulchr_simple", "skin", "stone",
 )  # fmt: skip
 DRAWING_SUBJECTS = (
-    "animals",
-    "buildings",
-    "food",
-    "people",
-    "plants",
-    "recreation/sports",
-    "tools",
-    "transportation/boating",
-)
+    "animals", "buildings", "food", "people", "plants", "recreation/sports", "tools", "transportation/boating",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -68,160 +61,95 @@ class Package:
         return f"{self.name}-{hashlib.sha256(repr(self).encode()).hexdigest()[:8]}"
 
 
-_FLUENT = Package(
-    "fluent-emoji",
-    (
-        Archive(
-            "npm",
-            "@lobehub/fluent-emoji-3d",
-            "1.1.0",
-            {"package/assets/*.webp": "images"},
-            "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58",
-        ),
-    ),
-    (Work("Fluent Emoji 3D", "MIT", "Copyright (c) Microsoft Corporation; packaged by LobeHub, copyright (c) 2023"),),
-)
-_EMOJIBASE = Package(
-    "emojibase-data",
-    (
-        Archive(
-            "npm",
-            "emojibase-data",
-            "17.0.0",
-            {"package/en/data.json": "", "package/LICENSE": "upstream"},
-            "d01d0e2ca4e22cb402679532155342c71e2e871f25c32223c013b8b166ebdf5a",
-        ),
-    ),
-    (Work("emojibase labels", "MIT", "Copyright (c) 2017-2019 Miles Johnson"),),
-)
-_NOTO = Package(
-    "noto",
-    (
-        Archive(
-            "npm",
-            "emoji-datasource-google",
-            "16.0.0",
-            {"package/img/google/64/*.png": "images", "package/LICENSE": "upstream"},
-            "fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438",
-        ),
-    ),
-    (Work("Noto Emoji", "Apache-2.0", "Copyright Google; packaged by Cal Henderson (emoji-data)"),),
-)
-_TWEMOJI = Package(
-    "twemoji",
-    (
-        Archive(
-            "npm",
-            "emoji-datasource-twitter",
-            "16.0.0",
-            {"package/img/twitter/64/*.png": "images", "package/LICENSE": "upstream"},
-            "f64a530c63bca463bd8317fdc4615ce63a53a0c65018e4ce2d848aaba7a28877",
-        ),
-    ),
-    (Work("Twemoji", "CC-BY-4.0", "Copyright Twitter, Inc and other contributors; packaged by Cal Henderson"),),
-)
-_PHOTOS = Package(
-    "photos",
-    (
-        Archive(
-            "pip",
-            "scikit-image",
-            "0.26.0",
-            {f"skimage/data/{photo.file}": "images" for photo in SCIKIT_IMAGE},
-            files={photo.file: photo.sha256 for photo in SCIKIT_IMAGE},
-        ),
-        Archive(
-            "pip",
-            "scikit-learn",
-            "1.9.1",
-            {f"sklearn/datasets/images/{photo.file}": "images" for photo in SCIKIT_LEARN}
-            | {"sklearn/datasets/images/README.txt": "upstream"},
-            files={photo.file: photo.sha256 for photo in SCIKIT_LEARN},
-        ),
-        Archive(
-            "apt",
-            "lomiri-wallpapers-16.04",
-            "20.04.0-2",
-            {f"./usr/share/backgrounds/{photo.file}": "images" for photo in LOMIRI}
-            | {"./usr/share/doc/lomiri-wallpapers-16.04/copyright": "upstream"},
-            "a99ff6a3bfe451e4cc0682ecb3cc82e71740626d59e4845ae34a0a0e45421eab",
-            {photo.file: photo.sha256 for photo in LOMIRI},
-        ),
-        Archive(
-            "apt",
-            "palapeli-data",
-            "4:22.12.3-1",
-            {f"./usr/share/palapeli/collection/{photo.file}": "images" for photo in PALAPELI}
-            | {f"./usr/share/palapeli/collection/{photo.name}.desktop": "upstream" for photo in PALAPELI},
-            "69a15dce2ac25ed8708ac518cd0cee5f4eb0c70ed15da2fdb8899a19ac0ee058",
-            {photo.file: photo.sha256 for photo in PALAPELI},
-        ),
-    ),
-    tuple(Work(photo.name, photo.licence, photo.attribution) for photo in PHOTOS),
-)
+def _photos(
+    client: Literal["apt", "pip"], name: str, version: str, folder: str, texts: Mapping[str, str], sha256: str = ""
+) -> Archive:
+    """An archive of listed photographs. texts: files that say more of them, each to a folder of the package."""
+    wanted = {f"{folder}/{photo.file}": "images" for photo in _listed(name)} | dict(texts)
+    return Archive(client, name, version, wanted, sha256, {photo.file: photo.sha256 for photo in _listed(name)})
+
+
+def _listed(archive: str) -> list[Photo]:
+    return [photo for photo in PHOTOS if photo.archive == archive]
+
+
+_PALAPELI = "./usr/share/palapeli/collection"
 _PK3 = "./usr/share/games/openarena/baseoa/pak4-textures.pk3"
-_TEXTURES = Package(
-    "textures",
-    (
-        Archive(
-            "apt",
-            "openarena-081-textures",
-            "0.8.5split-14",
-            {f"{_PK3}!textures/{art_set}/*.jpg": f"images/{art_set}" for art_set in TEXTURE_SETS}
-            | {"./usr/share/doc/openarena-081-textures/copyright": "upstream"},
-            "72bf05abd5286a1523b56ca04e25bceb775813d747f92ecd20749d512361a81f",
-        ),
-    ),
-    (Work("OpenArena textures", "GPL-2.0-or-later", "OpenArena team and others, named in upstream/copyright"),),
-)
-_ASTRONOMY = Package(
-    "astronomy",
-    (
-        Archive(
-            "apt",
-            "stellarium-data",
-            "0.22.2-1",
-            {"./usr/share/stellarium/nebulae/default/*.png": "images",
-             "./usr/share/stellarium/nebulae/default/textures.json": "upstream",
-             "./usr/share/doc/stellarium-data/copyright": "upstream"},
-            "45aaebf39a814acbd6dcccea058c2f5651bcb5635599da03a215feeb51f4d5a5",
-        ),
-    ),
-    (Work("Stellarium nebulae", "GPL-2.0-or-later", "Stellarium's authors and the observers whom upstream/ names"),),
+_LICENCE = {"package/LICENSE": "upstream"}
+
+# What bundled weights may be trained on.
+FREE = (
+    Package("fluent-emoji", (
+        Archive("npm", "@lobehub/fluent-emoji-3d", "1.1.0", {"package/assets/*.webp": "images"},
+                "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58"),
+    ), (
+        Work("Fluent Emoji 3D", "MIT", "Copyright (c) Microsoft Corporation; packaged by LobeHub, copyright (c) 2023"),
+    )),
+    Package("emojibase-data", (
+        Archive("npm", "emojibase-data", "17.0.0", {"package/en/data.json": "", **_LICENCE},
+                "d01d0e2ca4e22cb402679532155342c71e2e871f25c32223c013b8b166ebdf5a"),
+    ), (
+        Work("emojibase labels", "MIT", "Copyright (c) 2017-2019 Miles Johnson"),
+    )),
+    Package("noto", (
+        Archive("npm", "emoji-datasource-google", "16.0.0", {"package/img/google/64/*.png": "images", **_LICENCE},
+                "fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438"),
+    ), (
+        Work("Noto Emoji", "Apache-2.0", "Copyright Google; packaged by Cal Henderson (emoji-data)"),
+    )),
+    Package("twemoji", (
+        Archive("npm", "emoji-datasource-twitter", "16.0.0", {"package/img/twitter/64/*.png": "images", **_LICENCE},
+                "f64a530c63bca463bd8317fdc4615ce63a53a0c65018e4ce2d848aaba7a28877"),
+    ), (
+        Work("Twemoji", "CC-BY-4.0", "Copyright Twitter, Inc and other contributors; packaged by Cal Henderson"),
+    )),
+    Package("photos", (
+        _photos("pip", "scikit-image", "0.26.0", "skimage/data", {}),
+        _photos("pip", "scikit-learn", "1.9.1", "sklearn/datasets/images",
+                {"sklearn/datasets/images/README.txt": "upstream"}),
+        _photos("apt", "lomiri-wallpapers-16.04", "20.04.0-2", "./usr/share/backgrounds",
+                {"./usr/share/doc/lomiri-wallpapers-16.04/copyright": "upstream"},
+                "a99ff6a3bfe451e4cc0682ecb3cc82e71740626d59e4845ae34a0a0e45421eab"),
+        _photos("apt", "palapeli-data", "4:22.12.3-1", _PALAPELI,
+                {f"{_PALAPELI}/{photo.name}.desktop": "upstream" for photo in _listed("palapeli-data")},
+                "69a15dce2ac25ed8708ac518cd0cee5f4eb0c70ed15da2fdb8899a19ac0ee058"),
+    ), tuple(Work(photo.name, photo.licence, photo.attribution) for photo in PHOTOS)),
 )  # fmt: skip
-_DRAWINGS = Package(
-    "drawings",
-    (
-        Archive(
-            "apt",
-            "openclipart-png",
-            "1:0.18+dfsg-19",
-            {f"./usr/share/openclipart/png/{subject}/*.png": "images" for subject in DRAWING_SUBJECTS}
-            | {"./usr/share/doc/openclipart-png/copyright": "upstream"},
-            "f07f1545a2970c2cf3fa339bc2405da1a95cf2b1827bfa05bf73eb1c20291c02",
-        ),
-    ),
-    (Work("Open Clip Art Library", "public-domain", "its artists, named in most file names"),),
-)
-_MEDICAL = Package(
-    "medical",
-    (
-        Archive(
-            "pip",
-            "scikit-image",
-            "0.26.0",
-            {"skimage/data/ihc.png": "images", "skimage/data/retina.jpg": "images"},
-            files={"ihc.png": "f8dd1aa387ddd1f49d8ad13b50921b237df8e9b262606d258770687b0ef93cef",
-                   "retina.jpg": "38a07f36f27f095e818aea7b96d34202c05176d30253c66733f2e00379e9e0e6"},
-        ),
-    ),
-    (
+# What is for measuring on this machine alone (data/fetched/domains.py).
+LOCAL = (
+    Package("textures", (
+        Archive("apt", "openarena-081-textures", "0.8.5split-14",
+                {f"{_PK3}!textures/{art_set}/*.jpg": f"images/{art_set}" for art_set in TEXTURE_SETS}
+                | {"./usr/share/doc/openarena-081-textures/copyright": "upstream"},
+                "72bf05abd5286a1523b56ca04e25bceb775813d747f92ecd20749d512361a81f"),
+    ), (
+        Work("OpenArena textures", "GPL-2.0-or-later", "OpenArena team and others, named in upstream/copyright"),
+    )),
+    Package("astronomy", (
+        Archive("apt", "stellarium-data", "0.22.2-1",
+                {"./usr/share/stellarium/nebulae/default/*.png": "images",
+                 "./usr/share/stellarium/nebulae/default/textures.json": "upstream",
+                 "./usr/share/doc/stellarium-data/copyright": "upstream"},
+                "45aaebf39a814acbd6dcccea058c2f5651bcb5635599da03a215feeb51f4d5a5"),
+    ), (
+        Work("Stellarium nebulae", "GPL-2.0-or-later", "Stellarium's authors and the observers whom upstream/ names"),
+    )),
+    Package("drawings", (
+        Archive("apt", "openclipart-png", "1:0.18+dfsg-19",
+                {f"./usr/share/openclipart/png/{subject}/*.png": "images" for subject in DRAWING_SUBJECTS}
+                | {"./usr/share/doc/openclipart-png/copyright": "upstream"},
+                "f07f1545a2970c2cf3fa339bc2405da1a95cf2b1827bfa05bf73eb1c20291c02"),
+    ), (
+        Work("Open Clip Art Library", "public-domain", "its artists, named in most file names"),
+    )),
+    Package("medical", (
+        Archive("pip", "scikit-image", "0.26.0",
+                {"skimage/data/ihc.png": "images", "skimage/data/retina.jpg": "images"},
+                files={"ihc.png": "f8dd1aa387ddd1f49d8ad13b50921b237df8e9b262606d258770687b0ef93cef",
+                       "retina.jpg": "38a07f36f27f095e818aea7b96d34202c05176d30253c66733f2e00379e9e0e6"}),
+    ), (
         Work("ihc", "public-domain", "Immunohistochemical stain, Center for Microscopy And Molecular Imaging (CMMI)"),
         Work("retina (medical)", "CC0-1.0", "Fundus of a left eye, Mikael Häggström"),
-    ),
+    )),
 )  # fmt: skip
-
-# What bundled weights may be trained on, and what is for measuring on this machine alone (data/domains.py).
-FREE = (_FLUENT, _EMOJIBASE, _NOTO, _TWEMOJI, _PHOTOS)
-LOCAL = (_TEXTURES, _ASTRONOMY, _DRAWINGS, _MEDICAL)
 PACKAGES: Mapping[str, Package] = {package.name: package for package in FREE + LOCAL}

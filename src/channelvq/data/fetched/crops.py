@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image, ImageOps
 
 from channelvq.data.source import Sample
 from channelvq.errors import InputError
-from channelvq.images import load_image
+from channelvq.images import load_image, to_tensor
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,9 @@ class CropSource:
     def sample(self, index: int, generator: torch.Generator) -> Sample:
         """Crop `index`: uint8 (3, size, size); its place, extent and mirroring are drawn from `generator`."""
         picture = self.pictures[index % len(self.pictures)]
-        image = self._image(picture.path)
+        if picture.path not in self._held:
+            self._held[picture.path] = _read(picture.path, self.longest_side)
+        image = self._held[picture.path]
         draws = torch.rand(4, generator=generator).tolist()
         shorter = min(image.size)
         side = min(self.min_side + int(draws[0] * (shorter - self.min_side + 1)), shorter)
@@ -59,13 +60,8 @@ class CropSource:
         box = (left, top, left + side, top + side)
         crop = image.resize((self.size, self.size), Image.Resampling.BICUBIC, box=box, reducing_gap=2.0)
         if self.flip and draws[3] < 0.5:
-            crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return Sample(torch.from_numpy(np.array(crop)).permute(2, 0, 1).contiguous(), "", picture.key)
-
-    def _image(self, path: Path) -> Image.Image:
-        if path not in self._held:
-            self._held[path] = _read(path, self.longest_side)
-        return self._held[path]
+            crop = ImageOps.mirror(crop)
+        return Sample(to_tensor(crop), "", picture.key)
 
 
 def _held_size(path: Path, longest_side: int) -> tuple[int, int]:

@@ -93,7 +93,7 @@ def picture_split(name: DomainName, key: str) -> Split | None:
 
 @settings(frozen=True, config=STRICT, kw_only=True)
 class DomainConfig:
-    """Random squares of the pictures of a domain (data/domains.py), of at least `min_side` px or the domain's own."""
+    """Random squares of the pictures of a domain, of at least `min_side` px or the domain's own (`DOMAINS`)."""
 
     name: DomainName
     kind: Literal["domain"] = "domain"

@@ -10,9 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from pydantic import NonNegativeFloat
 from pydantic.dataclasses import dataclass as settings
 
@@ -22,6 +21,7 @@ from channelvq.data.fetched.packages import fetch
 from channelvq.data.source import Sample
 from channelvq.data.split import Split, assign_split
 from channelvq.errors import InputError
+from channelvq.images import to_tensor
 
 Style = Literal["fluent", "noto", "twemoji"]
 
@@ -96,7 +96,7 @@ class EmojiConfig:
     """Emoji of one art set on coloured backgrounds; augment: varied scale and place in the train split."""
 
     kind: Literal["emoji"] = "emoji"
-    style: Literal["fluent", "noto", "twemoji"] = "fluent"
+    style: Style = "fluent"
     augment: bool = True
     weight: NonNegativeFloat = 1.0
 
@@ -142,11 +142,10 @@ class EmojiSource:
         side = round(self.size * (0.6 + 0.4 * draws[8])) if self.augment else self.size
         sprite = self._sprite(index).resize((side, side), Image.Resampling.BICUBIC)
         if self.flip and draws[9] < 0.5:
-            sprite = sprite.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            sprite = ImageOps.mirror(sprite)
         place = tuple(int(draw * (self.size - side + 1)) for draw in draws[10:12])
         canvas.paste(sprite, (place[0], place[1]), sprite)
-        pixels = torch.from_numpy(np.array(canvas)).permute(2, 0, 1).contiguous()
-        return Sample(pixels, self.sprites[index].label, self.sprites[index].base)
+        return Sample(to_tensor(canvas), self.sprites[index].label, self.sprites[index].base)
 
     def _sprite(self, index: int) -> Image.Image:
         """The decoded picture, kept in memory scaled down to about what is needed."""

@@ -82,23 +82,17 @@ def licences() -> list[Work]:
 
 def download_command(archive: Archive) -> list[str]:
     """The command that downloads an archive into the working directory."""
+    # fmt: off
     match archive.client:
         case "npm":
-            return [
-                "npm",
-                "pack",
-                "--loglevel=error",
-                "--fetch-retries=1",
-                "--ignore-scripts",
-                f"{archive.name}@{archive.version}",
-            ]
+            return ["npm", "pack", "--loglevel=error", "--fetch-retries=1", "--ignore-scripts",
+                    f"{archive.name}@{archive.version}"]
         case "apt":
             return ["apt-get", "download", f"{archive.name}={archive.version}"]
         case "pip":
-            # fmt: off
             return [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:",
                     "--disable-pip-version-check", f"{archive.name}=={archive.version}"]
-            # fmt: on
+    # fmt: on
 
 
 def _package(name: str) -> Package:

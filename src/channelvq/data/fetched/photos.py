@@ -17,7 +17,7 @@ LONGEST_HELD_SIDE = 1600
 
 @dataclass(frozen=True, config=STRICT)
 class PhotoConfig:
-    """Random squares, of at least `min_side` px, of the photographs that data.photos lists."""
+    """Random squares, of at least `min_side` px, of the photographs that data/fetched/photos.csv lists."""
 
     kind: Literal["photos"] = "photos"
     min_side: PositiveInt = 256

@@ -9,20 +9,28 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 
 from channelvq.data.fetched.packages import cache_root
 from channelvq.data.files.listing import Stamp, stamp
 from channelvq.errors import InputError
-from channelvq.files import write_text_whole
+from channelvq.files import write_text_atomically
 from channelvq.images import FirstFrameWarning, Skipped, load_image
 
 WORKERS = min(8, os.cpu_count() or 1)  # Pillow decodes outside Python's lock
 BLOCK = 4096  # files handed to the workers at a time, so that a million of them need no million of futures
+
+
+@contextmanager
+def decoding() -> Iterator[ThreadPoolExecutor]:
+    """Threads that decode images, without a warning for every animation among them."""
+    with warnings.catch_warnings(), ThreadPoolExecutor(WORKERS) as pool:
+        warnings.simplefilter("ignore", FirstFrameWarning)
+        yield pool
 
 
 def unreadable(paths: Sequence[Path], name: str) -> dict[Path, Skipped]:
@@ -33,20 +41,19 @@ def unreadable(paths: Sequence[Path], name: str) -> dict[Path, Skipped]:
     good: dict[str, Stamp] = {}
 
     # What is known is not opened again: for a million files that alone would take many minutes of every start.
-    new = [path for path in paths if (its := stamps[path]) is None or known.get(str(path.absolute())) != its]
+    new = [path for path in paths if stamps[path] is None or known.get(str(path.absolute())) != stamps[path]]
 
     def check(path: Path) -> Skipped | None:
         try:
             load_image(path)
         except InputError as error:
             return Skipped(path, str(error))
-        if (its := stamps[path]) is not None:
-            good[str(path.absolute())] = its
+        if (state := stamps[path]) is not None:
+            good[str(path.absolute())] = state
         return None
 
     try:
-        with warnings.catch_warnings(), ThreadPoolExecutor(WORKERS) as pool:
-            warnings.simplefilter("ignore", FirstFrameWarning)
+        with decoding() as pool:
             bad = [
                 skipped
                 for start in range(0, len(new), BLOCK)
@@ -69,7 +76,7 @@ def _remembered(file: Path) -> dict[str, Stamp]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         files = content["files"] if content["pillow"] == version("pillow") else {}
-        return {str(path): [int(size), int(time)] for path, (size, time) in files.items()}
+        return {str(path): Stamp(int(size), int(time)) for path, (size, time) in files.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
 
@@ -78,4 +85,4 @@ def _remember(file: Path, good: dict[str, Stamp]) -> None:
     """Write the memory whole or not at all; a cache that cannot be written costs time only."""
     text = json.dumps({"pillow": version("pillow"), "files": good})
     with suppress(OSError):
-        write_text_whole(file, text)
+        write_text_atomically(file, text)

@@ -1,57 +1,44 @@
 """Image files as a source: a folder, or a manifest that lists them."""
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
-import torch
+import numpy as np
+from PIL import Image
 from pydantic import NonNegativeFloat
 from pydantic.dataclasses import dataclass
 
 from channelvq.config import STRICT
 from channelvq.data.files.checked import unreadable
+from channelvq.data.files.collection import Collection
 from channelvq.data.files.labels import read_labels
 from channelvq.data.files.listing import Entry, folder_entries, manifest_entries
-from channelvq.data.options import (
-    ImageOptions,
-    SplitOrAll,
-    check_index,
-    check_request,
-    empty_split,
-    report_skipped,
-)
-from channelvq.data.source import Sample
-from channelvq.data.split import Split, assign_split
-from channelvq.images import Skipped, load_image
+from channelvq.data.options import ImageOptions, SplitOrAll
+from channelvq.data.split import Split
+from channelvq.images import load_image
 
 
-class _FileSource:
+class _FileSource(Collection):
     """Samples from image files; the two public sources differ in where their entries come from.
 
-    Each file is decoded once when the source is made (see data/checked.py).
+    Each file is decoded once when the source is made (see data/files/checked.py).
     skipped: files of this split that could not be decoded, each with its reason.
     """
 
-    skipped: list[Skipped]
-
     def __init__(
-        self, entries: Sequence[Entry], name: str, size: int, split: SplitOrAll, options: ImageOptions
+        self, entries: Sequence[Entry], name: str, size: int, split: SplitOrAll, options: ImageOptions | None
     ) -> None:
-        check_request(size, split)
-        self.size, self.options = size, options
-        shares = options.validation, options.test
-        splits = [(entry, entry.split or assign_split(entry.key, *shares)) for entry in entries]
-        wanted = [entry for entry, its_split in splits if split in ("all", its_split)]
-        if not wanted:
-            raise empty_split(name, split, Counter(its_split for _, its_split in splits))
-        bad = unreadable([entry.path for entry in wanted], name)
-        self._entries = [entry for entry in wanted if entry.path not in bad]
-        self.skipped = [bad[entry.path] for entry in wanted if entry.path in bad]
-        report_skipped(name, self.skipped, len(self._entries), stacklevel=4)
+        super().__init__(name, size, split, options)
+        splits = np.array([entry.split_by(self.options.validation, self.options.test) for entry in entries])
+        chosen = [entries[i] for i in self._chosen(len(entries), lambda split: splits == split)]
+        bad = unreadable([entry.path for entry in chosen], name)
+        self._entries = [entry for entry in chosen if entry.path not in bad]
+        self.skipped = [bad[entry.path] for entry in chosen if entry.path in bad]
+        self._report_skipped(len(self._entries), stacklevel=4)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -61,12 +48,9 @@ class _FileSource:
         listed = [[entry.key, entry.text, entry.stamps()] for entry in self._entries]
         return sha256(json.dumps(listed).encode()).hexdigest()
 
-    def sample(self, index: int, generator: torch.Generator) -> Sample:
-        """Sample `index` with an image (3, size, size); InputError naming the file if it broke since it was checked."""
-        check_index(index, len(self))
+    def _read(self, index: int) -> tuple[Image.Image, str, str]:
         entry = self._entries[index]
-        image = self.options.square(load_image(entry.path), self.size, generator)
-        return Sample(image=image, text=entry.caption(), key=entry.key)
+        return load_image(entry.path), entry.caption(), entry.key
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
@@ -74,7 +58,7 @@ class FolderConfig(ImageOptions):
     """Every image below the folder `root`.
 
     validation_root, test_root: folders of these splits, where they are given; `root` then has no share of them.
-    labels: the first folder below the root names what is shown: "folders", or a file of names (data/labels.py).
+    labels: the first folder below the root names what is shown: "folders", or a file of names (data/files/labels.py).
     """
 
     root: str
@@ -86,8 +70,8 @@ class FolderConfig(ImageOptions):
 
     def build(self, size: int, split: Split) -> "FolderSource":
         """The source of one split, with images of size x size."""
-        place = self.place(split, self.root, self.validation_root, self.test_root)
-        return FolderSource(*place.at(size), labels=self.labels)
+        root, share, options = self.place(split, self.root, self.validation_root, self.test_root)
+        return FolderSource(root, size, share, options, labels=self.labels)
 
 
 class FolderSource(_FileSource):
@@ -95,7 +79,7 @@ class FolderSource(_FileSource):
 
     root: the folder; hidden files are ignored. size: side of the square samples. split: which share to use, decided by
     the hash of the path relative to `root`, which is a sample's key. labels: captions of folders of classes, see
-    data/labels.py; then no .txt file is looked for.
+    data/files/labels.py; then no .txt file is looked for.
     Raises InputError for an empty folder or split, and if no file can be read; warns (SkippedFilesWarning) if only some
     can.
     """
@@ -113,7 +97,7 @@ class FolderSource(_FileSource):
         if labels is not None:
             caption = read_labels(labels)
             entries = [replace(entry, text=caption(entry.key)) for entry in entries]
-        super().__init__(entries, f"image folder {str(root)!r}", size, split, options or ImageOptions())
+        super().__init__(entries, f"image folder {str(root)!r}", size, split, options)
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
@@ -140,4 +124,4 @@ class ManifestSource(_FileSource):
     def __init__(
         self, path: str | Path, size: int, split: SplitOrAll = "train", options: ImageOptions | None = None
     ) -> None:
-        super().__init__(manifest_entries(path), f"manifest {str(path)!r}", size, split, options or ImageOptions())
+        super().__init__(manifest_entries(path), f"manifest {str(path)!r}", size, split, options)

@@ -2,35 +2,26 @@
 
 import hashlib
 import json
-import os
-import warnings
-from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
+import numpy as np
+from PIL import Image
 from pydantic import NonNegativeFloat
 from pydantic.dataclasses import dataclass
 
 from channelvq.config import STRICT
 from channelvq.data.fetched.packages import cache_root
-from channelvq.data.files.checked import WORKERS
-from channelvq.data.options import (
-    ImageOptions,
-    SplitOrAll,
-    check_index,
-    check_request,
-    empty_split,
-    report_skipped,
-)
-from channelvq.data.source import Sample
+from channelvq.data.files.checked import decoding
+from channelvq.data.files.collection import Collection
+from channelvq.data.files.listing import stamp
+from channelvq.data.options import ImageOptions, SplitOrAll
 from channelvq.data.split import Split, assign_split
 from channelvq.errors import InputError, reason
-from channelvq.files import write_text_whole
-from channelvq.images import FirstFrameWarning, Skipped, load_image
+from channelvq.files import write_text_atomically
+from channelvq.images import Skipped, load_image
 
 AT_ONCE = 256  # images in memory while they are checked
 
@@ -55,12 +46,12 @@ class HuggingFaceConfig(ImageOptions):
 
     def build(self, size: int, split: Split) -> "HuggingFaceSource":
         """The source of one split, with images of size x size."""
-        place = self.place(split, self.split, self.validation_split, self.test_split)
+        rows, share, options = self.place(split, self.split, self.validation_split, self.test_split)
         columns = (self.image_column, self.caption_column)
-        return HuggingFaceSource(self.name, *place.at(size), subset=self.subset, columns=columns)
+        return HuggingFaceSource(self.name, rows, size, share, options, subset=self.subset, columns=columns)
 
 
-class HuggingFaceSource:
+class HuggingFaceSource(Collection):
     """The images of one split of a data set, with the texts or the names of the class labels of a column.
 
     name: on the hub, a folder that `save_to_disk` wrote, or a folder that `load_dataset` reads. rows: which of its own
@@ -82,37 +73,31 @@ class HuggingFaceSource:
         subset: str | None = None,
         columns: tuple[str, str | None] = ("image", None),
     ) -> None:
-        check_request(size, split)
-        self.size, self.options, self.rows = size, options or ImageOptions(), rows
+        super().__init__(f"data set {name!r}, split {rows!r}", size, split, options)
+        self.rows = rows
         self.image_column, self.caption_column = columns
-        shown = f"data set {name!r}, split {rows!r}"
-        self._table, self._classes = _columns(_loaded(name, rows, subset), shown, *columns)
-        shares = (self.options.validation, self.options.test)
-        splits = [assign_split(self._key(row), *shares) for row in range(len(self._table))]
-        wanted = [row for row, its_split in enumerate(splits) if split in ("all", its_split)]
-        if not wanted:
-            raise empty_split(shown, split, Counter(splits))
+        self._table, self._classes = _columns(_loaded(name, rows, subset), self.name, *columns)
+        shares = self.options.validation, self.options.test
+        splits = np.array([assign_split(self._key(row), *shares) for row in range(len(self._table))])
+        chosen = self._chosen(len(self._table), lambda split: splits == split).tolist()
         bad = _bad_rows(self._table, f"{name}/{subset}/{rows}", self.image_column)
-        self._wanted = [row for row in wanted if row not in bad]
-        self.skipped = [Skipped(Path(name, self._key(row)), bad[row]) for row in wanted if row in bad]
-        report_skipped(shown, self.skipped, len(self._wanted))
+        self._good = [row for row in chosen if row not in bad]
+        self.skipped = [Skipped(Path(name, self._key(row)), bad[row]) for row in chosen if row in bad]
+        self._report_skipped(len(self._good))
 
     def _key(self, row: int) -> str:
         return f"{self.rows}/{row}"
 
     def __len__(self) -> int:
-        return len(self._wanted)
+        return len(self._good)
 
     def stamp(self) -> str:
         """The fingerprint that the library gives the table."""
         return str(self._table._fingerprint)
 
-    def sample(self, index: int, generator: torch.Generator) -> Sample:
-        """Sample `index` with an image (3, size, size)."""
-        check_index(index, len(self))
-        row = self._table[self._wanted[index]]
-        image = self.options.square(load_image(_content(row[self.image_column])), self.size, generator)
-        return Sample(image, self._caption(row), self._key(self._wanted[index]))
+    def _read(self, index: int) -> tuple[Image.Image, str, str]:
+        row = self._table[self._good[index]]
+        return load_image(_content(row[self.image_column])), self._caption(row), self._key(self._good[index])
 
     def _caption(self, row: dict[str, Any]) -> str:
         caption = row[self.caption_column] if self.caption_column is not None else None
@@ -174,7 +159,7 @@ def _content(stored: dict[str, Any] | None) -> bytes | Path:
 
 def _bad_rows(table: Any, name: str, column: str) -> dict[int, str]:
     """Rows whose image cannot be decoded, and why; remembered while the files of the table are the same."""
-    files = [(file["filename"], *_stamp(file["filename"])) for file in table.cache_files]
+    files = [(file["filename"], *(stamp(Path(file["filename"])) or ())) for file in table.cache_files]
     settings = json.dumps([name, column, len(table), files, version("pillow")])
     memory = cache_root() / "huggingface" / f"{hashlib.sha256(settings.encode()).hexdigest()[:24]}.json"
     if files:
@@ -189,16 +174,10 @@ def _bad_rows(table: Any, name: str, column: str) -> dict[int, str]:
         return None
 
     bad = {}
-    with warnings.catch_warnings(), ThreadPoolExecutor(WORKERS) as pool:
-        warnings.simplefilter("ignore", FirstFrameWarning)
+    with decoding() as pool:
         for start in range(0, len(table), AT_ONCE):
             reasons = pool.map(check, table[start : start + AT_ONCE][column])
             bad |= {row: reason for row, reason in enumerate(reasons, start) if reason is not None}
     with suppress(OSError):  # a cache that cannot be written costs time only
-        write_text_whole(memory, json.dumps(bad))
+        write_text_atomically(memory, json.dumps(bad))
     return bad
-
-
-def _stamp(file: str) -> tuple[int, int]:
-    status = os.stat(file)
-    return status.st_size, status.st_mtime_ns

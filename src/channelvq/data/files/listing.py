@@ -2,17 +2,23 @@
 
 import csv
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
-from channelvq.data.split import Split
+from channelvq.data.split import Split, assign_split
 from channelvq.errors import InputError
 from channelvq.images import find_images
 
-Stamp = list[int]  # [size in bytes, time of change in ns]
+
+class Stamp(NamedTuple):
+    """What tells one state of a file from another."""
+
+    size: int
+    changed_ns: int
 
 
 @dataclass(frozen=True)
@@ -31,18 +37,22 @@ class Entry:
         path = self.path.with_suffix(".txt")
         return read_text(path).strip() if path.is_file() else ""
 
+    def split_by(self, validation: float, test: float) -> Split:
+        """Its split: the one that is given, else that of its key by these shares."""
+        return self.split or assign_split(self.key, validation, test)
+
     def stamps(self) -> list[Stamp | None]:
         """Size and time of change of the image, and of the caption's file where that may be one."""
         return [stamp(self.path), *([stamp(self.path.with_suffix(".txt"))] if self.text is None else [])]
 
 
-def stamp(path: Path) -> Stamp | None:
-    """Size and time of change of a file, by which a change of its content is told; None where there is no file."""
+def stamp(file: Path | int) -> Stamp | None:
+    """Size and time of change of a file, by its path or as it was opened; None where there is none."""
     try:
-        status = path.stat()
+        status = os.stat(file)
     except (OSError, ValueError):
         return None
-    return [status.st_size, status.st_mtime_ns]
+    return Stamp(status.st_size, status.st_mtime_ns)
 
 
 def folder_entries(root: str | Path) -> list[Entry]:

@@ -3,17 +3,14 @@
     ~/.cache/channelvq/shards/<hash of path and caption field>.npz: where each image and caption begins and how long it
     is, keys, and what is left out and why
 
-A shard is read to its end and every image in it decoded, as with image files (data/checked.py): a broken one met in the
-middle of a training would end it. An index counts while the shard's size and time of change are the same.
+A shard is read to its end and every image in it decoded, as with image files (data/files/checked.py): a broken one met
+in the middle of a training would end it. An index counts while the shard's size and time of change are the same.
 """
 
 import json
-import os
 import re
 import tarfile
-import warnings
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -29,11 +26,12 @@ from jaxtyping import UInt8
 from webdataset.tariterators import group_by_keys
 
 from channelvq.data.fetched.packages import cache_root
-from channelvq.data.files.checked import WORKERS
+from channelvq.data.files.checked import decoding
+from channelvq.data.files.listing import Stamp, stamp
 from channelvq.data.split import split_number
 from channelvq.errors import InputError
-from channelvq.files import write_whole
-from channelvq.images import IMAGE_SUFFIXES, FirstFrameWarning, Skipped, load_image
+from channelvq.files import write_atomically
+from channelvq.images import IMAGE_SUFFIXES, Skipped, load_image
 
 BLOCK = 512  # bytes: what a tar archive is made of
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstandard
@@ -53,13 +51,6 @@ SAMPLE = np.dtype(
 Place = tuple[int, int]  # first byte, number of bytes
 
 
-class Stamp(NamedTuple):
-    """What tells one state of a file from another."""
-
-    size: int
-    changed_ns: int
-
-
 @dataclass(frozen=True, eq=False)
 class ShardIndex:
     """The usable samples of one shard in their order, as an array of SAMPLE; skipped: what is not usable, and why."""
@@ -74,7 +65,7 @@ class ShardIndex:
         """Some bytes of the shard; InputError if it is gone or no longer what was indexed."""
         try:
             with self.path.open("rb") as file:
-                if _stamp(file.fileno()) != self.stamp:
+                if stamp(file.fileno()) != self.stamp:
                     raise InputError(f"shard {str(self.path)!r} has changed since the run began: start again")
                 file.seek(first)
                 return file.read(size)
@@ -91,23 +82,16 @@ def index_shard(path: Path, caption_field: str) -> ShardIndex:
 
     Raises InputError where the shard is missing, no plain tar archive, cut off, or holds a name twice.
     """
-    try:
-        stamp = _stamp(path)
-    except OSError as error:
-        raise InputError(f"shard {str(path)!r} cannot be read: {error.strerror}") from error
+    if (state := stamp(path)) is None:
+        raise InputError(f"shard {str(path)!r} cannot be read: is it gone, or may you not?")
     digest = sha256(f"{path.absolute()}\n{caption_field}".encode("utf-8", "surrogatepass")).hexdigest()[:24]
     memory = cache_root() / "shards" / f"{digest}.npz"
-    if (remembered := _remembered(memory, path, stamp)) is not None:
+    if (remembered := _remembered(memory, path, state)) is not None:
         return remembered
-    index = _read_shard(path, stamp, caption_field)
+    index = _read_shard(path, state, caption_field)
     with suppress(OSError):  # a cache that cannot be written costs time only
-        write_whole(memory, partial(_save, index))
+        write_atomically(memory, partial(_save, index))
     return index
-
-
-def _stamp(file: Path | int) -> Stamp:
-    status = os.stat(file)
-    return Stamp(status.st_size, status.st_mtime_ns)
 
 
 def _maker() -> str:
@@ -121,14 +105,14 @@ def _save(index: ShardIndex, stream: Any) -> None:
     )
 
 
-def _remembered(memory: Path, path: Path, stamp: Stamp) -> ShardIndex | None:
+def _remembered(memory: Path, path: Path, state: Stamp) -> ShardIndex | None:
     """The stored index; None if it is missing, broken, of another state of the shard or of another Pillow."""
     try:
         with memory.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            if str(stored["maker"]) != _maker() or Stamp(*stored["stamp"].tolist()) != stamp:
+            if str(stored["maker"]) != _maker() or Stamp(*stored["stamp"].tolist()) != state:
                 return None
             skipped = tuple(Skipped(Path(name), reason) for name, reason in json.loads(str(stored["skipped"])))
-            return ShardIndex(path, stamp, stored["samples"], stored["keys"], skipped)
+            return ShardIndex(path, state, stored["samples"], stored["keys"], skipped)
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile):
         return None
 
@@ -136,7 +120,7 @@ def _remembered(memory: Path, path: Path, stamp: Stamp) -> ShardIndex | None:
 # Reading a shard
 
 
-class _Found(NamedTuple):
+class _Located(NamedTuple):
     """A sample of the archive: where its image and its caption are."""
 
     key: str
@@ -145,23 +129,22 @@ class _Found(NamedTuple):
     kind: int
 
 
-def _read_shard(path: Path, stamp: Stamp, caption_field: str) -> ShardIndex:
+def _read_shard(path: Path, state: Stamp, caption_field: str) -> ShardIndex:
     samples, skipped = [], []
     for members in _grouped(path):
         sample = _classified(path, members)
         (skipped if isinstance(sample, Skipped) else samples).append(sample)
-    plain = ShardIndex(path, stamp, np.empty(0, SAMPLE), np.empty(0, np.uint8), ())
-    with warnings.catch_warnings(), ThreadPoolExecutor(WORKERS) as pool:
-        warnings.simplefilter("ignore", FirstFrameWarning)
+    plain = ShardIndex(path, state, np.empty(0, SAMPLE), np.empty(0, np.uint8), ())
+    with decoding() as pool:
         checked = list(pool.map(partial(_checked, plain, caption_field), samples))
-    good = [sample for sample in checked if isinstance(sample, _Found)]
+    good = [sample for sample in checked if isinstance(sample, _Located)]
     skipped += [sample for sample in checked if isinstance(sample, Skipped)]
     samples, keys, start = np.empty(len(good), SAMPLE), [], 0
     for row, (key, image, text, kind) in enumerate(good):
         keys.append(key.encode("utf-8", "surrogatepass"))
         samples[row] = (*image, *text, kind, start, len(keys[-1]), split_number(key))
         start += len(keys[-1])
-    return ShardIndex(path, stamp, samples, np.frombuffer(b"".join(keys), np.uint8), tuple(skipped))
+    return ShardIndex(path, state, samples, np.frombuffer(b"".join(keys), np.uint8), tuple(skipped))
 
 
 def _grouped(path: Path) -> Iterator[dict[str, Any]]:
@@ -202,7 +185,7 @@ def _unusable(path: Path, reason: str) -> InputError:
     return InputError(f"shard {str(path)!r} is broken or cut off ({reason}): copy or download it again")
 
 
-def _classified(path: Path, members: dict[str, Any]) -> _Found | Skipped:
+def _classified(path: Path, members: dict[str, Any]) -> _Located | Skipped:
     name = members["__key__"]
     files = {suffix: place for suffix, place in members.items() if not suffix.startswith("__")}
     images = [suffix for suffix in files if f".{suffix.lower()}" in IMAGE_SUFFIXES]
@@ -212,11 +195,11 @@ def _classified(path: Path, members: dict[str, Any]) -> _Found | Skipped:
     by_lower = {suffix.lower(): place for suffix, place in files.items()}
     kind = TEXT if "txt" in by_lower else JSON if "json" in by_lower else NONE
     text = by_lower[("txt", "json")[kind - 1]] if kind else (0, 0)
-    # Names are quoted where the format leaves no room for them, see data/shard_writer.py.
-    return _Found(unquote(f"{name}.{images[0]}", errors="surrogatepass"), files[images[0]], text, kind)
+    # Names are quoted where the format leaves no room for them, see data/files/shard_writer.py.
+    return _Located(unquote(f"{name}.{images[0]}", errors="surrogatepass"), files[images[0]], text, kind)
 
 
-def _checked(shard: ShardIndex, caption_field: str, sample: _Found) -> _Found | Skipped:
+def _checked(shard: ShardIndex, caption_field: str, sample: _Located) -> _Located | Skipped:
     """The sample if its image decodes and its caption can be used, with kind NONE where the caption is empty."""
     try:
         load_image(shard.read(*sample.image))

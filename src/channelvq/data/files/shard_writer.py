@@ -9,12 +9,11 @@ where it was stopped.
 
 import json
 import re
-import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO, get_args
 
@@ -22,13 +21,13 @@ from rich.console import Console
 from rich.progress import Progress
 from webdataset.writer import TarWriter
 
-from channelvq.data.files.checked import WORKERS
+from channelvq.data.files.checked import decoding
 from channelvq.data.files.listing import Entry, folder_entries, manifest_entries
 from channelvq.data.options import SplitOrAll
-from channelvq.data.split import Split, assign_split
+from channelvq.data.split import Split
 from channelvq.errors import InputError
-from channelvq.files import write_text_whole, write_whole
-from channelvq.images import IMAGE_SUFFIXES, FirstFrameWarning, Skipped, load_image
+from channelvq.files import write_atomically, write_text_atomically
+from channelvq.images import IMAGE_SUFFIXES, load_image
 
 AT_ONCE = 128  # image files in memory
 
@@ -98,24 +97,19 @@ def write_shards(
     _note(record, written)
     console = Console(stderr=True)
     start = written.shards[-1].end if written.shards else 0
-    with (
-        warnings.catch_warnings(),
-        ThreadPoolExecutor(WORKERS) as pool,
-        Progress(console=console, disable=not console.is_terminal, transient=True) as bar,
-    ):
-        warnings.simplefilter("ignore", FirstFrameWarning)
+    with decoding() as pool, Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
         row = bar.add_task(f"writing {prefix}-*.tar", total=len(entries), completed=start)
-        reader = _Reader(entries, start, pool)
+        files = _usable(entries, start, pool, written.skipped)
         while not written.complete:
-            shard = _write_shard(folder / f"{prefix}-{len(written.shards):05d}.tar", reader, images_per_shard)
-            written.complete = reader.position == len(entries)
+            path = folder / f"{prefix}-{len(written.shards):05d}.tar"
+            shard = _write_shard(path, files, images_per_shard, len(entries))
             if shard is not None:
                 written.shards.append(shard)
-            written.skipped += [(str(skipped.path), skipped.reason) for skipped in reader.take_skipped()]
             if not written.shards:
                 raise InputError(f"{source}: none of {len(entries)} images can be read: {written.skipped[0][1]}")
+            written.complete = shard is None or shard.end == len(entries)
             _note(record, written)
-            bar.update(row, completed=reader.position)
+            bar.update(row, completed=written.shards[-1].end)
     return written
 
 
@@ -128,7 +122,7 @@ def _chosen(source: Path, split: SplitOrAll, validation: float, test: float) -> 
     chosen = [
         (name, entry)
         for name, entry in zip(names, entries, strict=True)
-        if split == "all" or (entry.split or assign_split(entry.key, validation, test)) == split
+        if split in ("all", entry.split_by(validation, test))
     ]
     if not chosen:
         raise InputError(f"{source}: no image in split {split!r}; other shares (validation, test) may have some")
@@ -197,68 +191,58 @@ def _begun(record: Path, prefix: str, listing: str) -> Written:
 
 
 def _note(record: Path, written: Written) -> None:
-    text = json.dumps(asdict(written), indent=1)
-    write_text_whole(record, text)
+    write_text_atomically(record, json.dumps(asdict(written), indent=1))
 
 
-class _Reader:
-    """The files of a listing from a position on, read and checked some at a time.
+def _usable(
+    entries: Sequence[tuple[str, Entry]], start: int, pool: ThreadPoolExecutor, skipped: list[tuple[str, str]]
+) -> Iterator[tuple[int, str, bytes, bytes]]:
+    """Of a listing from a position on, a few read at a time: (position after it, name, image, caption).
 
-    files: (name, bytes, caption) of what can be used. position: how much of the listing they have used up. skipped: the
-    others.
+    skipped: takes the files that cannot be used, as (file, reason).
     """
-
-    def __init__(self, entries: Sequence[tuple[str, Entry]], start: int, pool: ThreadPoolExecutor) -> None:
-        self.position = start
-        self.skipped: list[Skipped] = []
-        self.files = self._usable(entries, pool)
-
-    def _usable(
-        self, entries: Sequence[tuple[str, Entry]], pool: ThreadPoolExecutor
-    ) -> Iterator[tuple[str, bytes, bytes]]:
-        for begin in range(self.position, len(entries), AT_ONCE):
-            part = entries[begin : begin + AT_ONCE]
-            contents = pool.map(_content, [entry for _, entry in part])
-            for (name, _), content in zip(part, contents, strict=True):
-                self.position += 1
-                if isinstance(content, Skipped):
-                    self.skipped.append(content)
-                else:
-                    yield name, *content
-
-    def take_skipped(self) -> list[Skipped]:
-        """What was skipped since this was last asked."""
-        skipped, self.skipped = self.skipped, []
-        return skipped
+    for begin in range(start, len(entries), AT_ONCE):
+        part = entries[begin : begin + AT_ONCE]
+        contents = pool.map(_content, [entry for _, entry in part])
+        for end, ((name, entry), content) in enumerate(zip(part, contents, strict=True), begin + 1):
+            if isinstance(content, str):
+                skipped.append((str(entry.path), content))
+            else:
+                yield end, name, *content
 
 
-def _content(entry: Entry) -> tuple[bytes, bytes] | Skipped:
+def _content(entry: Entry) -> tuple[bytes, bytes] | str:
+    """The bytes of an image and of its caption, or why they cannot be used."""
+    path = str(entry.path)
     if Path(entry.key).suffix.lower() not in IMAGE_SUFFIXES:
-        return Skipped(entry.path, f"{str(entry.path)!r}: its name has no suffix of an image (.jpg, .png, .webp, ...)")
+        return f"{path!r}: its name has no suffix of an image (.jpg, .png, .webp, ...)"
     try:
         load_image(entry.path)
         return entry.path.read_bytes(), entry.caption().encode()
     except UnicodeEncodeError as error:  # half of a surrogate pair, which JSON may hold and UTF-8 may not
-        return Skipped(entry.path, f"{str(entry.path)!r}: its caption is no UTF-8 text ({error})")
+        return f"{path!r}: its caption is no UTF-8 text ({error})"
     except (InputError, OSError) as error:
-        return Skipped(entry.path, str(error))
+        return str(error)
 
 
-def _write_shard(path: Path, reader: _Reader, images_per_shard: int) -> Shard | None:
-    """Fill one shard from the reader; None, and no file, if the reader has nothing more."""
-    first = next(reader.files, None)
+def _write_shard(
+    path: Path, files: Iterator[tuple[int, str, bytes, bytes]], images_per_shard: int, listed: int
+) -> Shard | None:
+    """Fill one shard; None, and no file, if there is nothing more. One that is not full has used up the listing."""
+    first = next(files, None)
     if first is None:
         return None
-    counts = {"images": 0, "captions": 0}
+    images = captions = end = 0
 
     def write(stream: BinaryIO) -> None:
+        nonlocal images, captions, end
         # Everything that could differ between two runs is fixed; bytes as they are, so no encoder.
         with TarWriter(stream, user="", group="", mtime=0, encoder=False, format="PAX_FORMAT") as tar:
-            for name, image, caption in (first, *islice(reader.files, images_per_shard - 1)):
+            for position, name, image, caption in chain([first], islice(files, images_per_shard - 1)):
                 key, _, suffix = name.rpartition(".")
                 tar.write({"__key__": key, suffix: image} | ({"txt": caption} if caption else {}))
-                counts["images"] += 1
-                counts["captions"] += bool(caption)
+                images, captions, end = images + 1, captions + bool(caption), position
 
-    write_whole(path, write)
-    return Shard(path.name, **counts, bytes=path.stat().st_size, end=reader.position)
+    write_atomically(path, write)
+    end = end if images == images_per_shard else listed
+    return Shard(path.name, images, captions, path.stat().st_size, end)

@@ -2,8 +2,8 @@
 
     train-00000.tar: cat.jpg cat.txt dog.png dog.json ...
 
-Nothing is streamed: the indices (data/shard_index.py) say where each sample lies, so shards are shuffled, shared among
-ranks and workers and resumed by position like every other source (docs/decisions/0007).
+Nothing is streamed: the indices (data/files/shard_index.py) say where each sample lies, so shards are shuffled, shared
+among ranks and workers and resumed by position like every other source (docs/decisions/0007).
 """
 
 import os
@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
-import torch
+from PIL import Image
 from pydantic import NonNegativeFloat
 from pydantic.dataclasses import dataclass
 from rich.console import Console
@@ -22,16 +22,9 @@ from rich.progress import Progress
 from webdataset.shardlists import expand_urls
 
 from channelvq.config import STRICT
+from channelvq.data.files.collection import Collection
 from channelvq.data.files.shard_index import NONE, ShardIndex, index_shard, parse_caption
-from channelvq.data.options import (
-    ImageOptions,
-    SplitOrAll,
-    check_index,
-    check_request,
-    empty_split,
-    report_skipped,
-)
-from channelvq.data.source import Sample
+from channelvq.data.options import ImageOptions, SplitOrAll
 from channelvq.data.split import Split, split_mask
 from channelvq.errors import InputError
 from channelvq.images import Skipped, load_image
@@ -57,11 +50,11 @@ class ShardsConfig(ImageOptions):
 
     def build(self, size: int, split: Split) -> "ShardSource":
         """The source of one split, with images of size x size."""
-        place = self.place(split, self.urls, self.validation_urls, self.test_urls)
-        return ShardSource(*place.at(size), caption_field=self.caption_field, captioned=self.captioned)
+        urls, share, options = self.place(split, self.urls, self.validation_urls, self.test_urls)
+        return ShardSource(urls, size, share, options, caption_field=self.caption_field, captioned=self.captioned)
 
 
-class ShardSource:
+class ShardSource(Collection):
     """The images of tar shards with the captions beside them.
 
     urls: paths of the shards, with braces for numbers: "data/train-{00000..00256}.tar", and :: between several. Each
@@ -83,11 +76,9 @@ class ShardSource:
         caption_field: str = "caption",
         captioned: bool = False,
     ) -> None:
-        check_request(size, split)
-        self.size, self.options, self.caption_field = size, options or ImageOptions(), caption_field
-        paths = shard_paths(urls)
-        name = f"shards {urls!r}"
-        indices = _indices(paths, caption_field)
+        super().__init__(f"shards {urls!r}", size, split, options)
+        self.caption_field = caption_field
+        indices = _indices(shard_paths(urls), caption_field)
         samples = np.concatenate([index.samples for index in indices])
         shards = np.repeat(np.arange(len(indices), dtype=np.int32), [len(index.samples) for index in indices])
         self.skipped = list(_left_out(indices))
@@ -99,19 +90,10 @@ class ShardSource:
                 for shard, sample in zip(shards[bare], samples[bare], strict=True)
             ]
             samples, shards = samples[~bare], shards[~bare]
-        report_skipped(name, self.skipped, len(samples))
-        chosen = self._in_split(samples["split_number"], split, name)
+        self._report_skipped(len(samples))
+        shares = self.options.validation, self.options.test
+        chosen = self._chosen(len(samples), lambda split: split_mask(samples["split_number"], split, *shares))
         self._samples, self._shard_of = samples[chosen], shards[chosen]
-
-    def _in_split(self, numbers: np.ndarray, split: SplitOrAll, name: str) -> np.ndarray:
-        if split == "all":
-            return np.ones(len(numbers), bool)
-        shares = (self.options.validation, self.options.test)
-        chosen = split_mask(numbers, split, *shares)
-        if not chosen.any():
-            counts = {split: int(split_mask(numbers, split, *shares).sum()) for split in get_args(Split)}
-            raise empty_split(name, split, counts)
-        return chosen
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -120,16 +102,14 @@ class ShardSource:
         """Digest of the shards' names, sizes and times of change."""
         return sha256(repr([(str(shard.path), shard.stamp) for shard in self._shards]).encode()).hexdigest()
 
-    def sample(self, index: int, generator: torch.Generator) -> Sample:
-        """Sample `index` with an image (3, size, size); InputError naming the shard if it changed since it was read."""
-        check_index(index, len(self))
+    def _read(self, index: int) -> tuple[Image.Image, str, str]:
         sample, shard = self._samples[index], self._shards[self._shard_of[index]]
         picture = load_image(shard.read(int(sample["image"]), int(sample["image_size"])))
         text = ""
         if sample["text_kind"] != NONE:
             content = shard.read(int(sample["text"]), int(sample["text_size"]))
             text = parse_caption(content, int(sample["text_kind"]), self.caption_field)
-        return Sample(self.options.square(picture, self.size, generator), text, shard.key(sample))
+        return picture, text, shard.key(sample)
 
 
 def shard_paths(urls: str) -> list[Path]:
