@@ -57,7 +57,11 @@ def of_kind(registry: Registry[Any], default: str | None = None) -> PlainValidat
             return TypeAdapter(registry[kind]).validate_python(given)
         *others, last = registry.names()
         known = f"{', '.join(others)} or {last}" if others else last
-        raise PydanticCustomError("kind", "expected settings whose kind is {known}", {"known": known})
+        expected = PydanticCustomError("kind", "expected settings whose kind is {known}", {"known": known})
+        if not isinstance(given, dict):
+            raise expected
+        # Raised so, it is told with the key of the kind, and what was given.
+        raise ValidationError.from_exception_data("kind", [{"type": expected, "loc": ("kind",), "input": kind}])
 
     return PlainValidator(read)
 

@@ -5,7 +5,7 @@ class InputError(ValueError):
     """Something given to the library cannot be used: the message says what was given, what was expected, what to do."""
 
 
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """The first line of what an error of another library says, or its kind where it says nothing."""
     lines = str(error).splitlines()
     return lines[0] if lines else type(error).__name__

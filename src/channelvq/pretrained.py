@@ -59,7 +59,7 @@ def read_settings(path: Path) -> Any:
 def _naming_damage(path: Path) -> Iterator[None]:
     try:
         yield
-    except (ValueError, SafetensorError) as error:
+    except (ValueError, RecursionError, SafetensorError) as error:
         raise InputError(f"{path}: the file is damaged ({error}); write or download it again") from None
 
 
@@ -117,14 +117,14 @@ def find_folder(
     """The folder with a saved module's config.json and model.safetensors.
 
     what: its name in errors. source: "bundled" for the package's own folder `bundled`, a folder, or the id of a hub
-    repository. more_files: what else to download of a repository. subfolder: of a repository. options: those of
+    repository. more_files: what else to download of a repository. subfolder: of a folder or a repository. options: of
     `huggingface_hub.snapshot_download` (revision, cache_dir, token, ...). Raises InputError where there is no such
     folder or repository, or one of the two files is not in it.
     """
     if str(source) == "bundled":
         folder = PACKAGE / "bundled" / bundled
     elif Path(source).is_dir():
-        folder = Path(source)
+        folder = Path(source) / subfolder
     else:
         patterns = [str(Path(subfolder, name)) for name in (CONFIG, WEIGHTS, *more_files)]
         folder = _download(what, str(source), patterns, options) / subfolder

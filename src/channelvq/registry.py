@@ -7,6 +7,7 @@ point of the group "channelvq.plugins" is known to `cvq` too. Settings can name 
 a stranger says is not imported.
 """
 
+import warnings
 from collections.abc import Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -20,14 +21,15 @@ _loaded: list[str] = []  # entry points that have been imported
 
 
 def load_plugins() -> None:
-    """Import the modules that installed packages name as plugins, each once; InputError names one that cannot be."""
+    """Import the modules that installed packages name as plugins, each once; warn of one that cannot be."""
     for point in entry_points(group=PLUGINS):
-        if point.value not in _loaded:
-            _loaded.append(point.value)
-            try:
-                point.load()
-            except Exception as error:  # whatever a stranger's module raises
-                raise InputError(f"plugin {point.name} ({point.value}) cannot be imported: {reason(error)}") from error
+        if point.value in _loaded:
+            continue
+        _loaded.append(point.value)
+        try:
+            point.load()
+        except (Exception, SystemExit) as error:  # a stranger's fault must not stop what does not need the plugin
+            warnings.warn(f"plugin {point.name} ({point.value}) is left out: {reason(error)}", stacklevel=2)
 
 
 class Registry(Generic[T]):
@@ -39,9 +41,17 @@ class Registry(Generic[T]):
         self._known: dict[str, T] = {}
 
     def register(self, name: str, kind: T) -> T:
-        """Make `kind` known by a name; gives it back. Raises InputError where the name has another meaning already."""
+        """Make `kind` known by a name; gives it back.
+
+        Raises InputError where the name is no text or has another meaning already, and for settings that call
+        themselves by another name.
+        """
+        if not isinstance(name, str) or not name:
+            raise InputError(f"{self.what}: expected a name, got {name!r}")
         if name in self._places or self._known.get(name, kind) is not kind:
             raise InputError(f"{self.what} {name!r} is there already; give yours another name")
+        if (own := getattr(kind, "kind", name)) != name:
+            raise InputError(f"{self.what} {name!r}: expected the default of the settings' `kind`, {own!r}")
         self._known[name] = kind
         return kind
 
@@ -50,7 +60,9 @@ class Registry(Generic[T]):
         load_plugins()
         return [*self._places, *(name for name in self._known if name not in self._places)]
 
-    def __contains__(self, name: str) -> bool:
+    def __contains__(self, name: object) -> bool:
+        if not isinstance(name, str):
+            return False
         return name in self._known or name in self._places or name in self.names()
 
     def __getitem__(self, name: str) -> T:

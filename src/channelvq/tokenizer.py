@@ -104,12 +104,17 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", li
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return next(self.parameters()).device
+        return self._one_weight.device
 
     @property
     def dtype(self) -> torch.dtype:
         """Of the weights."""
-        return next(self.parameters()).dtype
+        return self._one_weight.dtype
+
+    @property
+    def _one_weight(self) -> Tensor:
+        """Any of them: a linear tokenizer with a codebook of averages has no parameter, only buffers."""
+        return next(t for t in (*self.parameters(), *self.buffers()) if t.is_floating_point())
 
     # Tensors
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from channelvq import ChannelVQ
-from channelvq.errors import InputError
+from channelvq.errors import InputError, NotFiniteError
 from channelvq.lookup.mapped import nearest_mapped
 from channelvq.quantize.tokenwise import TokenwiseSimVQCodebook, TokenwiseSimVQConfig
 from channelvq.quantize.tokenwise_start import place_maps, principal_maps, random_codebook, water_level
@@ -162,3 +162,19 @@ def test_a_token_without_variance_and_a_single_image() -> None:
     quantizer.start_from_tokens(z[:1], seeded(0))
     assert torch.isfinite(quantizer.weight).all()
     assert torch.isfinite(quantizer.basis).all()
+
+
+def test_a_state_of_before_the_first_tokens_can_be_kept() -> None:
+    first, second = (ChannelVQ(64, 16, kind="simvq-tokenwise", seed=seed) for seed in (0, 1))
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(first.codes(), second.codes())
+    z = torch.randn(5, 3, 4, 4, generator=seeded(0))
+    first(z)
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(first.eval()(z).z_q, second.eval()(z).z_q)
+
+
+def test_a_first_batch_that_is_not_finite_is_refused_by_every_kind() -> None:
+    for kind in ("plain", "ema", "simvq", "simvq-tokenwise", "ibq", "lc", "fsq", "lfq"):
+        with pytest.raises(NotFiniteError, match="NaN or infinity"):
+            ChannelVQ(64, 16, kind=kind)(torch.full((8, 8, 4, 4), torch.nan))

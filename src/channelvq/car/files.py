@@ -28,6 +28,8 @@ _WORDS = "text_tokenizer_sha256"
 def read_parts(folder: Path) -> tuple[CARConfig, CVQTokenizer, TextTokenizer]:
     """What a generator is built from; raises InputError for a file that is missing or damaged."""
     config = from_dict(CARConfig, read_settings(folder / CONFIG), where=str(folder / CONFIG))
+    if not (folder / "tokenizer").is_dir():  # a relative path that is not there could be taken for a hub repository
+        raise InputError(f"{folder}: the folder holds no tokenizer/, the image tokenizer of a saved generator")
     return config, CVQTokenizer.from_pretrained(folder / "tokenizer"), TextTokenizer.load(folder)
 
 

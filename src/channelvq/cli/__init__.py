@@ -3,6 +3,7 @@
 import sys
 import warnings
 from collections.abc import Callable
+from difflib import get_close_matches
 from typing import Any, NoReturn
 
 import typer
@@ -48,6 +49,16 @@ class Commands(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """One of them; None for another name, of which typer then says so."""
         return _command(cmd_name) if cmd_name in COMMANDS else None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """As typer does, but the error of an unknown name says which one was meant, or where it went."""
+        if args and args[0] not in COMMANDS:
+            near = get_close_matches(args[0], COMMANDS.names(), 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            if args[0] in ("experiment", "bench"):
+                hint = "; studies and benches are `python -m lab` in a checkout"
+            ctx.fail(f"No such command {args[0]!r}{hint}")
+        return super().resolve_command(ctx, args)
 
 
 def _command(name: str) -> Any:

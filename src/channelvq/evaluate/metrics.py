@@ -192,7 +192,7 @@ def with_interval(metrics: Mapping[str, Any], name: str, digits: int | None = No
     own = METRICS[name].digits if name in METRICS else None
     if interval is None and own is None:
         return f"{metrics[name]:.3g}"
-    digits = digits or own or 3
+    digits = next(choice for choice in (digits, own, 3) if choice is not None)
     ends = "" if not interval or None in interval else f" ({interval[0]:.{digits}f} to {interval[1]:.{digits}f})"
     return f"{metrics[name]:.{digits}f}{ends}"
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from channelvq.config import STRICT
+from channelvq.errors import InputError
 from channelvq.nn.modes import without_autocast
 from channelvq.nn.networks import Decoder, Encoder
 from channelvq.nn.separable import SeparableMap, fill_up
@@ -152,7 +153,10 @@ class LinearDecoder(Decoder):
     def last_weight(self) -> Tensor:
         """Of the convolution that makes the pixels: where losses on the image are balanced."""
         if self.residual is None:
-            raise AttributeError("a linear decoder without a network has no weights to balance losses by")
+            raise InputError(
+                "model.network.decoder: a linear decoder without a network has no weights to balance losses by; set "
+                "objective.adversarial.adaptive=false, or give it a network"
+            )
         return self.residual.out.weight
 
     def forward(self, z: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from channelvq.distributed import broadcast_from_main, rank
-from channelvq.errors import InputError
+from channelvq.errors import InputError, NotFiniteError
 from channelvq.quantize.quantized import Quantized
 
 
@@ -87,7 +87,12 @@ class Quantizer(nn.Module, ABC):
 
     @torch.no_grad()
     def start_from(self, vectors: Float[Tensor, "M D"], generator: torch.Generator) -> None:
-        """Start from the tokens of data: on rank 0, then broadcast, so that ranks agree."""
+        """Start from the tokens of data: on rank 0, then broadcast, so that ranks agree.
+
+        Raises NotFiniteError for NaN or infinity, which would stay in the codebook for good.
+        """
+        if not bool(vectors.isfinite().all()):
+            raise NotFiniteError("quantizer: the tokens that it would start from hold NaN or infinity")
         if rank() == 0:
             with torch.autocast(vectors.device.type, enabled=False):
                 self._place(vectors.float(), generator)

@@ -40,6 +40,8 @@ class ChannelVQ(nn.Module):
             raise InputError(
                 "ChannelVQ: give codebook_dim, and either codebook_size (with settings such as beta=0.25) or config"
             )
+        if config is not None and not hasattr(config, "build"):
+            raise InputError(f"ChannelVQ: config is the settings of a quantizer, such as SimVQConfig(), got {config!r}")
         if axis not in ("channel", "patch"):
             raise InputError(f"ChannelVQ: axis is 'channel' or 'patch', got {axis!r}")
         codebook_dim = check_whole_number("ChannelVQ: codebook_dim, the numbers in a codeword", codebook_dim, 1)
@@ -83,6 +85,8 @@ class ChannelVQ(nn.Module):
     def indices_to_codes(self, indices: Int64[Tensor, "B k"]) -> Float[Tensor, "B k D"]:
         """Codewords of a token sequence or of any prefix of it; raises InputError for an id that is none."""
         check_integers("indices_to_codes", indices)
+        if indices.ndim != 2:
+            raise InputError(f"indices_to_codes: expected ids (B, k), got shape {tuple(indices.shape)}")
         wrong = indices[(indices < 0) | (indices >= self.quantizer.codebook_size)]
         if len(wrong):
             raise InputError(f"id {int(wrong[0])} is out of range: ids are 0 to {self.quantizer.codebook_size - 1}")

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from channelvq.errors import InputError
+from channelvq.errors import InputError, NotFiniteError
 from channelvq.quantize.base import Quantizer
 
 
@@ -73,6 +73,8 @@ class ScalarCodebook(Quantizer):
         return self._project_out(F.embedding(indices, self.grid))
 
     def _project_in(self, z: Float[Tensor, "... D"]) -> Float[Tensor, "... d"]:
+        if not bool(z.isfinite().all()):  # rounded, NaN would pass for a code
+            raise NotFiniteError("quantizer: the tokens hold NaN or infinity")
         return F.linear(z, self.in_weight.float(), self.in_bias.float())
 
     def _project_out(self, points: Float[Tensor, "... d"]) -> Float[Tensor, "... D"]:

@@ -148,8 +148,19 @@ class TokenwiseSimVQCodebook(Quantizer):
         self.weight.materialize((num_tokens, *identity.shape), device=identity.device, dtype=identity.dtype)
         self.weight.copy_(identity.expand_as(self.weight))
 
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        """Without the maps, as long as nobody knows how many there are."""
+        if self.num_tokens is not None:
+            super()._save_to_state_dict(destination, prefix, keep_vars)
+            return
+        for name in ("basis", "started"):
+            tensor = getattr(self, name)
+            destination[prefix + name] = tensor if keep_vars else tensor.detach()
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         given = state_dict.get(f"{prefix}weight")
-        if self.num_tokens is None and given is not None and not isinstance(given, UninitializedParameter):
+        if self.num_tokens is None and given is None:  # saved before the first tokens were seen, as this one is
+            state_dict = state_dict | {f"{prefix}weight": self.weight}
+        elif self.num_tokens is None and isinstance(given, Tensor) and given.ndim == 3:
             self._shape(len(given))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

@@ -16,6 +16,7 @@ from channelvq.losses.adversarial import (
     r1_penalty,
     ramp,
 )
+from channelvq.nn.networks import Decoder
 from channelvq.train.config import TrainConfig
 from channelvq.train.task import Losses
 
@@ -45,7 +46,7 @@ class Adversary:
         self,
         x_hat: Tensor,
         reconstruction: Tensor,
-        last: Tensor,
+        decoder: Decoder,
         kept: Tensor,
         tokens: int,
         step: int,
@@ -53,7 +54,7 @@ class Adversary:
     ) -> dict[str, Tensor]:
         """The tokenizer's side, nothing before the game begins.
 
-        last: the decoder's last weights. kept: (b,) of how many of its `tokens` each image was decoded.
+        kept: (b,) of how many of its `tokens` each image was decoded.
         """
         if (share := ramp(self.config, step)) == 0:
             return {}
@@ -63,7 +64,7 @@ class Adversary:
         self.discriminator.requires_grad_(False)
         loss = hinge_generator(self.discriminator(x_hat), weights)
         self.discriminator.requires_grad_(True)
-        balance = adaptive_weight(reconstruction, loss, last) if self.config.adaptive else 1.0
+        balance = adaptive_weight(reconstruction, loss, decoder.last_weight) if self.config.adaptive else 1.0
         return {"adversarial": share * self.config.weight * balance * loss}
 
     def losses(self, model: nn.Module, x: Tensor, part: int) -> Losses:

@@ -201,9 +201,6 @@ class CARTask(Task):
         except InputError as error:
             raise InputError(f"{name} captions: {error}; or raise model.max_text_tokens") from None
 
-    def start(self) -> None:
-        """Nothing: the weights are initialised with the model."""
-
     def batches(self, start_step: int, rank: int, world: int) -> Iterator[Tensor]:
         """(b, T + C): text tokens, -1 on padding, and the image's ids. Every image once before any comes again."""
         train = self.recipe.train

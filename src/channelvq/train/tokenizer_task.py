@@ -78,6 +78,14 @@ class TokenizerRecipe(Recipe):
                 f"objective.start_step {self.objective.start_step} must be below train.steps {self.train.steps}"
             )
 
+        network = self.model.network
+        bare = network.kind == "linear" and not any(getattr(network, side) for side in ("encoder", "decoder"))
+        if bare and self.objective.start_step > 0:
+            raise ValueError(
+                "objective.start_step: without networks (model.network.encoder, decoder) nothing is trained before the "
+                "codebook is; set it to 0"
+            )
+
     def build(self) -> "TokenizerTask":
         """What the loop trains."""
         return TokenizerTask(self)
@@ -213,8 +221,9 @@ class TokenizerTask(Task):
         if self.adversary is not None:
             reconstruction, tokens = sum(terms.values(), start=x.new_zeros(())), self.tokenizer.num_tokens
             kept = torch.full((len(x_hat),), tokens) if keep is None else keep.sum(1)
-            last = self.tokenizer.decoder.last_weight
-            terms |= self.adversary.tokenizer_terms(x_hat.float(), reconstruction, last, kept, tokens, step, part)
+            terms |= self.adversary.tokenizer_terms(
+                x_hat.float(), reconstruction, self.tokenizer.decoder, kept, tokens, step, part
+            )
         if quantized is not None and self.meaning is not None:
             # Of the prefix that is decoded: the first channels have to carry the meaning.
             terms["semantic"] = self.meaning.loss(models["semantic_head"], quantized.z_q, x)

@@ -47,7 +47,7 @@ def atlas(tokenizer: CVQTokenizer, seen: Observation) -> tuple[Image.Image, str]
     total = seen.counts.sum(dim=0)
     codes = total.argsort(descending=True, stable=True)[: min(ATLAS_CODES, int(total.count_nonzero()))]
     positions = seen.counts[:, codes].argmax(dim=0)
-    mean = seen.mean_codes.to(tokenizer.device, next(tokenizer.parameters()).dtype)
+    mean = seen.mean_codes.to(tokenizer.device, tokenizer.dtype)
     placed = mean.expand(len(codes), -1, -1).clone()
     placed[torch.arange(len(codes)), positions] = _codewords(tokenizer, codes, positions).to(placed)
     with evaluating(tokenizer):
