@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from channelvq.losses.adversarial import (
+    LARGEST_ADAPTIVE,
+    SMALLEST_GRADIENT,
     AdversarialConfig,
     PatchDiscriminator,
     adaptive_weight,
@@ -159,3 +162,27 @@ def test_resumed_equals_uninterrupted_with_a_discriminator(tmp_path: Path) -> No
     lines = [line for line in read_metrics(tmp_path / "whole") if line["kind"] == "train"]
     assert ["adversarial" in line for line in lines] == [False, True, True, True, True]
     assert ["discriminator" in line for line in lines] == [False, True, True, True, True]
+
+
+@pytest.mark.parametrize(
+    ("layers", "widths"),
+    [(1, (3, 8, 16, 1)), (3, (3, 8, 16, 32, 64, 1)), (5, (3, 8, 16, 32, 64, 64, 64, 1))],
+)
+def test_the_discriminator_is_the_patchgan_of_its_paper(layers: int, widths: tuple[int, ...]) -> None:
+    """Isola et al. 2017, appendix: 4 x 4 convolutions, halving but for the last two, at most 8 times as wide."""
+    model = PatchDiscriminator(AdversarialConfig(layers=layers, base_channels=8))
+    convolutions = [m for m in model.layers if isinstance(m, nn.Conv2d)]
+    assert [(m.in_channels, m.out_channels) for m in convolutions] == list(pairwise(widths))
+    assert {(m.kernel_size, m.padding) for m in convolutions} == {((4, 4), (1, 1))}
+    assert [m.stride[0] for m in convolutions] == [2] * layers + [1, 1]
+    assert [m.bias is not None for m in convolutions] == [True, *[False] * layers, True]  # a norm has one of its own
+    assert {m.negative_slope for m in model.layers if isinstance(m, nn.LeakyReLU)} == {0.2}
+    assert sum(isinstance(m, nn.GroupNorm) for m in model.layers) == layers
+
+
+def test_the_adaptive_weight_has_a_floor_below_it() -> None:
+    weight = torch.ones(4, requires_grad=True)
+    reconstruction, adversarial = weight.sum(), 1e-6 * weight.sum()
+    # Norms 2 and 2e-6; the second counts as 1e-4 at least, and the ratio as 1e4 at most.
+    assert adaptive_weight(0.3 * reconstruction, adversarial, weight).item() == pytest.approx(0.6 / SMALLEST_GRADIENT)
+    assert adaptive_weight(reconstruction, adversarial, weight).item() == LARGEST_ADAPTIVE

@@ -1,6 +1,8 @@
 """The perceptual network and its distance: closed forms, files, and that its recipe learns."""
 
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -76,3 +78,25 @@ def test_the_term_reaches_the_decoder_and_not_the_network(network: PerceptualNet
     assert all(p.grad is not None for p in task.tokenizer.decoder.parameters())
     assert task.perceptual is not None
     assert all(p.grad is None for p in task.perceptual.parameters())
+
+
+def test_the_official_lpips_is_asked_for_by_its_networks_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, object]] = []
+
+    class LPIPS(torch.nn.Module):
+        def __init__(self, **given: object) -> None:
+            super().__init__()
+            asked.append(given)
+
+        def forward(self, x_hat: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+            return (x_hat - x).mean((1, 2, 3), keepdim=True)
+
+    package = ModuleType("lpips")
+    package.LPIPS = LPIPS  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "lpips", package)
+    module = PerceptualLossConfig(network="lpips-vgg").build()
+    assert asked == [{"net": "vgg", "verbose": False}]
+    assert module(torch.ones(3, 3, 4, 4), torch.zeros(3, 3, 4, 4)).tolist() == [1.0, 1.0, 1.0]
+    monkeypatch.setitem(sys.modules, "lpips", None)
+    with pytest.raises(InputError, match=r"lpips-alex.*install it, or use network=bundled"):
+        PerceptualLossConfig(network="lpips-alex").build()

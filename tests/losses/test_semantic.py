@@ -136,3 +136,26 @@ def test_head_maps_every_position_alone() -> None:
 def test_the_option_leaves_digests_as_they_were() -> None:
     plain = load_recipe("small/smoke", of=TokenizerRecipe)
     assert digest(plain) == digest(load_recipe("small/smoke", ["objective.semantic=null"], of=TokenizerRecipe))
+
+
+def test_a_target_on_a_finer_grid_is_averaged_down() -> None:
+    """Of stripes finer than the latent's grid nothing may be left but their mean."""
+    stripes = torch.tensor([3.0, -1.0]).repeat(16)[None, None, None].expand(2, 1, 32, 32)
+    target = torch.cat([stripes, torch.ones_like(stripes)], dim=1)
+    inside = torch.ones(2, 2, 8, 8)  # the mean of the stripes is 1, as the other feature
+    assert semantic_loss(inside, target).item() < 0.01
+    # One side of the same length is not the same grid.
+    tall = target[:, :, :, :8].contiguous()
+    assert semantic_loss(inside, tall).ndim == 0
+
+
+def test_the_head_is_not_linear() -> None:
+    head = SemanticHead(4, 6)
+    assert [type(layer) for layer in head.layers] == [nn.Conv2d, nn.GELU, nn.Conv2d]
+    assert head(torch.randn(2, 4, 3, 3)).shape == (2, 6, 3, 3)
+
+
+def test_similarity_is_over_features_not_positions() -> None:
+    predicted = torch.randn(2, 3, 4, 5)
+    scales = torch.rand(2, 1, 4, 5) + 0.5  # of each position's feature vector
+    assert semantic_loss(predicted, predicted * scales).item() == pytest.approx(0, abs=1e-6)
