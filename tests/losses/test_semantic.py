@@ -140,7 +140,7 @@ def test_the_option_leaves_digests_as_they_were() -> None:
 
 def test_a_target_on_a_finer_grid_is_averaged_down() -> None:
     """Of stripes finer than the latent's grid nothing may be left but their mean."""
-    stripes = torch.tensor([3.0, -1.0]).repeat(16)[None, None, None].expand(2, 1, 32, 32)
+    stripes = torch.tensor([3.0, -1.0, -1.0, 3.0]).repeat(8)[None, None, None].expand(2, 1, 32, 32)
     target = torch.cat([stripes, torch.ones_like(stripes)], dim=1)
     inside = torch.ones(2, 2, 8, 8)  # the mean of the stripes is 1, as the other feature
     assert semantic_loss(inside, target).item() < 0.01
