@@ -115,7 +115,7 @@ def test_shapes_that_cannot_be_are_named() -> None:
         CVQConfig(image_size=36, network=network())
     with pytest.raises(InputError, match=r"\n  model\.network\.stem: there is no such setting"):
         load_recipe("small/vit", ["model.network.stem=2"], of=TokenizerRecipe)
-    with pytest.raises(InputError, match=r"model\.network: .*kind is conv, vit or linear"):
+    with pytest.raises(InputError, match=r"model\.network\.kind: .*kind is conv, vit or linear"):
         load_recipe("small/vit", ["model.network.kind=cnn"], of=TokenizerRecipe)
 
 
