@@ -65,7 +65,10 @@ def _fit(part: LinearMap | SeparableMap, config: CVQConfig, images: UInt8[Tensor
     if config.axis == "patch":
         if part.block_side != config.network.downsampling:
             raise InputError("model.network.block: on the patch axis it is the side of a patch, that of downsampling")
-        chosen, slots = of_patches(fitted, bits, min(most, len(part.slots) // config.num_tokens))
+        if isinstance(config.quantizer, TokenwiseSimVQConfig):
+            chosen, slots = of_patches(fitted, bits, min(most, len(part.slots) // config.num_tokens))
+        else:  # one codebook for all patches: a number must mean the same in each
+            chosen = slots = torch.arange(len(part.slots))
     else:
         chosen, variances = largest(fitted, len(part.slots))
         kept, slots = _slots(deal_out(variances, config.num_tokens, bits), config.codebook_dim, most)
