@@ -12,7 +12,6 @@ from rich.table import Table
 from torch import Tensor
 
 from channelvq.car.model import CAR
-from channelvq.codec import num_bytes
 from channelvq.data.drawn.scenes import SceneSource
 from channelvq.data.fetched.emoji import EmojiSource
 from channelvq.data.fetched.packages import find_package
@@ -21,6 +20,7 @@ from channelvq.errors import InputError
 from channelvq.evaluate.baselines import PCABaseline, jpeg, webp
 from channelvq.evaluate.metrics import psnr, ssim
 from channelvq.images import grid, load_image, normalize, resize_crop, save_image, strip, to_pil, to_tensor, to_uint8
+from channelvq.packed_size import num_bytes
 from channelvq.pictures import prefix_lengths
 from channelvq.terminal import plain, terminal_table
 from channelvq.tokenizer import CVQTokenizer

@@ -8,9 +8,9 @@ from PIL import Image
 from torch import Tensor
 
 from channelvq.checks import check_whole_number, whole_number
-from channelvq.codec import num_bytes
 from channelvq.errors import InputError
 from channelvq.images import normalize, resize_crop, strip, to_uint8
+from channelvq.packed_size import num_bytes
 from channelvq.tokenizer import CVQTokenizer
 
 PART = 64  # images in memory at a time

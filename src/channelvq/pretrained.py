@@ -26,6 +26,7 @@ from channelvq.errors import InputError
 from channelvq.files import replace_file, write_text_atomically
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CODE_TABLES = "code_tables.safetensors"  # beside a tokenizer: how often each code is used, for `channelvq.codec`
 PACKAGE = Path(__file__).parent
 # Functions of torch.nn.init, and of transformers in its place, by which layers fill fresh weights.
 DRAWS = {"kaiming_uniform_", "normal_", "uniform_"}

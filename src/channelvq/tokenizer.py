@@ -29,7 +29,7 @@ from channelvq.images.tensors import check_range
 from channelvq.nn.conv import ConvConfig
 from channelvq.nn.modes import evaluating, in_chunks
 from channelvq.nn.networks import AnyNetworkConfig
-from channelvq.pretrained import find_folder, load_module, save_module
+from channelvq.pretrained import CODE_TABLES, find_folder, load_module, save_module
 from channelvq.quantize.axis import Axis, from_vectors, to_vectors
 from channelvq.quantize.base import check_keep
 from channelvq.quantize.channel_vq import ChannelVQ
@@ -75,7 +75,12 @@ class CVQConfig:
 
 
 class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", license="apache-2.0"):
-    """Image tokenizer with one token for each latent channel (arXiv 2605.26089), or for each patch for comparison."""
+    """Image tokenizer with one token for each latent channel (arXiv 2605.26089), or for each patch for comparison.
+
+    folder: where it was loaded from; None for one that was built.
+    """
+
+    folder: Path | None = None
 
     def __init__(self, config: CVQConfig | None = None) -> None:
         super().__init__()
@@ -252,8 +257,11 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", li
         options: subfolder, and those of `huggingface_hub.snapshot_download` (revision, cache_dir, token, ...), for a
         hub repository. Not the mixin's own loader: it builds the config before unknown settings could be named well.
         """
-        folder = find_folder("tokenizer", pretrained_model_name_or_path, "tokenizer", **options)
-        return load_module(cls, CVQConfig, folder)
+        more = (CODE_TABLES,)
+        folder = find_folder("tokenizer", pretrained_model_name_or_path, "tokenizer", more_files=more, **options)
+        tokenizer = load_module(cls, CVQConfig, folder)
+        tokenizer.folder = folder
+        return tokenizer
 
 
 def _check_floats(x: Any, shape: tuple[int, ...], expected: str, values: str) -> None:

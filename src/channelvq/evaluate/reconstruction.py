@@ -11,12 +11,12 @@ from rich.table import Table
 from torch import Tensor
 
 from channelvq.checks import check_whole_number
-from channelvq.codec import num_bytes
 from channelvq.errors import InputError
 from channelvq.evaluate.measures import Measures
 from channelvq.evaluate.metrics import METRICS, Interval, check_fit, mean_with_interval, with_interval
 from channelvq.evaluate.tables import TextTable
 from channelvq.images import normalize, to_uint8
+from channelvq.packed_size import num_bytes
 from channelvq.pictures import prefix_lengths
 from channelvq.quantize.usage import CodebookUsage, UsageReport
 
@@ -53,7 +53,7 @@ class ImageTokenizer(Protocol):
 class PrefixQuality:
     """Quality of the first num_tokens tokens.
 
-    num_bytes: as `channelvq.codec` packs them, in whole bits. bits_per_pixel: of their information, tokens * log2 N.
+    num_bytes: as `channelvq.packed_size` packs them, in whole bits. bits_per_pixel: of their information, tokens * log2 N.
     per_image: by metric ("psnr", "ssim", ...), values (n,) on the CPU; intervals: their means with bootstrap intervals.
     distances: between all images and all originals ("kid", "frechet", "fid"), one number each; it has no interval,
     since images drawn with replacement come twice and are nearer to each other than any sample is. usage: of the

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from channelvq.codec import bits_per_token, num_bytes
 from channelvq.errors import InputError
+from channelvq.packed_size import bits_per_token, num_bytes
 
 
 def test_standard_image_is_96_bytes():
