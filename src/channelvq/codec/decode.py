@@ -19,7 +19,7 @@ from channelvq.codec.car_scores import CARScores
 from channelvq.codec.code_model import CHECKS, CodeModel, Walk, captions_of, checksum, code_model
 from channelvq.codec.container import TOKENIZER_DIGEST, DamagedWarning, Header, check_length, read_header
 from channelvq.codec.levels import counts_of
-from channelvq.codec.stream import DamagedStream, Reader
+from channelvq.codec.stream import DamagedStreamError, Reader
 from channelvq.codec.tables import CodeTables
 from channelvq.errors import InputError
 from channelvq.images import to_pil
@@ -153,7 +153,7 @@ class _Row:
                 return
             self.ids.append(token)
             self._confirm()
-        except DamagedStream:
+        except DamagedStreamError:
             self.going, self.damaged = False, True
 
     def _confirm(self) -> None:
@@ -164,7 +164,7 @@ class _Row:
                 self.going = False
                 return
             if check != checksum(self.ids):
-                raise DamagedStream
+                raise DamagedStreamError
             self.confirmed = k
             # Past the tokens that were asked for, so that a damaged chunk is not shown.
             self.going = k < min(self.limit, header.num_tokens)

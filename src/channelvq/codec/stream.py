@@ -1,8 +1,8 @@
 """The stream of a .cvq file: symbols by the range coder of constriction, as bytes that may end anywhere.
 
 A stream is a number between 0 and 1, digit by digit. A prefix of it leaves an interval of numbers; a symbol is decided
-once all of the interval decodes to it, which is so if its lowest and its highest number do. So no symbol is guessed, and
-no byte is spent on places to stop. docs/format.md, section 2.
+once all of the interval decodes to it, which is so if its lowest and its highest number do. So no symbol is guessed,
+and no byte is spent on places to stop. docs/format.md, section 2.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from channelvq.errors import InputError
 WORD = 4  # bytes
 
 
-class DamagedStream(Exception):
+class DamagedStreamError(Exception):
     """Bytes that no writer writes."""
 
 
@@ -63,7 +63,7 @@ class Writer:
         return data, [self._deciding(data, count) for count in marks]
 
     def _shortest(self) -> bytes:
-        """Constriction ends on a whole word that any bytes may follow; nothing follows, so fewer bytes will do."""
+        """The coder ends on a whole word that any bytes may follow; nothing follows, so fewer bytes will do."""
         data = self._encoder.get_compressed().astype(">u4").tobytes()
         number = int.from_bytes(data, "big")
         for length in range(len(data) - 1, -1, -1):
@@ -101,7 +101,7 @@ class Reader:
         self._decoders = [_decoder(data, fill, num_symbols) for fill in fills]
 
     def read(self, counts: Int64[np.ndarray, " N"]) -> int | None:
-        """The next symbol; None where the bytes do not decide it. Raises DamagedStream for bytes that none writes."""
+        """The next symbol; None where the bytes do not decide it. Raises DamagedStreamError for bytes that none writes."""
         model, found = _model(counts), list[int | None]()
         for decoder in self._decoders:
             try:
@@ -109,7 +109,7 @@ class Reader:
             except AssertionError:  # constriction's way to say that the bytes are invalid
                 found.append(None)
         if found[0] is None:
-            raise DamagedStream
+            raise DamagedStreamError
         return found[0] if len(set(found)) == 1 else None
 
 

@@ -53,7 +53,7 @@ class ImageTokenizer(Protocol):
 class PrefixQuality:
     """Quality of the first num_tokens tokens.
 
-    num_bytes: as `channelvq.packed_size` packs them, in whole bits. bits_per_pixel: of their information, tokens * log2 N.
+    num_bytes: side by side in whole bits. bits_per_pixel: of their information, tokens * log2 N.
     per_image: by metric ("psnr", "ssim", ...), values (n,) on the CPU; intervals: their means with bootstrap intervals.
     distances: between all images and all originals ("kid", "frechet", "fid"), one number each; it has no interval,
     since images drawn with replacement come twice and are nearer to each other than any sample is. usage: of the
