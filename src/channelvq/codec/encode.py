@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Int32, Int64
+from jaxtyping import Float32, Int32, Int64
 from torch import Tensor
 
 from channelvq.car.data import tokenizer_digest
@@ -19,7 +19,8 @@ from channelvq.codec.container import TOKENIZER_DIGEST, Caption, Header
 from channelvq.codec.levels import counts_of, levels_of
 from channelvq.codec.stream import Writer
 from channelvq.errors import InputError
-from channelvq.images import ImageInput
+from channelvq.evaluate.metrics import psnr as measure_psnr
+from channelvq.images import ImageInput, images_to_batch, to_uint8
 from channelvq.nn.modes import CHUNK_ROWS
 from channelvq.tokenizer import CVQTokenizer
 
@@ -31,29 +32,57 @@ def compress(
     tokenizer: CVQTokenizer,
     *,
     num_tokens: int | None = None,
+    num_bytes: int | None = None,
+    psnr: float | None = None,
     car: CAR | CARScores | None = None,
     captions: Sequence[str] | None = None,
     store_captions: bool = True,
     chunk_tokens: int = CHUNK_TOKENS,
 ) -> list[bytes]:
-    """A .cvq file for each image; images: all that `CVQTokenizer.tokenize` takes. The rest: see `compress_ids`."""
-    ids = tokenizer.tokenize(images)
+    """A .cvq file for each image; images: all that `CVQTokenizer.tokenize` takes.
+
+    Of the tokens it holds the first num_tokens, or as many as make a file of at most num_bytes, or the fewest that give
+    `psnr` in dB against the image as the tokenizer sees it (all where none do). The rest: see `compress_ids`.
+    """
+    if sum(limit is not None for limit in (num_tokens, num_bytes, psnr)) > 1:
+        raise InputError("compress: give one of num_tokens, num_bytes and psnr, not several")
+    most = tokenizer.num_tokens if num_tokens is None else num_tokens
+    most = check_whole_number("num_tokens", most, 1, tokenizer.num_tokens)
+    batch = images_to_batch(images, size=tokenizer.image_size)
+    ids = tokenizer.tokenize(batch)[:, :most]
     return compress_ids(
-        ids if num_tokens is None else ids[:, : check_whole_number("num_tokens", num_tokens, 1, ids.shape[1])],
-        tokenizer, car=car, captions=captions, store_captions=store_captions, chunk_tokens=chunk_tokens,
+        ids, tokenizer, lengths=None if psnr is None else lengths_for(psnr, ids, batch, tokenizer),
+        num_bytes=num_bytes, car=car, captions=captions, store_captions=store_captions, chunk_tokens=chunk_tokens,
     )  # fmt: skip
+
+
+def lengths_for(
+    psnr: float, ids: Int64[Tensor, "B k"], images: Float32[Tensor, "B 3 H W"], tokenizer: CVQTokenizer
+) -> list[int]:
+    """The fewest first tokens of each image that give `psnr` in dB, or all of them; images in [-1, 1]."""
+    if not isinstance(psnr, int | float) or not 0 < psnr < 100:
+        raise InputError(f"psnr: expected dB in 0..100, got {psnr!r}")
+    pixels, lengths = to_uint8(images).cpu(), [ids.shape[1]] * len(ids)
+    for k in reversed(range(1, ids.shape[1] + 1)):
+        reached = measure_psnr(to_uint8(tokenizer.detokenize(ids[:, :k], "tensor")).cpu(), pixels) >= psnr
+        lengths = [k if good else length for good, length in zip(reached.tolist(), lengths, strict=True)]
+    return lengths
 
 
 def compress_ids(
     ids: Int64[Tensor, "B k"],
     tokenizer: CVQTokenizer,
     *,
+    lengths: Sequence[int] | None = None,
+    num_bytes: int | None = None,
     car: CAR | CARScores | None = None,
     captions: Sequence[str] | None = None,
     store_captions: bool = True,
     chunk_tokens: int = CHUNK_TOKENS,
 ) -> list[bytes]:
     """A .cvq file for the first k tokens of each image.
+
+    lengths: of these the first so many of each. num_bytes: as many as make a file of at most so many bytes.
 
     car: codes by a generator's scores, not by the tokenizer's tables: fewer bytes and much slower; of the same image
     tokenizer. captions: what it is told, one for each image. store_captions: False leaves them out of the files; then
@@ -63,17 +92,20 @@ def compress_ids(
     ids = tokenizer.check_ids(ids).cpu()
     chunk_tokens = check_whole_number("chunk_tokens", chunk_tokens, 1, tokenizer.num_tokens)
     texts = captions_of(captions, len(ids), car is not None)
+    lengths = [ids.shape[1]] * len(ids) if lengths is None else [min(n, ids.shape[1]) for n in lengths]
     model, owner = code_model(tokenizer, car), bytes.fromhex(tokenizer_digest(tokenizer))[:TOKENIZER_DIGEST]
     size, files = tokenizer.image_size, list[bytes]()
     for start in range(0, len(ids), CHUNK_ROWS):
         rows, told = ids[start : start + CHUNK_ROWS], texts[start : start + CHUNK_ROWS]
-        for row, text, (levels, shift) in zip(rows.tolist(), told, _all_levels(model, rows, told), strict=True):
+        counted = lengths[start : start + CHUNK_ROWS]
+        coded = zip(rows.tolist(), counted, told, _all_levels(model, rows, told), strict=True)
+        for row, length, text, (levels, shift) in coded:
             caption: Caption = "none" if not text else "stored" if store_captions else "needed"
             header = Header(
-                model.kind, owner, model.digest, size, size, len(row), chunk_tokens, (), shift, caption,
+                model.kind, owner, model.digest, size, size, length, chunk_tokens, (), shift, caption,
                 text if caption == "stored" else "",
             )  # fmt: skip
-            files.append(_write(header, row, levels))
+            files.append(_write(header, row, levels) if num_bytes is None else _fit(header, row, levels, num_bytes))
     return files
 
 
@@ -98,11 +130,26 @@ def _all_levels(
         yield levels_of(scores, shift), shift
 
 
-def _write(header: Header, ids: list[int], levels: Int32[np.ndarray, "k N"]) -> bytes:
+def _fit(header: Header, ids: list[int], levels: Int32[np.ndarray, "K N"], num_bytes: int) -> bytes:
+    """The file of the most tokens that is no longer than num_bytes; InputError where one of one token is."""
+    best, low, high = _write(replace(header, num_tokens=1), ids, levels), 1, header.num_tokens
+    if len(best) > num_bytes:
+        raise InputError(f"num_bytes={num_bytes}: the smallest file, of one token, takes {len(best)} bytes")
+    while low < high:
+        middle = (low + high + 1) // 2
+        file = _write(replace(header, num_tokens=middle), ids, levels)
+        if len(file) <= num_bytes:
+            best, low = file, middle
+        else:
+            high = middle - 1
+    return best
+
+
+def _write(header: Header, ids: list[int], levels: Int32[np.ndarray, "K N"]) -> bytes:
     writer, marks = Writer(), list[int]()
-    for k, (token, row) in enumerate(zip(ids, levels, strict=True), start=1):
+    for k, (token, row) in enumerate(zip(ids[: header.num_tokens], levels, strict=False), start=1):
         writer.write(token, counts_of(row))
-        if k % header.chunk_tokens == 0 or k == len(ids):
+        if k % header.chunk_tokens == 0 or k == header.num_tokens:
             writer.write(checksum(ids[:k]), CHECKS)
             marks.append(k + len(marks) + 1)
     stream, ends = writer.finish(marks)
