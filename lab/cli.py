@@ -96,7 +96,10 @@ for _name, _about in studies().items():
 
 @app.command("bundle")
 def bundle(
-    what: Annotated[Literal["tokenizer", "generator", "perceptual", "detector"], typer.Argument(help="Which model.")],
+    what: Annotated[
+        Literal["tokenizer", "generator", "perceptual", "detector", "tables"],
+        typer.Argument(help="Which model; tables: the code tables of .cvq files, after the tokenizers."),
+    ],
     run_dir: Annotated[
         Path | None, typer.Argument(help="A finished run of its recipe; default: where the recipe puts it.")
     ] = None,
@@ -108,6 +111,9 @@ def bundle(
 
     for folder in (package, results):
         target(folder=folder)
+    if what == "tables":  # counted, not trained
+        import_module("lab.bundle.tables").bundle(package, typer.echo)
+        return
     module = import_module(f"lab.bundle.{what}")
     trainer = "python -m lab" if what in OWN_TASKS else "cvq"
     run_dir = run_dir or Path(load_recipe(module.RECIPE).train.output_dir)

@@ -1,5 +1,6 @@
 """Options that several commands share, and the check that their results can be written."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
@@ -24,9 +25,15 @@ TopPOption = Annotated[float, typer.Option("--top-p", help="1: all.")]
 MaxImagesOption = Annotated[int | None, typer.Option(min=1, help="Stop after this many images.")]
 
 
-def note_older(folder: Path, written: Iterable[Path]) -> None:
+def output_name(number: int, source: str | Path, suffix: str = ".png") -> str:
+    """Number and stem, safe in any file system; the number tells files of the same name apart."""
+    stem = re.sub(r"[^-+@. \w]", "_", Path(source).stem)[:60]
+    return f"{number:04d}-{stem}{suffix}"
+
+
+def note_older(folder: Path, written: Iterable[Path], suffix: str = ".png") -> None:
     """Say which numbered images of an earlier call are still among those just written; they are left alone."""
-    older = sorted(set(folder.glob("[0-9][0-9][0-9][0-9]*.png")) - set(written))
+    older = sorted(set(folder.glob(f"[0-9][0-9][0-9][0-9]*{suffix}")) - set(written))
     if older:
         typer.echo(f"note: {folder}/ also holds {len(older)} older image(s): {older[0].name}, ...", err=True)
 

@@ -1,19 +1,12 @@
 """`cvq tokenize`, `detokenize`, `reconstruct`: images to tokens and back."""
 
-import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from channelvq.cli.inputs import batches
-from channelvq.cli.options import OutputOption, PrefixOption, TokenizerOption, note_older, target
-
-
-def _output_name(number: int, source: str | Path) -> str:
-    """Number and stem, safe in any file system; the number tells files of the same name apart."""
-    stem = re.sub(r"[^-+@. \w]", "_", Path(source).stem)[:60]
-    return f"{number:04d}-{stem}.png"
+from channelvq.cli.options import OutputOption, PrefixOption, TokenizerOption, note_older, output_name, target
 
 
 def tokenize(
@@ -52,7 +45,7 @@ def detokenize(
     check_fits(file, tokens, tok, num_tokens)
     written: list[Path] = []
     for number, image in decode_rows(tok, file.rows, num_tokens):
-        written.append(output / _output_name(number, file.rows[number].image))
+        written.append(output / output_name(number, file.rows[number].image))
         save_image(image, written[-1])
     typer.echo(f"{len(file.rows)} image(s) -> {output}/")
     note_older(output, written)
@@ -74,7 +67,7 @@ def reconstruct(
     written: list[Path] = []
     for names, pictures in batches(images, tok.image_size):
         for name, picture in zip(names, prefix_strips(tok, pictures, num_tokens), strict=True):
-            written.append(output / _output_name(len(written), name))
+            written.append(output / output_name(len(written), name))
             save_image(picture, written[-1])
     typer.echo(f"{len(written)} strip(s) -> {output}/")
     note_older(output, written)

@@ -16,6 +16,7 @@ MAGIC, VERSION = b"CVQ", 1
 TOKENIZER_DIGEST, MODEL_DIGEST, HEADER_CHECK = 4, 2, 2  # bytes
 MOST_PIXELS, MOST_TOKENS, MOST_CAPTION = 65_535, 65_536, 4_096  # of a side, of a picture, bytes
 BITS = 24  # no symbol of the stream takes more
+MOST_BYTES = 8 * MOST_TOKENS + MOST_CAPTION + 64  # of any file
 Caption = Literal["none", "stored", "needed"]
 _KINDS: dict[int, tuple[Literal["static", "car"], Caption]] = {
     0x00: ("static", "none"),

@@ -7,10 +7,9 @@ from typing import Any, cast
 
 from PIL import Image, ImageFile
 
-from channelvq.codec.container import BITS, MOST_CAPTION, MOST_TOKENS, Header, check_length, is_cvq, read_header
+from channelvq.codec.container import MOST_BYTES, Header, check_length, is_cvq, read_header
 
 FORMAT = "CVQ"
-MOST_BYTES = 2 * BITS // 8 * MOST_TOKENS + MOST_CAPTION + 64  # of any file: more is not read
 
 
 class CVQImageFile(ImageFile.ImageFile):

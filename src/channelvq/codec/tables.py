@@ -78,7 +78,7 @@ class CodeTables:
 
     @classmethod
     def fit(cls, tokenizer: CVQTokenizer, ids: Int[Tensor, "n K"]) -> "CodeTables":
-        """From the ids of training images, in random order; the last tenth chooses how far to shrink.
+        """From the ids of training images; a tenth of them, drawn at random, chooses how far to shrink.
 
         Raises InputError for ids that the tokenizer does not give, and fewer than 20 images.
         """
@@ -89,6 +89,7 @@ class CodeTables:
                 f"got {len(ids)} of {ids.shape[1]}"
             )
         digest, size = tokenizer_digest(tokenizer), tokenizer.codebook_size
+        ids = ids[torch.randperm(len(ids), generator=torch.Generator().manual_seed(0))]
         held = ids[-(len(ids) // 10) :]
         seen = _counts(ids[: len(ids) - len(held)], size)
         tried = {strength: cls(_depths(seen, strength), digest) for strength in STRENGTHS}
