@@ -4,21 +4,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from channelvq.codec.tables import CodeTables
-from channelvq.data.build import build_mixture
-from channelvq.images import normalize
 from channelvq.pretrained import CODE_TABLES
 from channelvq.tokenizer import CVQTokenizer
+from channelvq.train.car_task import token_set
 from channelvq.train.run import load_recipe
-from channelvq.train.tokenizer_task import TokenizerRecipe
 
 # Folder in the package, and the recipe that says what the tokenizer was trained on.
-TOKENIZERS = {"tokenizer": "small/bundled", "car/tokenizer": "small/bundled-car-tokenizer"}
-IMAGES = 16_384
-PART = 1024  # images in memory at a time
+TOKENIZERS = {"tokenizer": "small/bundled", "car/tokenizer": "small/bundled-car"}
+IMAGES = 8_192  # 128 tokens of each code, shared out over the places
 
 
 def bundle(package: Path, say: Callable[[str], None], images: int = IMAGES) -> None:
@@ -26,17 +20,7 @@ def bundle(package: Path, say: Callable[[str], None], images: int = IMAGES) -> N
     for name, recipe in TOKENIZERS.items():
         began = time.perf_counter()
         tokenizer = CVQTokenizer.from_pretrained(package / name)
-        CodeTables.fit(tokenizer, training_ids(tokenizer, recipe, images)).save(package / name)
+        ids = token_set(load_recipe(recipe).data, tokenizer, "train", images).ids
+        CodeTables.fit(tokenizer, ids).save(package / name)
         size = (package / name / CODE_TABLES).stat().st_size
         say(f"{package / name / CODE_TABLES}: {images} images, {size} bytes, {time.perf_counter() - began:.0f} s")
-
-
-def training_ids(tokenizer: CVQTokenizer, recipe: str, count: int) -> Tensor:
-    """Ids of the first images of a recipe's train split, (count, K)."""
-    data = load_recipe(recipe, of=TokenizerRecipe).data
-    mixture = build_mixture(data, tokenizer.image_size, "train", seed=1)
-    parts = []
-    for start in range(0, count, PART):
-        samples = [mixture[position] for position in range(start, min(start + PART, count))]
-        parts.append(tokenizer.tokenize(normalize(torch.stack([sample.image for sample in samples]))))
-    return torch.cat(parts)

@@ -37,6 +37,8 @@ class CVQImageFile(ImageFile.ImageFile):
             car = scores_for(self._header, name) if self._header.kind == "car" else None
             self.im = decompress([self._data], tokenizer, car=car, names=[name])[0].im
             self._decoded = True
+            if self.fp and self._exclusive_fp:  # all of it is read
+                self.fp.close()
         return super().load()
 
     def _named(self) -> str:

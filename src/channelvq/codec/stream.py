@@ -101,7 +101,7 @@ class Reader:
         self._decoders = [_decoder(data, fill, num_symbols) for fill in fills]
 
     def read(self, counts: Int64[np.ndarray, " N"]) -> int | None:
-        """The next symbol; None where the bytes do not decide it; DamagedStreamError for bytes that no writer writes."""
+        """The next symbol; None where the bytes do not decide it; DamagedStreamError for what no writer writes."""
         model, found = _model(counts), list[int | None]()
         for decoder in self._decoders:
             try:
