@@ -77,6 +77,38 @@ def bench_latency(
     rich.print(shown(run(codes, images or [1, 8], rounds, json_file)).terminal())
 
 
+@bench_app.command("codec")
+def bench_codec(
+    images: Annotated[int, typer.Option(min=2, help="Of each kind.")] = 24,
+    scenes: Annotated[int, typer.Option(min=1, help="For the generator.")] = 24,
+    json_file: JsonOption = None,
+    pictures: Annotated[Path | None, typer.Option(help="Folder for the plot and the strip.")] = None,
+) -> None:
+    """Bytes against quality of .cvq files, beside JPEG, WebP, AVIF, JPEG XL and PCA."""
+    import rich
+
+    from lab.bench.codec import beside, run, shown
+
+    target(file=json_file, folder=pictures)
+    result = run(images, scenes, json_file, pictures)
+    rich.print(shown(result).terminal())
+    rich.print(beside(result).terminal())
+
+
+@bench_app.command("codec-machines")
+def bench_codec_machines(
+    other: Annotated[list[Path] | None, typer.Option(help="A Python program that has another torch.")] = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Whether .cvq files are the same under other threads, batches, instruction sets and torch versions."""
+    import rich
+
+    from lab.bench.codec_machines import run, shown
+
+    target(file=json_file)
+    rich.print(shown(run(other or [], json_file)).terminal())
+
+
 @bench_app.command("train")
 def bench_train(
     rounds: Annotated[int, typer.Option(min=1, help="Steps of each kind, in turns.")] = 15,

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int32, Int64
+from jaxtyping import Bool, Float64, Int32, Int64
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -57,12 +57,16 @@ class CARWalk:
         self._model, self._rows = model, len(captions)
         self.safe: Bool[np.ndarray, "B FINE"] = np.ones((self._rows, FINE), dtype=bool)  # shifts, so far
 
-    def fine(self, ids: Int64[Tensor, "B k"]) -> Int32[np.ndarray, "B N"]:
-        """Scores of the token after the first k on the fine grid; k goes up by one from call to call."""
+    def logits(self, ids: Int64[Tensor, "B k"]) -> Float64[np.ndarray, "B N"]:
+        """Scores of the token after the first k, in nats; k does not go down from call to call."""
         missing = ids.new_zeros(CHUNK_ROWS - len(ids), ids.shape[1])
         self._group.ids = torch.cat([ids, missing]).to(self._model.device)
         with sampling_mode(self._model, True), _Double():
-            logits = self._group.next_logits()[: self._rows].cpu().numpy()
+            return self._group.next_logits()[: self._rows].cpu().numpy()
+
+    def fine(self, ids: Int64[Tensor, "B k"]) -> Int32[np.ndarray, "B N"]:
+        """The same on the fine grid; k goes up by one from call to call."""
+        logits = self.logits(ids)
         self.safe &= np.stack([safe_shifts(row) for row in logits])
         return fine_scores(logits)
 
