@@ -10,41 +10,45 @@ from typing import Any
 
 import torch
 from jaxtyping import UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
 from channelvq.car.model import CAR
 from channelvq.codec import CodeTables, compress_ids, decompress, decompress_ids, read_header
 from channelvq.codec.car_scores import CARScores
 from channelvq.data.build import build_mixture
 from channelvq.evaluate.baselines import PCABaseline
-from channelvq.evaluate.features import PERCEPTUAL
+from channelvq.evaluate.features import pair_distances
 from channelvq.evaluate.held_out import DESCRIPTIONS, KINDS, SCENES, held_out
-from channelvq.evaluate.metrics import psnr, ssim
+from channelvq.evaluate.metrics import METRICS, PairMetric, psnr, ssim
 from channelvq.evaluate.results import write_json
 from channelvq.evaluate.tables import TextTable
-from channelvq.images import normalize, save_image, strip, to_pil, to_tensor
+from channelvq.images import grid, normalize, save_image, strip, to_pil, to_tensor
 from channelvq.packed_size import num_bytes
 from channelvq.pretrained import CODE_TABLES, WEIGHTS
 from channelvq.tokenizer import CVQTokenizer
 from lab.bench import other_codecs
 from lab.bench.timing import machine
+from lab.plots import line_panels
 from lab.study import Tables
 
 LENGTHS = (8, 16, 32, 48, 64)
 CUTS = (8, 16, 32, 48, 64, 80, 96, 120)  # bytes of one file, header included: the first ones fall into the header
-CAPTIONS = {"none": "not known", "stored": "in the file", "needed": "known to the reader"}
+NAMES = {"jpeg": "JPEG", "webp": "WebP", "avif": "AVIF", "jxl": "JPEG XL"}
+CAPTIONS = {"none": "not known", "needed": "known to the reader"}
+GENERATORS = "bundled generator's"
+Networks = dict[str, nn.Module]
 
 
 def run(images: int, scenes: int, path: Path | None, pictures: Path | None) -> dict[str, Any]:
     """Measure, write the result, and the plot and the strip into the folder `pictures`."""
     tokenizer, car = CVQTokenizer.from_pretrained("bundled"), CAR.from_pretrained("bundled")
-    perceptual = PERCEPTUAL.network("bundled") if PERCEPTUAL.network else None
+    networks = _networks()
     records = list[dict[str, Any]]()
     for kind in KINDS:
         shown = held_out(kind, images, tokenizer.image_size)
-        records += _static(tokenizer, "bundled", kind, shown, perceptual)
-        records += _others(kind, shown, records, perceptual)
-    records += _car(car, scenes, perceptual)
+        records += _static(tokenizer, "bundled", kind, shown, networks)
+        records += _others(kind, shown, records, networks)
+    records += _car(car, scenes, networks)
     protocol = machine() | {
         "data": {kind: DESCRIPTIONS[kind] for kind in KINDS}, "images": images, "images_of_car": scenes,
         "bytes": "means over images; of the other codecs those of the best of scales 1, 2, 4, 8 and 13 qualities for "
@@ -55,6 +59,7 @@ def run(images: int, scenes: int, path: Path | None, pictures: Path | None) -> d
     if path is not None:
         write_json(path, result)
     if pictures is not None:
+        draw_curves(records, pictures / "codec.png")
         draw_strip(tokenizer, pictures / "codec-strip.png")
     return result
 
@@ -65,16 +70,25 @@ def _size(tokenizer: CVQTokenizer, *more: str) -> int:
     return sum((tokenizer.folder / name).stat().st_size for name in names if (tokenizer.folder / name).is_file())
 
 
-def _quality(restored: Tensor, images: Tensor, perceptual: Any) -> dict[str, float]:
-    figures = {"psnr": float(psnr(restored, images).mean()), "ssim": float(ssim(restored, images).mean())}
-    if perceptual is not None:
-        with torch.no_grad():
-            figures["perceptual"] = float(perceptual(normalize(restored), normalize(images)).mean())
-    return figures
+def _quality(restored: Tensor, images: Tensor, networks: Networks) -> dict[str, float]:
+    figures = {"psnr": psnr(restored, images), "ssim": ssim(restored, images)}
+    figures |= {name: pair_distances(network, restored, images) for name, network in networks.items()}
+    return {name: float(values.mean()) for name, values in figures.items()}
+
+
+def _networks() -> dict[str, nn.Module]:
+    """The perceptual distances whose weights are here."""
+    listed = {name: METRICS[name] for name in ("perceptual", "lpips_alex")}
+    built = {name: m.network("bundled") for name, m in listed.items() if isinstance(m, PairMetric) and m.network}
+    return {name: network for name, network in built.items() if network is not None}
 
 
 def _coded(
-    tokenizer: CVQTokenizer, images: UInt8[Tensor, "n 3 h w"], ids: Tensor, perceptual: Any, **options: Any
+    tokenizer: CVQTokenizer,
+    images: UInt8[Tensor, "n 3 h w"],
+    ids: Tensor,
+    networks: Networks,
+    **options: Any,
 ) -> dict[str, Any]:
     """One length of tokens, there and back."""
     began = time.perf_counter()
@@ -88,17 +102,17 @@ def _coded(
     return {
         "tokens": ids.shape[1], "bytes": size / n, "bytes_without_header": (size - sum(headers)) / n,
         "bytes_uncoded": num_bytes(ids.shape[1], tokenizer.codebook_size),
-        "bits_per_pixel": 8 * size / n / images[0, 0].numel(), **_quality(restored, images, perceptual),
+        "bits_per_pixel": 8 * size / n / images[0, 0].numel(), **_quality(restored, images, networks),
         "encode_seconds": (written - began) / n, "decode_seconds": (read - written) / n,
     }  # fmt: skip
 
 
-def _static(tokenizer: CVQTokenizer, name: str, kind: str, images: Tensor, perceptual: Any) -> list[dict[str, Any]]:
+def _static(tokenizer: CVQTokenizer, name: str, kind: str, images: Tensor, networks: Networks) -> list[dict[str, Any]]:
     ids, tables = tokenizer.tokenize(normalize(images)), CodeTables.of(tokenizer)
     records = []
     for k in (k for k in LENGTHS if k <= tokenizer.num_tokens):
         entropy = float(tables.bits(ids)[:, :k].sum(1).mean()) / 8
-        figures = _coded(tokenizer, images, ids[:, :k], perceptual)
+        figures = _coded(tokenizer, images, ids[:, :k], networks)
         records.append({"data": kind, "model": "static", "tokenizer": name, **figures, "entropy_bytes": entropy})
     one = compress_ids(ids, tokenizer, chunk_tokens=tokenizer.num_tokens)
     coded = sum(read_header(file)[0].ends[-1] - 1 for file in one) / len(one)  # without the one checksum
@@ -106,12 +120,12 @@ def _static(tokenizer: CVQTokenizer, name: str, kind: str, images: Tensor, perce
     return records
 
 
-def _others(kind: str, images: Tensor, records: list[dict[str, Any]], perceptual: Any) -> list[dict[str, Any]]:
+def _others(kind: str, images: Tensor, records: list[dict[str, Any]], networks: Networks) -> list[dict[str, Any]]:
     """The other codecs at the bytes of the .cvq files of the same images."""
     budgets = [(r["bytes"], r["bytes_without_header"]) for r in records if r["data"] == kind and r["model"] == "static"]
     out, pca = list[dict[str, Any]](), PCABaseline.load("bundled")
-    for whole, bare in budgets:
-        figures = _quality(pca.reconstruct(images, round(bare)), images, perceptual)
+    for _, bare in budgets:
+        figures = _quality(pca.reconstruct(images, round(bare)), images, networks)
         out.append({"data": kind, "model": "pca", "counted": "without header", "budget": bare, "bytes": None,
                     "bytes_without_header": round(bare), "fits": 1.0, **figures})  # fmt: skip
     for name in filter(other_codecs.have, other_codecs.FORMATS):
@@ -122,27 +136,40 @@ def _others(kind: str, images: Tensor, records: list[dict[str, Any]], perceptual
                 sizes = {"bytes": sum(f.size for f in chosen) / len(chosen),
                          "bytes_without_header": sum(f.payload for f in chosen) / len(chosen)}  # fmt: skip
                 out.append({"data": kind, "model": name, "counted": counted, "budget": budget, **sizes, "fits": fits,
-                            **_quality(restored, images, perceptual)})  # fmt: skip
+                            **_quality(restored, images, networks)})  # fmt: skip
     return out
 
 
-def _car(car: CAR, count: int, perceptual: Any) -> list[dict[str, Any]]:
+def _car(car: CAR, count: int, networks: Networks) -> list[dict[str, Any]]:
     """Scenes in the generator's own tokenizer: its tables, then its scores."""
     tokenizer, scores = car.tokenizer, CARScores(car)
     scenes = build_mixture(SCENES, tokenizer.image_size, "test", seed=0)
     samples = [scenes[i] for i in range(count)]
     images, captions = torch.stack([s.image for s in samples]), [s.text for s in samples]
     ids = tokenizer.tokenize(normalize(images))
-    records = _static(tokenizer, "bundled generator's", "scenes", images, perceptual)
+    records = _static(tokenizer, GENERATORS, "scenes", images, networks)
     for how, said in CAPTIONS.items():
-        options = {} if how == "none" else {"captions": captions, "store_captions": how == "stored"}
-        if how == "stored":  # the stream is that of a caption known to the reader; only the header is longer
-            continue
-        figures = _coded(tokenizer, images, ids, perceptual, car=scores, **options)
-        records.append(
-            {"data": "scenes", "model": "car", "tokenizer": "bundled generator's", "caption": said, **figures}
-        )
+        options = {} if how == "none" else {"captions": captions, "store_captions": False}
+        figures = _coded(tokenizer, images, ids, networks, car=scores, **options)
+        records.append({"data": "scenes", "model": "car", "tokenizer": GENERATORS, "caption": said, **figures})
     return records
+
+
+def draw_curves(records: list[dict[str, Any]], path: Path) -> None:
+    """PSNR against bytes with headers, and of .cvq also without."""
+    panels = []
+    for kind in KINDS:
+        lines: dict[str, list[tuple[float, float]]] = {}
+        for r in (r for r in records if r["data"] == kind and r.get("tokenizer") != GENERATORS):
+            if r["model"] == "static":
+                lines.setdefault(".cvq", []).append((r["bytes"], r["psnr"]))
+                lines.setdefault(".cvq without header", []).append((r["bytes_without_header"], r["psnr"]))
+            elif r["model"] == "pca":
+                lines.setdefault("PCA, no header", []).append((r["bytes_without_header"], r["psnr"]))
+            elif r["counted"] == "with header":
+                lines.setdefault(NAMES[r["model"]], []).append((r["bytes"], r["psnr"]))
+        panels.append((f"{kind}: bytes of a file", "PSNR (dB)", {name: sorted(set(p)) for name, p in lines.items()}))
+    line_panels(panels, path)
 
 
 def draw_strip(tokenizer: CVQTokenizer, path: Path) -> None:
@@ -155,11 +182,8 @@ def draw_strip(tokenizer: CVQTokenizer, path: Path) -> None:
         cuts = [end for end in (start, *CUTS) if start <= end < len(file)] + [len(file)]
         lengths = [len(d.ids) for d in decompress_ids([file[:end] for end in cuts], tokenizer)]
         captions = ["original", *(f"{end} B, {k} tok." for end, k in zip(cuts, lengths, strict=True))]
-        rows.append(
-            strip([*to_pil(image), *decompress([file[:end] for end in cuts], tokenizer)], captions=captions, scale=2)
-        )
-    from channelvq.images import grid
-
+        pictures = decompress([file[:end] for end in cuts], tokenizer)
+        rows.append(strip([*to_pil(image), *pictures], captions=captions, scale=2))
     save_image(grid(rows, 1), path)
 
 
@@ -177,9 +201,10 @@ def shown(result: dict[str, Any]) -> TextTable:
                          f"{r.get('perceptual', float('nan')):.3f}", *times])  # fmt: skip
     sizes = result["protocol"]["decoder"]
     note = (
-        f"Means over {result['protocol']['images']} images ({result['protocol']['images_of_car']} for the generator's "
-        f"tokenizer). A decoder needs {sizes['tokenizer_bytes'] / 1e6:.1f} MB of weights and tables, with the generator "
-        f"{sizes['generator_bytes'] / 1e6:.1f} MB. {result['protocol']['machine']}."
+        f"Means over {result['protocol']['images']} images ({result['protocol']['images_of_car']} with the generator's "
+        f"tokenizer), bytes with header unless said. A decoder needs {sizes['tokenizer_bytes'] / 1e6:.1f} MB of "
+        f"weights and tables, with the generator {sizes['generator_bytes'] / 1e6:.1f} MB. "
+        f"{result['protocol']['machine']}."
     )
     headings = ("images", "tokenizer", "code model", "tokens", "bytes", "without header", "tokens alone", "saved",
                 "bits/pixel", "PSNR", "SSIM", "perceptual", "encode ms", "decode ms")  # fmt: skip
@@ -198,9 +223,9 @@ def beside(result: dict[str, Any]) -> TextTable:
                 found = next((r for r in result["records"] if r["data"] == own["data"] and r["model"] == name
                               and r["counted"] == counted and r["budget"] == size), None)  # fmt: skip
                 fits = found is not None and found["fits"] == 1
-                cells.append(
-                    "-" if found is None else f"{found['psnr']:.2f}" + ("" if fits else f" at {found['bytes']:.0f} B")
-                )
+                key = "bytes" if counted == "with header" else "bytes_without_header"
+                taken = "" if fits or found is None else f" at {found[key]:.0f} B"
+                cells.append("-" if found is None else f"{found['psnr']:.2f}{taken}")
             rows.append([own["data"], f"{size:.0f}, {counted}", f"{own['psnr']:.2f}", *cells])
     headings = ("images", "bytes", ".cvq", "PCA", "JPEG", "WebP", "AVIF", "JPEG XL")
     note = "PSNR in dB. Where not every image fits the bytes, the mean size of what was taken is said."

@@ -1,6 +1,6 @@
-"""`python -m lab bench codec-machines`: the same bytes under other threads, batches, instruction sets and torch versions.
+"""`python -m lab bench codec-machines`: the same bytes by other threads, batches, instruction sets, torch versions.
 
-A child process for each setting writes the scores, the files and the pictures of eight scenes; the parent compares them.
+A child process for each setting writes scores, files and pictures of eight scenes; the parent compares them.
 """
 
 import os
@@ -86,7 +86,8 @@ def _compared(one: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
     coded = [*zip(one["files"][IMAGES:], base["files"][IMAGES:], strict=False)]
     return {
         "torch": one["torch"], "score_difference": float(np.abs(one["scores"] - base["scores"]).max()),
-        "static_files_equal": sum(map(_same, files)), "car_files_equal": sum(map(_same, coded)), "car_files": len(coded),
+        "static_files_equal": sum(map(_same, files)),
+        "car_files_equal": sum(map(_same, coded)), "car_files": len(coded),
         "pixels_other": int((one["pixels"] != base["pixels"]).sum()), "pixels": one["pixels"].size,
         "largest_pixel_difference": int(np.abs(one["pixels"].astype(int) - base["pixels"]).max()),
     }  # fmt: skip
