@@ -15,19 +15,22 @@ from torch import Tensor, nn
 from channelvq.car.model import CAR
 from channelvq.codec import CodeTables, compress_ids, decompress, decompress_ids, read_header
 from channelvq.codec.car_scores import CARScores
-from channelvq.data.build import build_mixture
 from channelvq.evaluate.baselines import PCABaseline
 from channelvq.evaluate.features import pair_distances
-from channelvq.evaluate.held_out import DESCRIPTIONS, KINDS, SCENES, held_out
+from channelvq.evaluate.held_out import DESCRIPTIONS, KINDS, held_out
 from channelvq.evaluate.metrics import METRICS, PairMetric, psnr, ssim
 from channelvq.evaluate.results import write_json
 from channelvq.evaluate.tables import TextTable
 from channelvq.images import grid, normalize, save_image, strip, to_pil, to_tensor
 from channelvq.packed_size import num_bytes
 from channelvq.pretrained import CODE_TABLES, WEIGHTS
+from channelvq.report.token_sets import scenes as scenes_of
 from channelvq.tokenizer import CVQTokenizer
+from channelvq.train.car_task import CARRecipe
+from channelvq.train.run import load_recipe
 from lab.bench import other_codecs
 from lab.bench.timing import machine
+from lab.bundle.generator import RECIPE
 from lab.plots import line_panels
 from lab.study import Tables
 
@@ -51,6 +54,7 @@ def run(images: int, scenes: int, path: Path | None, pictures: Path | None) -> d
     records += _car(car, scenes, networks)
     protocol = machine() | {
         "data": {kind: DESCRIPTIONS[kind] for kind in KINDS}, "images": images, "images_of_car": scenes,
+        "data_of_car": f"test split of the scenes of {RECIPE}",
         "bytes": "means over images; of the other codecs those of the best of scales 1, 2, 4, 8 and 13 qualities for "
         "each image within the budget, or of its smallest file", "ms_ssim": "not at 64 px: it needs more than 160",
         "decoder": {"tokenizer_bytes": _size(tokenizer), "generator_bytes": _size(car.tokenizer, "../" + WEIGHTS)},
@@ -143,7 +147,7 @@ def _others(kind: str, images: Tensor, records: list[dict[str, Any]], networks: 
 def _car(car: CAR, count: int, networks: Networks) -> list[dict[str, Any]]:
     """Scenes in the generator's own tokenizer: its tables, then its scores."""
     tokenizer, scores = car.tokenizer, CARScores(car)
-    scenes = build_mixture(SCENES, tokenizer.image_size, "test", seed=0)
+    scenes = scenes_of(load_recipe(RECIPE, of=CARRecipe), tokenizer, "test")
     samples = [scenes[i] for i in range(count)]
     images, captions = torch.stack([s.image for s in samples]), [s.text for s in samples]
     ids = tokenizer.tokenize(normalize(images))

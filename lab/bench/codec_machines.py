@@ -17,13 +17,15 @@ from channelvq.car.model import CAR
 from channelvq.codec import compress_ids, decompress
 from channelvq.codec.car_scores import CARScores
 from channelvq.codec.levels import MARGIN
-from channelvq.data.build import build_mixture
 from channelvq.errors import InputError
-from channelvq.evaluate.held_out import SCENES
 from channelvq.evaluate.results import write_json
 from channelvq.evaluate.tables import TextTable
 from channelvq.images import normalize
+from channelvq.report.token_sets import scenes as scenes_of
+from channelvq.train.car_task import CARRecipe
+from channelvq.train.run import load_recipe
 from lab.bench.timing import machine
+from lab.bundle.generator import RECIPE
 from lab.study import Tables
 
 IMAGES = 8
@@ -60,7 +62,7 @@ def run(others: list[Path], path: Path | None) -> dict[str, Any]:
     settings = {name: (sys.executable, *rest) for name, rest in SETTINGS.items()}
     settings |= {f"other torch {i + 1}": (str(program), {}, 1, 8) for i, program in enumerate(others)}
     car = CAR.from_pretrained("bundled")
-    scenes = build_mixture(SCENES, car.tokenizer.image_size, "test", seed=0)
+    scenes = scenes_of(load_recipe(RECIPE, of=CARRecipe), car.tokenizer, "test")
     images = torch.stack([scenes[i].image for i in range(IMAGES)])
     found = {}
     with tempfile.TemporaryDirectory() as temporary:
