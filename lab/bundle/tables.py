@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 from channelvq.codec.tables import CodeTables
 from channelvq.pretrained import CODE_TABLES
@@ -20,7 +21,7 @@ def bundle(package: Path, say: Callable[[str], None], images: int = IMAGES) -> N
     for name, recipe in TOKENIZERS.items():
         began = time.perf_counter()
         tokenizer = CVQTokenizer.from_pretrained(package / name)
-        ids = token_set(load_recipe(recipe).data, tokenizer, "train", images).ids
+        ids = token_set(cast(Any, load_recipe(recipe)).data, tokenizer, "train", images).ids
         CodeTables.fit(tokenizer, ids).save(package / name)
         size = (package / name / CODE_TABLES).stat().st_size
         say(f"{package / name / CODE_TABLES}: {images} images, {size} bytes, {time.perf_counter() - began:.0f} s")

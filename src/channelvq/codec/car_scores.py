@@ -8,7 +8,7 @@ the file says which. So a reader finds the same levels although its last bits ar
 
 import copy
 import hashlib
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ _KEPT_BITS = 16  # of numbers that are computed when a model is built
 class CARScores:
     """The scores of a generator; it keeps a copy of the model in float64."""
 
-    kind = "car"
+    kind: ClassVar[Literal["car"]] = "car"
 
     def __init__(self, car: CAR) -> None:
         self.tokenizer = car.tokenizer

@@ -8,7 +8,7 @@ and no byte is spent on places to stop. docs/format.md, section 2.
 from collections.abc import Sequence
 from functools import cache
 from math import ceil, log2
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Int64
@@ -31,7 +31,7 @@ def _constriction() -> Any:
         raise InputError(
             ".cvq files need the entropy coder constriction, which is not installed: pip install 'channelvq[codec]'"
         ) from None
-    return constriction.stream
+    return cast(Any, constriction).stream
 
 
 def _model(counts: Int64[np.ndarray, " N"]) -> Any:

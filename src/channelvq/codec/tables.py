@@ -7,6 +7,7 @@ A tokenizer without tables has flat ones, under which all codes are equally like
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ class CodeTables:
 
     depths: UInt8[Tensor, "K N"]
     tokenizer: str
-    kind = "static"
+    kind: ClassVar[Literal["static"]] = "static"
 
     @property
     def digest(self) -> bytes:
