@@ -7,12 +7,14 @@ import pytest
 import torch
 
 from channelvq import CAR, CVQTokenizer
+from channelvq.codec import CodeTables, compress_ids, read_header
+from channelvq.data.drawn.scenes import SceneSource
 from channelvq.demo import PROMPTS, run
 from channelvq.evaluate.metrics import psnr
 from channelvq.images import normalize, to_uint8
 from channelvq.lookup.nearest import nearest_codeword
 from channelvq.nn.modes import row_independent_kernels
-from channelvq.pretrained import weights_sha256
+from channelvq.pretrained import CODE_TABLES, weights_sha256
 from channelvq.train.car_task import CARRecipe, CARTask
 from channelvq.train.run import load_recipe
 
@@ -114,3 +116,19 @@ def test_generated_images_stand_out_from_a_backdrop(car: CAR) -> None:
     ).float()
     middle, corners = images[:, :, 24:40, 24:40].mean((2, 3)), images[:, :, [2, 2, -3, -3], [2, -3, 2, -3]].mean(2)
     assert ((middle - corners).abs().amax(1) > 20).float().mean() >= 0.5
+
+
+@pytest.mark.parametrize("folder", ["tokenizer", "car/tokenizer"])
+def test_code_tables_are_those_of_this_tokenizer_and_files_reach_their_entropy(folder: str) -> None:
+    """After a retraining: `python -m lab bundle tables`."""
+    tokenizer = CVQTokenizer.from_pretrained(BUNDLED / folder)
+    assert (BUNDLED / folder / CODE_TABLES).stat().st_size < 500_000
+    tables = CodeTables.of(tokenizer)
+    scenes = SceneSource(size=tokenizer.image_size, split="test", sprites="shapes")
+    images = torch.stack([scenes.sample(i, torch.Generator().manual_seed(i)).image for i in range(8)])
+    ids = tokenizer.tokenize(normalize(images))
+    entropy = float(tables.bits(ids).sum(1).mean()) / 8
+    files = compress_ids(ids, tokenizer, chunk_tokens=tokenizer.num_tokens)  # one checksum, of one byte
+    coded = sum(read_header(file)[0].ends[-1] - 1 for file in files) / len(files)
+    assert entropy < 96
+    assert coded < 1.01 * entropy
