@@ -71,7 +71,8 @@ def test_commands(folder: Path) -> None:
         done = run(*words, *short)
         assert done.returncode == 0, done.stderr
     for path in ("tokens.json", "decoded/0000-photo.png", "strips/0000-photo.png", "figures.json", "photo.cvq",
-                 "again.png", "runs/smoke/final", "generated/0000.png", "out/0000-0016.png", "report/report.html"):  # fmt: skip
+                 "again.png", "runs/smoke/final", "generated/0000.png", "out/0000-0016.png",
+                 "report/report.html"):  # fmt: skip
         assert (folder / path).exists(), path
 
 
