@@ -35,7 +35,7 @@ from lab.plots import line_panels
 from lab.study import Tables
 
 LENGTHS = (8, 16, 32, 48, 64)
-CUTS = (8, 16, 32, 48, 64, 80, 96, 120)  # bytes of one file, header included: the first ones fall into the header
+CUTS = (32, 48, 64, 80, 96)  # bytes of one file, header included; before these the header alone, after them all of it
 NAMES = {"jpeg": "JPEG", "webp": "WebP", "avif": "AVIF", "jxl": "JPEG XL"}
 CAPTIONS = {"none": "not known", "needed": "known to the reader"}
 GENERATORS = "bundled generator's"

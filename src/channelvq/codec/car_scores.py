@@ -34,7 +34,8 @@ class CARScores:
 
     def __init__(self, car: CAR) -> None:
         self.tokenizer = car.tokenizer
-        content = f"{weights_sha256(car)}/{car.text.digest()}/{car.config}"
+        # Not its settings: a newer transformers may know more of them.
+        content = f"{weights_sha256(car)}/{car.text.digest()}"
         self.digest = hashlib.sha256(content.encode()).digest()[:MODEL_DIGEST]
         self._model = copy.deepcopy(car).double().eval()
         _round_computed(self._model)
