@@ -63,13 +63,20 @@ def decompress(
                 DamagedWarning,
                 stacklevel=2,
             )
-    return [_picture(tokenizer, one.ids) for one in decoded]
+    return _pictures(tokenizer, [one.ids for one in decoded])
 
 
 @torch.no_grad()
-def _picture(tokenizer: CVQTokenizer, ids: Sequence[int]) -> Image.Image:
-    if ids:
-        return tokenizer.detokenize(torch.tensor([ids]))[0]
+def _pictures(tokenizer: CVQTokenizer, rows: Sequence[Sequence[int]]) -> list[Image.Image]:
+    pictures: dict[int, Image.Image] = {}
+    for length in {len(ids) for ids in rows}:  # those of one length at once
+        places = [i for i, ids in enumerate(rows) if len(ids) == length]
+        drawn = tokenizer.detokenize(torch.tensor([rows[i] for i in places])) if length else [_nothing(tokenizer)]
+        pictures |= zip(places, drawn if length else drawn * len(places), strict=True)
+    return [pictures[i] for i in range(len(rows))]
+
+
+def _nothing(tokenizer: CVQTokenizer) -> Image.Image:
     config = tokenizer.config
     side = config.latent_size
     nothing = torch.zeros(1, config.latent_channels, side, side, dtype=tokenizer.dtype, device=tokenizer.device)
