@@ -1,6 +1,7 @@
 import io
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -216,3 +217,12 @@ def test_nothing_that_a_file_may_hold_is_more_than_an_error(tokenizer, ids) -> N
             assert decompress([data], tokenizer)[0].size == (16, 16)
     assert refused > 3 * start
     assert right <= 6  # flips of the last bits, which decide nothing, and damage that a checksum of 8 bits lets pass
+
+
+def test_of_10_000_random_files_none_passes_as_a_header() -> None:
+    """Behind nothing, behind the magic, and behind a header that is right up to its sizes."""
+    rng = np.random.default_rng(7)
+    for i in range(10_000):
+        before = (b"", b"CVQ\1", b"CVQ\1\0" + bytes(6), b"CVQ\1\x11" + bytes(6))[i % 4]
+        with pytest.raises(InputError):
+            read_header(before + rng.bytes(int(rng.integers(0, 200))))
