@@ -89,7 +89,7 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", li
         self.quantizer = ChannelVQ(
             codebook_dim=config.codebook_dim, num_tokens=config.num_tokens, axis=config.axis, config=config.quantizer
         )
-        self.decoder = config.network.build_decoder(config.latent_channels, config.image_size)
+        self.decoder = config.network.build_decoder(config.latent_channels, config.image_size, self.encoder)
 
     @property
     def num_tokens(self) -> int:

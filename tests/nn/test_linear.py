@@ -1,5 +1,7 @@
 """The linear coder with networks on top: in closed form before the first step."""
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor
@@ -26,10 +28,11 @@ def images(count: int = 5, seed: int = 0) -> Tensor:
     return torch.rand(count, 3, 16, 16, generator=seeded(seed)) * 2 - 1
 
 
-def some_basis(rows: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(mean, basis, slots) of some orthonormal rows in scattered places."""
+def some_basis(rows: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(mean, basis, rows, slots) of some orthonormal rows in scattered places."""
     basis = torch.linalg.qr(torch.randn(768, rows, generator=seeded(1)))[0].T
-    return torch.randn(768, generator=seeded(2)) / 5, basis, torch.randperm(32, generator=seeded(3))[:rows]
+    slots = torch.randperm(32, generator=seeded(3))[:rows]
+    return torch.randn(768, generator=seeded(2)) / 5, basis, torch.arange(rows), slots
 
 
 def tokenizer(axis: str = "channel", **network: object) -> CVQTokenizer:
@@ -37,8 +40,7 @@ def tokenizer(axis: str = "channel", **network: object) -> CVQTokenizer:
                 "codebook_size": 32, "rank": 4}, "network": LinearConfig(components=24, **network)}  # type: ignore[arg-type]  # fmt: skip
     torch.manual_seed(0)
     tok = CVQTokenizer(from_dict(CVQConfig, settings))
-    for part in (tok.encoder.linear, tok.decoder.linear):
-        part.place(*some_basis(20))
+    tok.encoder.linear.place(*some_basis(20))
     return tok.eval()
 
 
@@ -46,7 +48,7 @@ def tokenizer(axis: str = "channel", **network: object) -> CVQTokenizer:
 @pytest.mark.parametrize("networks", [{}, {"encoder": NET, "decoder": NET}])
 def test_before_the_first_step_it_is_the_linear_coder(axis: str, networks: dict[str, UNetConfig]) -> None:
     tok, x = tokenizer(axis, **networks), images()
-    mean, basis, slots = some_basis(20)
+    mean, basis, _, slots = some_basis(20)
     coefficients = (x.flatten(1) - mean) @ basis.T
     z = tok.encoder(x)
     torch.testing.assert_close(z.flatten(1)[:, slots], coefficients)
@@ -84,12 +86,12 @@ def test_the_linear_part_is_in_float32_under_autocast() -> None:
 
 
 def test_the_rows_that_the_data_did_not_fill_have_places_of_their_own() -> None:
-    part = LinearMap(24, (8, 2, 2), 16)
+    part = LinearMap(24, 24, (8, 2, 2), 16)
     assert not part.placed
     part.place(*some_basis(20))
     assert part.placed
     assert len(part.slots.unique()) == 24
-    assert torch.equal(part.slots[:20], some_basis(20)[2])
+    assert torch.equal(part.slots[:20], some_basis(20)[3])
     assert not part.basis[20:].any()
     part.place(*some_basis(7))
     assert len(part.slots.unique()) == 24
@@ -109,6 +111,35 @@ def test_a_plan_counts_its_networks() -> None:
     assert parts["quantizer"] == 4096 * 24 + 64 * 64 * 24
     assert parts["encoder"] == parts["decoder"] > 1_000_000
     assert found.forward_flops > 2 * 2 * 768 * 12288  # the linear part alone, there and back
+
+
+def test_a_component_in_several_slots_is_their_sum() -> None:
+    part = LinearMap(3, 6, (8, 2, 2), 16)
+    mean, basis, _, _ = some_basis(3)
+    chosen, slots = torch.tensor([2, 0, 2, 1, 2]), torch.tensor([31, 4, 7, 0, 12])
+    part.place(mean, basis, chosen, slots)
+    x = images()
+    coefficients = (x.flatten(1) - mean) @ basis.T
+    z = part.analyse(x).flatten(1)
+    torch.testing.assert_close(z[:, slots], coefficients[:, chosen])
+    assert int(z.any(0).sum()) == 5
+    expected = torch.stack([z[:, 4], z[:, 0], z[:, 31] + z[:, 7] + z[:, 12]], 1)
+    torch.testing.assert_close(part.synthesise(z.view(5, 8, 2, 2)).flatten(1), expected @ basis + mean)
+    # Equal numbers are the same component; what holds none has a number of its own.
+    numbers = part.numbers()
+    assert int(numbers[31]) == int(numbers[7]) == int(numbers[12]) == 2
+    assert len(numbers.unique()) == 32 - 2
+
+
+def test_both_ways_share_one_linear_part_that_is_stored_once() -> None:
+    tok = tokenizer(encoder=NET, decoder=NET)
+    assert tok.decoder.linear is tok.encoder.linear
+    assert [name for name in tok.state_dict() if name.endswith("basis")] == [
+        "encoder.linear.basis", "quantizer.quantizer.basis"
+    ]  # fmt: skip
+    twin = copy.deepcopy(tok)
+    assert twin.decoder.linear is twin.encoder.linear is not tok.encoder.linear
+    assert tok.double().decoder(torch.zeros(1, 8, 2, 2).double()).dtype == torch.float64
 
 
 # The separable form

@@ -21,6 +21,7 @@ CASES: dict[str, dict[str, object]] = {
     "ema": {"kind": "ema", "revive_after": 0.0},
     "simvq": {"kind": "simvq"},
     "simvq-tokenwise": {"kind": "simvq-tokenwise", "num_tokens": 8},
+    "simvq-residual": {"kind": "simvq-residual", "num_tokens": 8},
     "ibq": {"kind": "ibq", "temperature": 0.5},
     "ibq by index": {"kind": "ibq", "temperature": 0.5, "path": "index"},
     "lc": {"kind": "lc"},

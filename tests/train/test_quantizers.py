@@ -15,7 +15,7 @@ from channelvq.train import run, tokenizer_task
 from channelvq.train.run import load_recipe, train
 from channelvq.train.tokenizer_task import TokenizerRecipe
 
-KINDS = ("ema", "simvq", "simvq-tokenwise", "ibq", "lc", "fsq", "lfq")
+KINDS = ("ema", "simvq", "simvq-tokenwise", "simvq-residual", "ibq", "lc", "fsq", "lfq")
 TINY = (
     "model.image_size=32", "model.latent_channels=8", "model.network.base_channels=8",
     "model.quantizer.codebook_size=32", "data.validation_images=8", "objective.start_images=8", "train.batch_size=4",

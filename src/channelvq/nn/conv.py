@@ -51,7 +51,7 @@ class ConvConfig:
         """For images of any size that is a multiple of f."""
         return ConvEncoder(self, latent_channels)
 
-    def build_decoder(self, latent_channels: int, image_size: int) -> "ConvDecoder":
+    def build_decoder(self, latent_channels: int, image_size: int, encoder: Encoder) -> "ConvDecoder":
         """The mirror of the encoder."""
         return ConvDecoder(self, latent_channels)
 

@@ -16,17 +16,18 @@ import math
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from pydantic import PositiveInt
 from pydantic.dataclasses import dataclass
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from channelvq.config import STRICT
 from channelvq.errors import InputError
 from channelvq.nn.modes import without_autocast
 from channelvq.nn.networks import Decoder, Encoder
-from channelvq.nn.separable import SeparableMap, fill_up
+from channelvq.nn.placement import PlacedTransform
+from channelvq.nn.separable import SeparableMap
 from channelvq.nn.unet import UNet, UNetConfig
 
 
@@ -34,6 +35,8 @@ from channelvq.nn.unet import UNet, UNetConfig
 class LinearConfig:
     """downsampling: f, the ratio of the image's side to that of the maps. components: R, coefficients in all.
 
+    slots: how many numbers of the maps hold a coefficient; None: one for each. More of them where tokens share
+    coefficients, which a quantizer that passes errors on (simvq-residual) makes use of.
     form: "full", a basis of whole images, up to about 96 px; "separable", a transform of pixel blocks of side `block`
     to `features` numbers each and then one of each feature's grid (nn/separable.py), for any size. encoder, decoder:
     the residual networks; None for none. start_images: how many images the linear part is fitted to.
@@ -42,6 +45,7 @@ class LinearConfig:
     kind: Literal["linear"] = "linear"
     downsampling: PositiveInt = 8
     components: PositiveInt = 768
+    slots: PositiveInt | None = None
     form: Literal["full", "separable"] = "full"
     block: PositiveInt = 8
     features: PositiveInt = 64
@@ -68,62 +72,51 @@ class LinearConfig:
         """With a linear part of zeros, until it is fitted to data (train/start.py)."""
         return LinearEncoder(self, latent_channels, image_size)
 
-    def build_decoder(self, latent_channels: int, image_size: int) -> "LinearDecoder":
-        """Of the same linear part."""
-        return LinearDecoder(self, latent_channels, image_size)
+    def build_decoder(self, latent_channels: int, image_size: int, encoder: Encoder) -> "LinearDecoder":
+        """On the encoder's linear part."""
+        assert isinstance(encoder, LinearEncoder)
+        return LinearDecoder(self, encoder.linear, image_size)
 
 
-class LinearMap(nn.Module):
+class LinearMap(PlacedTransform):
     """The basis, its mean and the places of the coefficients: fitted to data, fixed in training."""
 
-    mean: Tensor
     basis: Tensor
-    slots: Tensor
 
-    def __init__(self, components: int, latent_shape: tuple[int, int, int], image_size: int) -> None:
-        super().__init__()
-        self.latent_shape, self.image_shape = latent_shape, (3, image_size, image_size)
-        pixels = 3 * image_size**2
-        count = min(components, pixels, math.prod(latent_shape))
-        self.register_buffer("mean", torch.zeros(pixels))
-        self.register_buffer("basis", torch.zeros(count, pixels))
-        self.register_buffer("slots", torch.arange(count))
-
-    @property
-    def placed(self) -> bool:
-        """Whether it was fitted to data, or loaded."""
-        return bool(self.basis.any())
+    def __init__(self, components: int, slots: int, latent_shape: tuple[int, int, int], image_size: int) -> None:
+        count = min(components, 3 * image_size**2, math.prod(latent_shape))
+        super().__init__(count, slots, latent_shape, (3, image_size, image_size))
+        self.register_buffer("basis", torch.zeros(count, 3 * image_size**2))
 
     @torch.no_grad()
-    def place(self, mean: Float[Tensor, " P"], basis: Float[Tensor, "n P"], slots: Tensor) -> None:
-        """Take a basis of n <= R rows and the slots of its coefficients; rows beyond them are zero, at free slots."""
+    def place(
+        self, mean: Float[Tensor, " P"], basis: Float[Tensor, "m P"], chosen: Tensor, slots: Int64[Tensor, " n"]
+    ) -> None:
+        """Take a basis of m <= R rows, and which of its coefficients stand where; rows beyond it are zero."""
         self.mean.copy_(mean)
         self.basis.zero_()
         self.basis[: len(basis)] = basis
-        self.slots.copy_(fill_up(slots, len(self.slots), math.prod(self.latent_shape)))
+        self.place_at(chosen, slots)
 
     def analyse(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
         """Images -> coefficients in their places."""
         with without_autocast(x):
             # In bfloat16 the coefficients would lose what the networks are there to win.
-            coefficients = F.linear(x.flatten(1).to(self.basis.dtype) - self.mean, self.basis)
-            maps = coefficients.new_zeros(len(x), math.prod(self.latent_shape))
-            return maps.index_copy(1, self.slots, coefficients).unflatten(1, self.latent_shape)
+            return self.to_maps(F.linear(x.flatten(1).to(self.basis.dtype) - self.mean, self.basis))
 
     def synthesise(self, z: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
         """Coefficients in their places -> images."""
         with without_autocast(z):
-            coefficients = z.flatten(1).to(self.basis.dtype)[:, self.slots]
-            return (coefficients @ self.basis + self.mean).unflatten(1, self.image_shape)
+            return (self.from_maps(z) @ self.basis + self.mean).unflatten(1, self.image_shape)
 
 
-def build_map(config: LinearConfig, latent_channels: int, image_size: int) -> LinearMap | SeparableMap:
-    """The linear part of a config."""
+def _build_map(config: LinearConfig, latent_channels: int, image_size: int) -> LinearMap | SeparableMap:
     side = image_size // config.downsampling
     shape = (latent_channels, side, side)
+    slots = config.slots or config.components
     if config.form == "full":
-        return LinearMap(config.components, shape, image_size)
-    return SeparableMap(config.components, shape, image_size, block_side=config.block, features=config.features)
+        return LinearMap(config.components, slots, shape, image_size)
+    return SeparableMap(slots, shape, image_size, block_side=config.block, features=config.features)
 
 
 class LinearEncoder(Encoder):
@@ -132,7 +125,7 @@ class LinearEncoder(Encoder):
     def __init__(self, config: LinearConfig, latent_channels: int, image_size: int) -> None:
         super().__init__()
         self.config = config
-        self.linear = build_map(config, latent_channels, image_size)
+        self.linear = _build_map(config, latent_channels, image_size)
         self.residual = None if config.encoder is None else UNet(config.encoder, image_size)
 
     def forward(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
@@ -141,13 +134,19 @@ class LinearEncoder(Encoder):
 
 
 class LinearDecoder(Decoder):
-    """(B, c, h, w) -> (B, 3, h*f, w*f)."""
+    """(B, c, h, w) -> (B, 3, h*f, w*f), through the linear part that its encoder holds."""
 
-    def __init__(self, config: LinearConfig, latent_channels: int, image_size: int) -> None:
+    def __init__(self, config: LinearConfig, linear: LinearMap | SeparableMap, image_size: int) -> None:
         super().__init__()
         self.config = config
-        self.linear = build_map(config, latent_channels, image_size)
+        # In a tuple torch does not see it: its numbers are stored and moved once, with the encoder.
+        self._linear = (linear,)
         self.residual = None if config.decoder is None else UNet(config.decoder, image_size)
+
+    @property
+    def linear(self) -> LinearMap | SeparableMap:
+        """The encoder's."""
+        return self._linear[0]
 
     @property
     def last_weight(self) -> Tensor:

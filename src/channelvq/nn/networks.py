@@ -47,8 +47,8 @@ class NetworkConfig(Protocol):
         """For square images of image_size pixels."""
         ...
 
-    def build_decoder(self, latent_channels: int, image_size: int) -> Decoder:
-        """For square images of image_size pixels."""
+    def build_decoder(self, latent_channels: int, image_size: int, encoder: Encoder) -> Decoder:
+        """For square images of image_size pixels; encoder: of the same settings, where they share weights."""
         ...
 
 

@@ -73,7 +73,7 @@ class ViTConfig:
         """With fresh weights; see `ViTEncoder.load_weights`."""
         return ViTEncoder(self, latent_channels, image_size)
 
-    def build_decoder(self, latent_channels: int, image_size: int) -> ConvDecoder:
+    def build_decoder(self, latent_channels: int, image_size: int, encoder: Encoder) -> ConvDecoder:
         """By convolutions, as that of the other kind."""
         return ConvDecoder(self.decoder, latent_channels)
 

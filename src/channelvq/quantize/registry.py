@@ -32,6 +32,7 @@ QUANTIZERS: Registry[type[QuantizerConfig]] = Registry(
         "ema": "channelvq.quantize.ema:EMAConfig",
         "simvq": "channelvq.quantize.simvq:SimVQConfig",
         "simvq-tokenwise": "channelvq.quantize.tokenwise:TokenwiseSimVQConfig",
+        "simvq-residual": "channelvq.quantize.residual:ResidualSimVQConfig",
         "ibq": "channelvq.quantize.ibq:IBQConfig",
         "lc": "channelvq.quantize.lc:LCConfig",
         "fsq": "channelvq.quantize.fsq:FSQConfig",

@@ -89,8 +89,12 @@ class TokenwiseSimVQCodebook(Quantizer):
         k, known = indices.shape[1], self.num_tokens
         if known is None or k > known:
             raise InputError(f"indices_to_codes: {k} tokens were given, this codebook is for {known or 'none yet'}")
+        return self._codes_of(indices, slice(0, k))
+
+    def _codes_of(self, indices: Int64[Tensor, "B k"], tokens: slice) -> Float[Tensor, "B k D"]:
+        """Codewords of some tokens in a row."""
         # Number by number: a product rounds differently for another number of rows, a sum in this order does not.
-        chosen, maps = self.basis[indices], self.weight[:k]
+        chosen, maps = self.basis[indices], self.weight[tokens]
         out = maps[..., 0] * chosen[..., :1]
         for i in range(1, self.rank):
             out = out + maps[..., i] * chosen[..., i : i + 1]

@@ -54,9 +54,9 @@ def place_maps(
     maps = principal_maps(z, codebook.shape[1], math.log2(len(codebook)))
     for i in range(iterations):
         indices = nearest_mapped(z, maps, codebook)
-        maps = _fit_maps(z, codebook, indices, maps)
+        maps = fit_maps(z, codebook, indices, maps)
         if i:  # the first maps are those of another codebook's scale
-            codebook = _fit_codebook(z, maps, codebook, indices)
+            codebook = fit_codebook(z, maps, codebook, indices)
     return maps, codebook
 
 
@@ -73,7 +73,7 @@ def principal_maps(z: Float[Tensor, "B K D"], rank: int, bits: float) -> Float[T
     return (maps * torch.where(peaks < 0, -1.0, 1.0))[:, :, :rank].float()
 
 
-def _fit_maps(
+def fit_maps(
     z: Float[Tensor, "B K D"], codebook: Float[Tensor, "N r"], indices: Int64[Tensor, "B K"], maps: Tensor
 ) -> Float[Tensor, "K D r"]:
     """W_k of least squared error for the chosen codewords, drawn a little towards the W_k of before."""
@@ -88,7 +88,7 @@ def _fit_maps(
     return torch.stack(fitted).float()
 
 
-def _fit_codebook(
+def fit_codebook(
     z: Float[Tensor, "B K D"], maps: Float[Tensor, "K D r"], codebook: Float[Tensor, "N r"], indices: Tensor
 ) -> Float[Tensor, "N r"]:
     """c_n of least squared error over all tokens that chose it; (sum W^T W + still) c = sum W^T z + still c_before."""

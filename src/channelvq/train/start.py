@@ -11,14 +11,15 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int64, UInt8
+from jaxtyping import Float, Float64, Int64, UInt8
 from torch import Tensor
 
 from channelvq.distributed import broadcast_from_main, rank
 from channelvq.errors import InputError
 from channelvq.images import normalize
-from channelvq.nn.linear import LinearDecoder, LinearEncoder, LinearMap
+from channelvq.nn.linear import LinearEncoder, LinearMap
 from channelvq.nn.separable import SeparableMap
+from channelvq.quantize.residual import ResidualSimVQCodebook, ResidualSimVQConfig
 from channelvq.quantize.tokenwise import TokenwiseSimVQConfig
 from channelvq.quantize.tokenwise_start import water_level
 from channelvq.tokenizer import CVQConfig, CVQTokenizer
@@ -30,10 +31,11 @@ SPARE = 1.1  # directions that are followed for each that is wanted: the last on
 
 
 class LinearStart(NamedTuple):
-    """mean (P,) of images in [-1, 1]; basis (n, P), orthonormal rows; slots: their places in the flat maps (C h w)."""
+    """mean (P,) of images in [-1, 1]; basis (m, P), orthonormal rows; which of them are at which slots."""
 
     mean: Float[Tensor, " P"]
-    basis: Float[Tensor, "n P"]
+    basis: Float[Tensor, "m P"]
+    chosen: Int64[Tensor, " n"]
     slots: Int64[Tensor, " n"]
 
 
@@ -42,24 +44,24 @@ def start_linear(tokenizer: CVQTokenizer, images: Callable[[int], UInt8[Tensor, 
 
     images: gives so many of the training images.
     """
-    encoder, decoder = tokenizer.encoder, tokenizer.decoder
-    if not (isinstance(encoder, LinearEncoder) and isinstance(decoder, LinearDecoder)):
+    encoder = tokenizer.encoder
+    if not isinstance(encoder, LinearEncoder):
         raise InputError(f"start: expected a tokenizer with model.network.kind=linear, got {type(encoder).__name__}")
     if encoder.linear.placed:
         return
     if rank() == 0:
         shown = images(encoder.config.start_images).to(tokenizer.device)
-        fitted = _fit(encoder.linear, tokenizer.config, shown, seed)
-        for part in (encoder.linear, decoder.linear):
-            part.place(*fitted)
-    for part in (encoder.linear, decoder.linear):
-        broadcast_from_main(part.buffers())
+        encoder.linear.place(*_fit(encoder.linear, tokenizer.config, shown, seed))
+    broadcast_from_main(encoder.linear.buffers())
+    quantizer = tokenizer.quantizer.quantizer
+    if isinstance(quantizer, ResidualSimVQCodebook):
+        quantizer.share(encoder.linear.numbers().view(quantizer.numbers.shape))
 
 
 def _fit(part: LinearMap | SeparableMap, config: CVQConfig, images: UInt8[Tensor, "n 3 H W"], seed: int) -> Any:
     """What `place` takes."""
     if isinstance(part, LinearMap):
-        return fit_linear(config, images, len(part.basis), seed)
+        return fit_linear(config, images, len(part.basis), len(part.slots), seed)
     bits, most = math.log2(config.quantizer.codebook_size), _most(config)
     fitted = fit_separable(images, part, whole_grid=config.axis == "channel")
     if config.axis == "patch":
@@ -70,9 +72,9 @@ def _fit(part: LinearMap | SeparableMap, config: CVQConfig, images: UInt8[Tensor
         else:  # one codebook for all patches: a number must mean the same in each
             chosen = slots = torch.arange(len(part.slots))
     else:
-        chosen, variances = largest(fitted, len(part.slots))
-        kept, slots = _slots(deal_out(variances, config.num_tokens, bits), config.codebook_dim, most)
-        chosen = chosen[: len(kept)][kept]
+        order, variances = largest(fitted, len(part.slots))
+        picked, slots = _dealt(config, variances, len(part.slots))
+        chosen = order[picked]
     return fitted.mean, fitted.block, fitted.grid, chosen, slots
 
 
@@ -84,8 +86,10 @@ def _most(config: CVQConfig) -> int:
 
 
 @torch.no_grad()
-def fit_linear(config: CVQConfig, images: UInt8[Tensor, "n 3 H W"], components: int, seed: int) -> LinearStart:
-    """The basis of at most `components` rows for the axis, tokens and codes of a tokenizer.
+def fit_linear(
+    config: CVQConfig, images: UInt8[Tensor, "n 3 H W"], components: int, slots: int, seed: int
+) -> LinearStart:
+    """The basis of at most `components` rows for the axis, tokens and codes of a tokenizer; slots: at most, of maps.
 
     Raises InputError for images that are all the same.
     """
@@ -93,15 +97,27 @@ def fit_linear(config: CVQConfig, images: UInt8[Tensor, "n 3 H W"], components: 
     if config.axis == "patch":
         return _patch_start(images, config.latent_size, bits, min(most, components // config.num_tokens))
     mean, basis, variances = principal_components(images, components, torch.Generator().manual_seed(seed))
-    kept, slots = _slots(deal_out(variances, config.num_tokens, bits), config.codebook_dim, most)
-    return LinearStart(mean, basis[: len(kept)][kept], slots)
+    chosen, places = _dealt(config, variances, slots)
+    # Rows that no token has would only be stored.
+    rows, chosen = chosen.unique(return_inverse=True)
+    return LinearStart(mean, basis[rows], chosen, places)
 
 
-def _slots(tokens: Int64[Tensor, " m"], dim: int, most: int) -> tuple[Bool[Tensor, " m"], Int64[Tensor, " n"]]:
-    """(which components stay, their slots): the first `most` of each token, in a row among its `dim` numbers."""
+def _dealt(
+    config: CVQConfig, variances: Float64[Tensor, " n"], slots: int
+) -> tuple[Int64[Tensor, " m"], Int64[Tensor, " m"]]:
+    """(components, their slots) on the channel axis; variances: of the components, in falling order."""
+    bits, dim, count = math.log2(config.quantizer.codebook_size), config.codebook_dim, config.num_tokens
+    if isinstance(config.quantizer, ResidualSimVQConfig):
+        shared = share_out(variances, count, bits, min(_most(config), slots // count))
+        places = torch.arange(count, device=shared.device)[:, None] * dim + torch.arange(
+            shared.shape[1], device=shared.device
+        )
+        return shared.flatten(), places.flatten()
+    tokens = deal_out(variances, count, bits)
     place = torch.arange(len(tokens), device=tokens.device) - torch.searchsorted(tokens, tokens)
-    kept = place < most
-    return kept, tokens[kept] * dim + place[kept]
+    kept = place < _most(config)
+    return kept.nonzero()[:, 0], tokens[kept] * dim + place[kept]
 
 
 def deal_out(variances: Float64[Tensor, " n"], num_tokens: int, bits: float) -> Int64[Tensor, " m"]:
@@ -113,6 +129,21 @@ def deal_out(variances: Float64[Tensor, " n"], num_tokens: int, bits: float) -> 
     worth = (variances / level).log2().clamp(min=0) / 2
     begin = (worth.cumsum(0) - worth)[worth > 0]
     return (begin / bits).long().clamp(max=num_tokens - 1)
+
+
+def share_out(variances: Float64[Tensor, " n"], num_tokens: int, bits: float, each: int) -> Int64[Tensor, "K each"]:
+    """The components of each token where errors are passed on: those of which most is left.
+
+    A token gives its bits to them by reverse water-filling and leaves of each the water level. So a large component is
+    in many tokens, a little finer in each, and the first tokens alone are nearly as good as their bits allow.
+    """
+    left, shared = variances.clone(), []
+    each = min(each, len(left))
+    for _ in range(num_tokens):
+        most = left.sort(descending=True, stable=True).indices[:each]
+        left[most] = torch.minimum(left[most], water_level(left[most], bits))
+        shared.append(most)
+    return torch.stack(shared)
 
 
 def principal_components(
@@ -178,4 +209,4 @@ def _patch_start(images: UInt8[Tensor, "n 3 H W"], side: int, bits: float, most:
         raise InputError("start: the images are all the same; principal components need some thousand different ones")
     basis = torch.zeros(len(patch), images[0].numel(), device=images.device)
     basis.scatter_(1, places[patch], directions[patch, :, place].float())
-    return LinearStart(mean.float(), basis, place * patches + patch)
+    return LinearStart(mean.float(), basis, torch.arange(len(basis), device=images.device), place * patches + patch)
