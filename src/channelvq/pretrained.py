@@ -7,6 +7,7 @@ weights hold before any memory is taken for it. Hashes of weights are here too: 
 measured with.
 """
 
+import errno
 import hashlib
 import json
 import threading
@@ -31,6 +32,7 @@ from channelvq.files import parse_json, replace_file, write_text_atomically
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 PACKAGE = Path(__file__).parent
+HUB_OPTIONS = signature(snapshot_download).parameters.keys()
 # Functions of torch.nn.init, and of transformers in its place, by which layers fill fresh weights.
 DRAWS = {"kaiming_uniform_", "normal_", "uniform_"}
 # Types of numbers in a safetensors file that weights may have; what is neither of these nor integer is refused.
@@ -88,12 +90,19 @@ def _naming_damage(path: Path) -> Iterator[None]:
 def write_weights(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write a state dict as a safetensors file, whole or not at all, as readable as any other file.
 
-    metadata: kept in the file; by default {"format": "pt"}, without which transformers refuses it. Raises OSError or
-    SafetensorError where it cannot be written.
+    metadata: kept in the file; by default {"format": "pt"}, without which transformers refuses it. Raises OSError
+    where it cannot be written.
     """
     tensors = {name: tensor.contiguous() for name, tensor in state.items()}
     kept = {"format": "pt"} if metadata is None else dict(metadata)
-    replace_file(path, lambda place: save_file(tensors, place, metadata=kept))  # to a file: bytes would be a copy
+
+    def write(place: Path) -> None:
+        try:
+            save_file(tensors, place, metadata=kept)  # to a file: bytes would be a copy
+        except SafetensorError as error:
+            raise OSError(errno.EIO, reason(error), str(path)) from None
+
+    replace_file(path, write)
 
 
 def write_settings(path: Path, settings: Any) -> None:
@@ -144,7 +153,7 @@ def find_folder(
     `huggingface_hub.snapshot_download` (revision, cache_dir, token, ...). Raises InputError where there is no such
     folder or repository, or one of the two files is not in it.
     """
-    if unknown := sorted(options.keys() - signature(snapshot_download).parameters.keys()):
+    if unknown := sorted(options.keys() - HUB_OPTIONS):
         raise InputError(f"{what} {str(source)!r}: there is no option {', '.join(unknown)}; see from_pretrained")
     if str(source) == "bundled":
         folder = PACKAGE / "bundled" / bundled

@@ -23,7 +23,15 @@ from channelvq.errors import DivergedError, NotFiniteError
 from channelvq.images import check_target
 from channelvq.train import launch
 from channelvq.train.averages import moving_average, update_average
-from channelvq.train.checkpoint import check_run_folder, checkpoints, load_checkpoint, read_state, save_checkpoint
+from channelvq.train.checkpoint import (
+    Kept,
+    check_run_folder,
+    checkpoints,
+    load_checkpoint,
+    read_state,
+    save_checkpoint,
+    sweep_partial,
+)
 from channelvq.train.config import TrainConfig
 from channelvq.train.progress import Progress
 from channelvq.train.signals import StopSignals
@@ -67,6 +75,7 @@ class Engine:
         # No rank may find what another one has just begun to write.
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
+            sweep_partial(self.run_dir)
             (self.run_dir / "samples").mkdir(parents=True, exist_ok=True)
             save(resolved, self.run_dir / "config.yaml")
         self.accelerator.wait_for_everyone()
@@ -89,7 +98,7 @@ class Engine:
         # A helper is not evaluated, so it has no average.
         averaged = self.optimizers if config.ema else ()
         self.averages = {name: moving_average(models[name], config.ema) for name in averaged}
-        accelerator.register_for_checkpointing(*self.schedulers.values(), *self.averages.values())
+        self.kept = Kept(self.schedulers, self.averages)
 
     def fit(self) -> Figures | None:
         """Run from the start or the newest checkpoint to `steps`; evaluate; write final/."""
@@ -118,7 +127,7 @@ class Engine:
                 # After the step and not in it, so that what is saved is a state that training has been in.
                 stopping = self._anywhere(signals.received)
                 if done % config.checkpoint_every == 0 or last or stopping:
-                    save_checkpoint(self.accelerator, self.run_dir, done, config, self.seconds)
+                    save_checkpoint(self.accelerator, self.run_dir, done, config, self.seconds, self.kept)
                 if stopping and not last:
                     progress.say(f"stopped by {stopping} after step {done}; go on with train.resume=true")
                     launch.stop_trackers(self.accelerator)
@@ -137,7 +146,7 @@ class Engine:
                 print(f"train.resume=true, but {self.run_dir} holds no checkpoint: training begins at step 1")
             self.task.start()
             return 0
-        step = load_checkpoint(self.accelerator, saved[-1], self.config)
+        step = load_checkpoint(self.accelerator, saved[-1], self.config, self.kept)
         self.seconds = float(read_state(saved[-1]).get("seconds", 0.0))
         return step
 
