@@ -24,6 +24,7 @@ from channelvq.errors import InputError
 
 LOCK = ".lock"  # in a folder that one process writes to
 WORKPLACE_LOCK = ".channelvq-writing"
+PATIENCE = 1.0  # seconds to wait for a lock: those who only ask whether it is held have it for a moment
 YOUNG = 2.0  # seconds in which a workplace may not have its lock yet
 SUMS = "SHA256SUMS"
 
@@ -34,8 +35,9 @@ SUMS = "SHA256SUMS"
 @contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
     """Within it no other process writes to `folder`; InputError where one does. A killed holder holds nothing."""
+    made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK, timeout=0)
+    lock = FileLock(folder / LOCK, timeout=PATIENCE)
     try:
         lock.acquire()
     except Timeout:
@@ -48,6 +50,16 @@ def only_writer(folder: Path) -> Iterator[None]:
         with suppress(OSError):
             (folder / LOCK).unlink()
         lock.release()
+        with suppress(OSError):  # where nothing was written
+            if made:
+                folder.rmdir()
+
+
+def check_not_held(folder: Path) -> None:
+    """InputError where another process is the only writer of `folder`; any number of processes may ask at once."""
+    if (folder / LOCK).exists():
+        with only_writer(folder):
+            pass
 
 
 @contextmanager
@@ -159,7 +171,7 @@ def _make_ordinary(path: Path) -> None:
 
 def write_sums(folder: Path) -> None:
     """Write the SHA-256 of every file of a folder to its SHA256SUMS, which `sha256sum -c` reads."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != WORKPLACE_LOCK)
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / SUMS)
     text = "".join(f"{_sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in files)
     (folder / SUMS).write_text(text, encoding="utf-8")
 

@@ -8,7 +8,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -20,7 +20,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from channelvq.config import save
 from channelvq.errors import DivergedError, NotFiniteError
-from channelvq.images import check_target
+from channelvq.files import check_not_held, only_writer
+from channelvq.outputs import check_outputs
 from channelvq.train import launch
 from channelvq.train.averages import moving_average, update_average
 from channelvq.train.checkpoint import (
@@ -37,6 +38,8 @@ from channelvq.train.progress import Progress
 from channelvq.train.signals import StopSignals
 from channelvq.train.task import Figures, Losses, Recipe, Task
 
+RUN_FILES = ("config.yaml", "checkpoints", "inputs.json", "metrics.jsonl")  # by which a folder is one of a run
+
 
 def schedule(config: TrainConfig, step: int) -> float:
     """Learning rate at a step over its peak: linear warm-up, then a cosine down to `final_lr_ratio`."""
@@ -48,8 +51,10 @@ def schedule(config: TrainConfig, step: int) -> float:
 
 def check_run(recipe: Recipe) -> None:
     """InputError where a run's folder, or what it asks to be installed, would stop it later."""
-    check_target(recipe.train.output_dir, folder=True)
-    check_run_folder(Path(recipe.train.output_dir), recipe, recipe.train.resume)
+    run_dir = Path(recipe.train.output_dir)
+    check_outputs(folder=run_dir, own=RUN_FILES)
+    check_not_held(run_dir)
+    check_run_folder(run_dir, recipe, recipe.train.resume)
     launch.check_installed(recipe.train)
 
 
@@ -67,17 +72,17 @@ class Engine:
         self.accumulation = config.accumulation or 1
         self.accelerator = launch.build_accelerator(config, task.idle_parameters)
         self.seconds = 0.0  # that the steps of the run took so far, in all its sittings
-        self._prepare_folder(resolved)
+        self.resolved = resolved
         self._prepare_models()
-        launch.start_trackers(self.accelerator, resolved)
 
-    def _prepare_folder(self, resolved: Any) -> None:
+    def _prepare_folder(self) -> None:
         # No rank may find what another one has just begun to write.
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
+            check_run_folder(self.run_dir, self.resolved, self.config.resume)  # another process may have been first
             sweep_partial(self.run_dir)
             (self.run_dir / "samples").mkdir(parents=True, exist_ok=True)
-            save(resolved, self.run_dir / "config.yaml")
+            save(self.resolved, self.run_dir / "config.yaml")
         self.accelerator.wait_for_everyone()
 
     def _prepare_models(self) -> None:
@@ -102,6 +107,12 @@ class Engine:
 
     def fit(self) -> Figures | None:
         """Run from the start or the newest checkpoint to `steps`; evaluate; write final/."""
+        with only_writer(self.run_dir) if self.accelerator.is_main_process else nullcontext():
+            self._prepare_folder()
+            launch.start_trackers(self.accelerator, self.resolved)
+            return self._fit()
+
+    def _fit(self) -> Figures | None:
         config = self.config
         start_step = self._start_step()
         batches = self.task.batches(start_step, self.accelerator.process_index, self.accelerator.num_processes)
