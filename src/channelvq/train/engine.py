@@ -4,7 +4,6 @@ A task (train/task.py) says what is trained on what; the engine does everything 
 precision, clipping, moving averages, progress, metrics, checkpoints, resuming and stopping well.
 """
 
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -19,8 +18,8 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from channelvq.config import save
-from channelvq.errors import DivergedError, NotFiniteError
-from channelvq.files import check_not_held, only_writer
+from channelvq.errors import DivergedError, InputError, NotFiniteError
+from channelvq.files import check_not_held, only_writer, parse_json
 from channelvq.outputs import check_outputs
 from channelvq.train import launch
 from channelvq.train.averages import moving_average, update_average
@@ -310,5 +309,9 @@ def training_seconds(run_dir: str | Path, batch_size: int) -> float:
 
 
 def read_metrics(run_dir: str | Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl, one dict each."""
-    return [json.loads(line) for line in (Path(run_dir) / "metrics.jsonl").read_text().splitlines()]
+    """The lines of a run's metrics.jsonl, one dict each; raises InputError for one that is damaged."""
+    path = Path(run_dir) / "metrics.jsonl"
+    try:
+        return [parse_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except ValueError as error:
+        raise InputError(f"{path}: the file is damaged ({error})") from None
