@@ -166,9 +166,6 @@ def _begun(record: Path, prefix: str, listing: str) -> Written:
     folder = record.parent
     numbered = f"{prefix}-[0-9][0-9][0-9][0-9][0-9].tar"
     there = sorted(path.name for path in folder.glob(numbered))
-    for name in (numbered, record.name):
-        for left in folder.glob(f".{name}.*"):  # what a killed call was writing
-            left.unlink()
     mend = f"choose another folder or --prefix, or remove {prefix}-*.tar and {record.name}"
     if not record.exists():
         if there:
