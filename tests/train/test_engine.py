@@ -305,7 +305,7 @@ def test_a_full_disk_names_the_file_and_leaves_the_last_good_state(
 
     monkeypatch.setattr(checkpoint_module, "_write", on_full_disk)
     try:
-        with pytest.raises(InputError, match=r"step-00000002: cannot write .*step-00000001 is whole, go on"):
+        with pytest.raises(InputError, match=rf"step-00000002: cannot write {file}.*step-00000001 is whole, go on"):
             fit(resumed(config))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -168,9 +168,8 @@ def evaluate_geneval(
         raise InputError(
             f"--output {output}: {settings.name} beside it would take the place of --prompts; give another"
         )
-    read = (car, prompts, detector)
-    outputs(settings)
-    outputs(json_file, folder=output, inputs=(*read, settings), own=DRAWN, overwrite=overwrite)
+    outputs(settings, inputs=(car, detector))
+    outputs(json_file, folder=output, inputs=(car, detector, prompts, settings), own=DRAWN, overwrite=overwrite)
     sampling = SamplingSettings(guidance_scale, temperature, top_k, top_p, seed)
     file = read_prompts(prompts, samples) if prompts else None
     if file and not output:

@@ -46,8 +46,8 @@ SHARD_CLASSES = {
 
 
 @dataclass(frozen=True)
-class Kept:
-    """What is kept of a run beside that which Accelerate saves, by the names of its optimizers."""
+class RunState:
+    """What a checkpoint keeps of a run beside that which Accelerate saves, by the names of the optimizers."""
 
     schedulers: dict[str, LambdaLR]
     averages: dict[str, AveragedModel]
@@ -99,7 +99,7 @@ def _refuse_changes(run_dir: Path, resolved: Any) -> None:
 def check_inputs(run_dir: Path, inputs: dict[str, str]) -> None:
     """Refuse to go on where what a run reads beside its settings has changed since it began.
 
-    inputs: digests by what they are of. Kept as inputs.json; runs of before it was written are let pass.
+    inputs: digests by what they are of. RunState as inputs.json; runs of before it was written are let pass.
     """
     path = run_dir / "inputs.json"
     if checkpoints(run_dir) and path.is_file():
@@ -137,7 +137,7 @@ def _arithmetic(accelerator: Accelerator, config: TrainConfig) -> dict[str, int]
 
 
 def save_checkpoint(
-    accelerator: Accelerator, run_dir: Path, step: int, config: TrainConfig, seconds: float, kept: Kept
+    accelerator: Accelerator, run_dir: Path, step: int, config: TrainConfig, seconds: float, kept: RunState
 ) -> Path:
     """Write everything that resuming needs as checkpoints/step-00001234; all ranks call it together.
 
@@ -170,11 +170,11 @@ def save_checkpoint(
     return final
 
 
-def _write(accelerator: Accelerator, folder: Path, kept: Kept) -> None:
+def _write(accelerator: Accelerator, folder: Path, kept: RunState) -> None:
     accelerator.save_state(str(folder))
     # What Accelerate writes of random states is a pickle, and it goes on in silence where that is missing.
     (folder / f"random_states_{accelerator.process_index}.pkl").unlink()
-    write_weights(folder / f"random-states-{accelerator.process_index}.safetensors", random_states())
+    write_weights(_random_file(accelerator, folder), random_states())
     if accelerator.is_main_process:
         write_settings(folder / "schedules.json", {name: _plain(kept.schedulers[name]) for name in kept.schedulers})
         for name, average in kept.averages.items():
@@ -187,12 +187,14 @@ def _plain(scheduler: LambdaLR) -> dict[str, Any]:
 
 def _unwritten(run_dir: Path, partial: Path, error: Exception) -> InputError:
     """Which file could not be written, and what there is to go on from; what is there of it is removed."""
+    # Neither torch nor safetensors tells which; the weights are the first.
     files = [path for path in partial.rglob("*") if path.is_file()]
-    last = max(files, key=lambda path: path.stat().st_mtime_ns, default=partial).name
+    last = max(files, key=lambda path: path.stat().st_mtime_ns, default=partial / "model.safetensors")
+    name = Path(getattr(error, "filename", None) or last).name.removeprefix(PARTIAL)
     shutil.rmtree(partial, ignore_errors=True)
     saved = checkpoints(run_dir)
     good = f"{saved[-1]} is whole, go on from it with train.resume=true" if saved else "there is none of before"
-    return InputError(f"checkpoint {partial.name.removeprefix(PARTIAL)}: cannot write {last} ({reason(error)}); {good}")
+    return InputError(f"checkpoint {partial.name.removeprefix(PARTIAL)}: cannot write {name} ({reason(error)}); {good}")
 
 
 def sweep_partial(run_dir: Path) -> None:
@@ -224,7 +226,7 @@ def read_state(folder: Path) -> dict[str, Any]:
         raise _unusable(folder, f"cannot be read ({error})") from None
 
 
-def load_checkpoint(accelerator: Accelerator, folder: Path, config: TrainConfig, kept: Kept) -> int:
+def load_checkpoint(accelerator: Accelerator, folder: Path, config: TrainConfig, kept: RunState) -> int:
     """Restore everything from a checkpoint; returns its step. Warns when sums will be made in another order.
 
     Raises InputError, with nothing restored, where a part is missing or not as it was written.
@@ -255,7 +257,7 @@ def _random_file(accelerator: Accelerator, folder: Path) -> Path:
     return folder / f"random-states-{accelerator.process_index}.safetensors"
 
 
-def _check_whole(accelerator: Accelerator, folder: Path, kept: Kept) -> None:
+def _check_whole(accelerator: Accelerator, folder: Path, kept: RunState) -> None:
     """InputError where a part is missing or has changed, or a list of FSDP's shards would execute something."""
     if not (folder / SUMS).is_file():
         raise _unusable(folder, f"it has no {SUMS}: incomplete, or of a version before checkpoints had digests")

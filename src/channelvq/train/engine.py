@@ -24,7 +24,7 @@ from channelvq.outputs import check_outputs
 from channelvq.train import launch
 from channelvq.train.averages import moving_average, update_average
 from channelvq.train.checkpoint import (
-    Kept,
+    RunState,
     check_run_folder,
     checkpoints,
     load_checkpoint,
@@ -102,7 +102,7 @@ class Engine:
         # A helper is not evaluated, so it has no average.
         averaged = self.optimizers if config.ema else ()
         self.averages = {name: moving_average(models[name], config.ema) for name in averaged}
-        self.kept = Kept(self.schedulers, self.averages)
+        self.run_state = RunState(self.schedulers, self.averages)
 
     def fit(self) -> Figures | None:
         """Run from the start or the newest checkpoint to `steps`; evaluate; write final/."""
@@ -137,7 +137,7 @@ class Engine:
                 # After the step and not in it, so that what is saved is a state that training has been in.
                 stopping = self._anywhere(signals.received)
                 if done % config.checkpoint_every == 0 or last or stopping:
-                    save_checkpoint(self.accelerator, self.run_dir, done, config, self.seconds, self.kept)
+                    save_checkpoint(self.accelerator, self.run_dir, done, config, self.seconds, self.run_state)
                 if stopping and not last:
                     progress.say(f"stopped by {stopping} after step {done}; go on with train.resume=true")
                     launch.stop_trackers(self.accelerator)
@@ -156,7 +156,7 @@ class Engine:
                 print(f"train.resume=true, but {self.run_dir} holds no checkpoint: training begins at step 1")
             self.task.start()
             return 0
-        step = load_checkpoint(self.accelerator, saved[-1], self.config, self.kept)
+        step = load_checkpoint(self.accelerator, saved[-1], self.config, self.run_state)
         self.seconds = float(read_state(saved[-1]).get("seconds", 0.0))
         return step
 
