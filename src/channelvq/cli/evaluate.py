@@ -168,8 +168,8 @@ def evaluate_geneval(
         raise InputError(
             f"--output {output}: {settings.name} beside it would take the place of --prompts; give another"
         )
-    outputs(settings, inputs=(car, detector))
-    outputs(json_file, folder=output, inputs=(car, detector, prompts, settings), own=DRAWN, overwrite=overwrite)
+    read = (car, detector, prompts)
+    outputs(settings, json_file, folder=output, inputs=read, own=DRAWN, overwrite=overwrite)
     sampling = SamplingSettings(guidance_scale, temperature, top_k, top_p, seed)
     file = read_prompts(prompts, samples) if prompts else None
     if file and not output:
