@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from channelvq.cli.options import JsonOption, target
+from channelvq.cli.options import JsonOption
 from channelvq.errors import InputError
+from channelvq.outputs import check_outputs
 from lab.bench.cli import bench_app
 from lab.listing import About, studies, study_module
 
@@ -45,14 +46,14 @@ def _add_study(name: str, about: About) -> None:
         from channelvq.evaluate.results import write_json
 
         path = stored or Path("results") / about.result
-        target(file=json_file)
+        check_outputs([json_file])
         if device == "cuda":
             _check_cuda()
         module = study_module(name)
         if missing and not module.STUDY.grows:
             raise InputError(f"{name}: its records are made together; --rerun trains only what the store lacks")
         if rerun or missing:
-            target(file=path)
+            check_outputs([path])
             result = module.STUDY.run(path, **({"missing": True} if missing else {}))
         else:
             result = module.STUDY.load(path)
@@ -110,7 +111,7 @@ def bundle(
     from channelvq.train.run import load_recipe
 
     for folder in (package, results):
-        target(folder=folder)
+        check_outputs(folder=folder, overwrite=True)
     if what == "tables":  # counted, not trained
         import_module("lab.bundle.tables").bundle(package, typer.echo)
         return

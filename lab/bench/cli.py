@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from channelvq.cli.options import JsonOption, target
+from channelvq.cli.options import JsonOption
+from channelvq.outputs import check_outputs
 
 bench_app = typer.Typer(no_args_is_help=True, help="Speed beside other implementations, in one interleaved run.")
 
@@ -24,7 +25,7 @@ def bench_lookup(
 
     from lab.bench.lookup import load_cases, run, shown
 
-    target(file=json_file)
+    check_outputs([json_file])
     cases = load_cases(codes or [1024, 16384, 65536], dim or [256, 1024], rows, tokenizer)
     rich.print(shown(run(cases, rounds, json_file)).terminal())
 
@@ -36,7 +37,7 @@ def bench_passes(json_file: JsonOption = None) -> None:
 
     from lab.bench.passes import run, shown
 
-    target(file=json_file)
+    check_outputs([json_file])
     rich.print(shown(run(json_file)).terminal())
 
 
@@ -56,7 +57,7 @@ def bench_generate(
 
     from lab.bench.generate import check, run, shown
 
-    target(file=json_file)
+    check_outputs([json_file])
     settings = check([*product(codes or [4096, 65536], tokens or [64, 256], images or [1, 8])])
     rich.print(shown(run(settings, rounds, json_file, Console(stderr=True).print)).terminal())
 
@@ -73,7 +74,7 @@ def bench_latency(
 
     from lab.bench.latency import run, shown
 
-    target(file=json_file)
+    check_outputs([json_file])
     rich.print(shown(run(codes, images or [1, 8], rounds, json_file)).terminal())
 
 
@@ -89,7 +90,7 @@ def bench_codec(
 
     from lab.bench.codec import beside, run, shown
 
-    target(file=json_file, folder=pictures)
+    check_outputs([json_file], pictures, overwrite=True)
     result = run(images, scenes, json_file, pictures)
     rich.print(shown(result).terminal())
     rich.print(beside(result).terminal())
@@ -105,7 +106,7 @@ def bench_codec_machines(
 
     from lab.bench.codec_machines import run, shown
 
-    target(file=json_file)
+    check_outputs([json_file])
     rich.print(shown(run(other or [], json_file)).terminal())
 
 
@@ -119,7 +120,7 @@ def bench_train(
 
     from lab.bench.train import run, shown
 
-    target(file=json_file)
+    check_outputs([json_file])
     rich.print(shown(run(rounds, json_file)).terminal())
 
 
@@ -137,7 +138,7 @@ def bench_run(
     from channelvq.evaluate.results import write_json
     from lab.bench.reached import reached, shown
 
-    target(file=json_file)
+    check_outputs([json_file])
     figures = reached(run_dir, peak)
     rich.print(shown(figures).terminal())
     if json_file:

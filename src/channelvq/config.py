@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import ConfigDict, PlainValidator, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError
 from pydantic_core import PydanticCustomError
 from yaml import YAMLError
 
@@ -25,6 +25,11 @@ from channelvq.registry import Registry, imported
 T = TypeVar("T")
 # Of every config of the library. No setting has a meaning at infinity: what is without a limit is None or 0.
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+# Far above any use, and little enough memory for what is computed and not in a file of weights.
+CodebookSize = Annotated[int, Field(gt=0, le=2**22)]
+ScalarCodebookSize = Annotated[int, Field(gt=0, le=2**18)]  # whose codes are all computed when it is built
+ImageSize = Annotated[int, Field(gt=0, le=2**14)]
+SHOWN = 20  # mistakes of one config
 
 
 def from_dict(cls: type[T], data: dict[str, Any], *, where: str = "config") -> T:
@@ -33,7 +38,8 @@ def from_dict(cls: type[T], data: dict[str, Any], *, where: str = "config") -> T
         return TypeAdapter(cls).validate_python(data)
     except ValidationError as error:
         lines = [_explain(detail) for detail in error.errors(include_url=False)]
-        raise InputError(f"{where}: {len(lines)} setting(s) cannot be used:\n  " + "\n  ".join(lines)) from None
+        shown = lines[:SHOWN] + [f"and {len(lines) - SHOWN} more"] * (len(lines) > SHOWN)
+        raise InputError(f"{where}: {len(lines)} setting(s) cannot be used:\n  " + "\n  ".join(shown)) from None
 
 
 def _explain(detail: Any) -> str:
@@ -41,7 +47,7 @@ def _explain(detail: Any) -> str:
     if detail["type"] == "unexpected_keyword_argument":
         return f"{key}: there is no such setting"
     given = detail["input"]
-    shown = "" if isinstance(given, dict) else f" (given {given!r})"
+    shown = "" if isinstance(given, dict) else f" (given {given!r:.80})"
     return f"{key}: {detail['msg']}{shown}"
 
 

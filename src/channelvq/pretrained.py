@@ -2,14 +2,18 @@
 
     "bundled" | folder | hub id --find_folder--> folder --load_module--> the module, in evaluation mode
 
-Hashes of weights are here too: by them a result says what it was measured with.
+A folder may come from a stranger. Nothing in it is executed, and what its settings ask for is compared with what its
+weights hold before any memory is taken for it. Hashes of weights are here too: by them a result says what it was
+measured with.
 """
 
+import errno
 import hashlib
 import json
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from inspect import isfunction
+from inspect import isfunction, signature
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -19,17 +23,23 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
 from channelvq.config import from_dict, to_dict
-from channelvq.errors import InputError
-from channelvq.files import replace_file, write_text_atomically
+from channelvq.errors import InputError, reason
+from channelvq.files import parse_json, replace_file, write_text_atomically
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 CODE_TABLES = "code_tables.safetensors"  # beside a tokenizer: how often each code is used, for `channelvq.codec`
 PACKAGE = Path(__file__).parent
+HUB_OPTIONS = signature(snapshot_download).parameters.keys()
 # Functions of torch.nn.init, and of transformers in its place, by which layers fill fresh weights.
 DRAWS = {"kaiming_uniform_", "normal_", "uniform_"}
+# Types of numbers in a safetensors file that weights may have; what is neither of these nor integer is refused.
+FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
+INTEGERS = {"BOOL": torch.bool, "U8": torch.uint8, "I32": torch.int32, "I64": torch.int64}
+TABLES = 64 * 2**20  # bytes that a module may take beside its weights: masks, rotary tables, the grid of a scalar code
 
 C = TypeVar("C")
 M = TypeVar("M", bound=nn.Module)
@@ -50,29 +60,50 @@ def read_metadata(path: Path) -> dict[str, str]:
         return dict(file.metadata() or {})
 
 
+def read_header(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file on the meta device: their names, types and shapes, read without the numbers.
+
+    Raises InputError that names a damaged file, or a type of numbers that weights do not have.
+    """
+    with _naming_damage(path), safe_open(path, "pt") as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        told = {name: (part.get_dtype(), part.get_shape()) for name, part in slices.items()}
+    kinds = FLOATS | INTEGERS
+    if other := [f"{name} ({kind})" for name, (kind, _) in told.items() if kind not in kinds]:
+        raise InputError(f"{path}: expected numbers of type {', '.join(kinds)}, got {', '.join(other[:5])}")
+    return {name: torch.empty(shape, dtype=kinds[kind], device="meta") for name, (kind, shape) in told.items()}
+
+
 def read_settings(path: Path) -> Any:
     """What a JSON file holds; raises InputError that names a damaged one."""
     with _naming_damage(path):
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_bytes())
 
 
 @contextmanager
 def _naming_damage(path: Path) -> Iterator[None]:
     try:
         yield
-    except (ValueError, RecursionError, SafetensorError) as error:
+    except (ValueError, SafetensorError) as error:
         raise InputError(f"{path}: the file is damaged ({error}); write or download it again") from None
 
 
 def write_weights(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write a state dict as a safetensors file, whole or not at all, as readable as any other file.
 
-    metadata: kept in the file; by default {"format": "pt"}, without which transformers refuses it. Raises OSError or
-    SafetensorError where it cannot be written.
+    metadata: kept in the file; by default {"format": "pt"}, without which transformers refuses it. Raises OSError
+    where it cannot be written.
     """
     tensors = {name: tensor.contiguous() for name, tensor in state.items()}
     kept = {"format": "pt"} if metadata is None else dict(metadata)
-    replace_file(path, lambda place: save_file(tensors, place, metadata=kept))  # to a file: bytes would be a copy
+
+    def write(place: Path) -> None:
+        try:
+            save_file(tensors, place, metadata=kept)  # to a file: bytes would be a copy
+        except SafetensorError as error:
+            raise OSError(errno.EIO, reason(error), str(path)) from None
+
+    replace_file(path, write)
 
 
 def write_settings(path: Path, settings: Any) -> None:
@@ -86,16 +117,17 @@ def write_settings(path: Path, settings: Any) -> None:
 
 def tensor_sha256(tensor: Tensor) -> str:
     """SHA-256 of dtype, shape and bytes of a tensor, in hexadecimal digits."""
-    return _digest({"": tensor})
+    return tensors_sha256({"": tensor})
 
 
 def weights_sha256(module: nn.Module) -> str:
     """SHA-256 of a module's state dict: names in order, dtypes, shapes and bytes; independent of device and file."""
-    return _digest(module.state_dict())
+    return tensors_sha256(module.state_dict())
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
+def tensors_sha256(tensors: Mapping[str, Tensor], more: str = "") -> str:
+    """SHA-256 of tensors by name, and of a text."""
+    digest = hashlib.sha256(more.encode())
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -122,6 +154,8 @@ def find_folder(
     `huggingface_hub.snapshot_download` (revision, cache_dir, token, ...). Raises InputError where there is no such
     folder or repository, or one of the two files is not in it.
     """
+    if unknown := sorted(options.keys() - HUB_OPTIONS):
+        raise InputError(f"{what} {str(source)!r}: there is no option {', '.join(unknown)}; see from_pretrained")
     if str(source) == "bundled":
         folder = PACKAGE / "bundled" / bundled
     elif Path(source).is_dir():
@@ -145,16 +179,67 @@ def _download(what: str, source: str, patterns: list[str], options: dict[str, An
         raise InputError(f"{expected} that can be read ({error})") from None
 
 
-def load_module(kind: Callable[[C], M], config: type[C], folder: Path) -> M:
-    """`kind(config)` with the settings and weights of a folder, in evaluation mode, in the precision of `kind`.
+def load_module(
+    build: Callable[[C], M], config: type[C], folder: Path, elsewhere: tuple[str, ...] = (), precision_of: str = ""
+) -> M:
+    """`build(config)` with the settings and weights of a folder, in evaluation mode.
 
-    Raises InputError that names a file that is damaged, or where the two do not fit together.
+    elsewhere: beginnings of the names of tensors that are kept in other files. precision_of: the tensor of the file in
+    whose precision the module is; without one it is in that of `build`. Raises InputError that names a file that is
+    damaged, or where the two do not fit together; what the settings ask for is not allocated then.
     """
+    path = folder / WEIGHTS
     settings = from_dict(config, read_settings(folder / CONFIG), where=str(folder / CONFIG))
+    header = read_header(path)
+    with _as_large_as(header, path):
+        planned = build(settings)
+    _check_fits(header, own_state(planned, elsewhere), path)
+    _check_tables(planned, header, path)
     with undrawn():
-        module = kind(settings)
-    fill(module, read_weights(folder / WEIGHTS), folder / WEIGHTS)
+        module = build(settings)
+    if precision_of in header:
+        module.to(header[precision_of].dtype)
+    _fill(module, read_weights(path), path)
     return module.eval()
+
+
+@contextmanager
+def _as_large_as(header: Mapping[str, Tensor], path: Path) -> Iterator[None]:
+    """Within it modules take no memory; InputError as soon as there are more parameters than a file has tensors."""
+    tensors, numbers = len(header), sum(tensor.numel() for tensor in header.values())
+    thread = threading.get_ident()
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal tensors, numbers
+        if parameter is not None and threading.get_ident() == thread:
+            tensors, numbers = tensors - 1, numbers - parameter.numel()
+        if min(tensors, numbers) < 0:  # at once: 10**9 layers take hours even without memory
+            raise InputError(f"{path} does not fit its {CONFIG}: it asks for more weights than there are")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        with torch.device("meta"), undrawn(), _Unallocated():
+            yield
+    except (RuntimeError, TypeError, OverflowError, MemoryError) as error:
+        raise InputError(f"{path} does not fit its {CONFIG}: {reason(error)}") from None
+    finally:
+        hook.remove()
+
+
+class _Unallocated(TorchFunctionMode):
+    # The meta device is the default alone: tables that are drawn by a generator of the CPU would be drawn there.
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if kwargs.get("generator") is not None and "device" in kwargs:
+            kwargs = kwargs | {"generator": None, "device": "meta"}
+        return func(*args, **kwargs)
+
+
+def _check_tables(module: nn.Module, header: Mapping[str, Tensor], path: Path) -> None:
+    kept = module.state_dict().keys()
+    size = sum(table.nbytes for name, table in module.named_buffers() if name not in kept)
+    if size > TABLES + sum(tensor.nbytes for tensor in header.values()):
+        raise InputError(f"{path} does not fit its {CONFIG}: it asks for tables of {size / 1e9:.3g} GB beside them")
 
 
 def save_module(module: nn.Module, config: Any, folder: Path) -> None:
@@ -210,14 +295,22 @@ class _Undrawn(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def fill(module: nn.Module, state: Mapping[str, Tensor], path: Path, elsewhere: tuple[str, ...] = ()) -> None:
-    """Load a state dict; InputError unless it holds exactly the module's tensors.
-
-    path: of its file, for errors. elsewhere: beginnings of the names of tensors that are kept in other files.
-    """
-    if wrong := misfits(state, own_state(module, elsewhere)):
-        raise InputError(f"{path} does not fit its {CONFIG}: {wrong[:5]}")
+def _fill(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Load a state dict that fits; InputError unless all numbers are finite."""
+    if bad := [name for name, tensor in state.items() if not bool(tensor.isfinite().all())]:
+        raise InputError(
+            f"{path}: {len(bad)} tensor(s) hold NaN or infinity, such as {bad[0]}: the training diverged, or the file "
+            "is damaged; use an earlier state"
+        )
     module.load_state_dict(state, strict=False)
+
+
+def _check_fits(state: Mapping[str, Tensor], own: Mapping[str, Tensor], path: Path) -> None:
+    if wrong := misfits(state, own):
+        raise InputError(f"{path} does not fit its {CONFIG}: {wrong[:5]}")
+    for name, tensor in state.items():
+        if tensor.is_floating_point() != own[name].is_floating_point():
+            raise InputError(f"{path} does not fit its {CONFIG}: {name} is {tensor.dtype}, expected {own[name].dtype}")
 
 
 def own_state(module: nn.Module, elsewhere: tuple[str, ...]) -> dict[str, Tensor]:

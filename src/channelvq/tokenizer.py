@@ -22,7 +22,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from channelvq.checks import check_integers
-from channelvq.config import STRICT
+from channelvq.config import STRICT, ImageSize
 from channelvq.errors import InputError
 from channelvq.images import ImageInput, images_to_batch, to_pil
 from channelvq.images.tensors import check_range
@@ -45,7 +45,7 @@ FAR_OUTSIDE = 0.5
 class CVQConfig:
     """image_size: side of the square images in pixels. latent_channels: C, the number of tokens on the channel axis."""
 
-    image_size: PositiveInt = 64
+    image_size: ImageSize = 64
     latent_channels: PositiveInt = 64
     axis: Axis = "channel"
     network: AnyNetworkConfig = field(default_factory=ConvConfig)

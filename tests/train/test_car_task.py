@@ -320,6 +320,27 @@ def test_images_are_tokenized_once(tokenizer_folder: Path, tmp_path: Path, monke
     assert len(said) == 2  # other settings, other weights: other ids
 
 
+@pytest.mark.parametrize("suffix", [".safetensors", ".jsonl"])
+def test_ids_that_are_not_as_they_were_are_made_again(suffix: str, tokenizer_folder: Path, tmp_path: Path) -> None:
+    tokenizer = CVQTokenizer.from_pretrained(tokenizer_folder)
+    mixture = Mixture({"squares": Squares()}, {"squares": 1.0}, seed=0)
+
+    def read() -> car_data.TokenSet:
+        return tokenized(tokenizer, mixture, 4, "a", cache=tmp_path)
+
+    first = read()
+    (path,) = tmp_path.rglob(f"*{suffix}")
+    content = path.read_bytes()
+    for place in (0, 9, len(content) // 2, len(content) - 2):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        again = read()
+        assert torch.equal(again.ids, first.ids)
+        assert (again.captions, again.keys) == (first.captions, first.keys)
+        assert path.read_bytes() == content
+    path.unlink()
+    assert torch.equal(read().ids, first.ids)
+
+
 def test_mended_files_are_tokenized_again(tokenizer_folder: Path, tmp_path: Path) -> None:
     tokenizer, folder = CVQTokenizer.from_pretrained(tokenizer_folder), tmp_path / "images"
     folder.mkdir()

@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,9 @@ from safetensors.torch import load_file
 from channelvq import CVQTokenizer
 from channelvq.config import to_dict
 from channelvq.errors import DivergedError, InputError
+from channelvq.files import write_sums
 from channelvq.nested import NestedConfig
+from channelvq.train import checkpoint as checkpoint_module
 from channelvq.train.checkpoint import checkpoints
 from channelvq.train.engine import Engine, read_metrics, schedule, training_seconds
 from channelvq.train.run import load_recipe
@@ -57,8 +60,10 @@ def everything(folder: Path) -> dict[str, object]:
     for path in sorted(newest.iterdir()):
         if path.suffix == ".safetensors":
             found[path.name] = load_file(path)
-        elif path.suffix in (".bin", ".pkl"):
-            found[path.name] = torch.load(path, weights_only=False)
+        elif path.suffix == ".bin":
+            found[path.name] = torch.load(path, weights_only=True)
+        elif path.name == "schedules.json":
+            found[path.name] = json.loads(path.read_text())
     return found
 
 
@@ -165,6 +170,7 @@ def test_another_thread_count_is_said(tmp_path: Path) -> None:
     fit(config)
     newest = tmp_path / "checkpoints" / "step-00000001" / "progress.json"
     newest.write_text(json.dumps(json.loads(newest.read_text()) | {"threads": 77}))
+    write_sums(newest.parent)
     with pytest.warns(UserWarning, match="written with 77 threads"):
         fit(replace(config, train=replace(config.train, resume=True)))
 
@@ -221,14 +227,92 @@ def test_going_on_with_other_settings_is_refused_and_leaves_the_run_as_it_was(tm
     assert read_metrics(tmp_path)[-1]["step"] == 3
 
 
-@pytest.mark.parametrize("content", [b"{}", b""])
-@pytest.mark.parametrize("damage", ["progress.json", "model.safetensors", "optimizer.bin"])
-def test_a_damaged_checkpoint_is_named(tmp_path: Path, damage: str, content: bytes) -> None:
+def test_every_part_of_a_checkpoint_is_needed_as_it_was_written(tmp_path: Path) -> None:
+    config = recipe(tmp_path, "train.steps=1", "train.ema=0.9")
+    fit(config)
+    folder = tmp_path / "checkpoints/step-00000001"
+    parts = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert parts.keys() == {
+        "model.safetensors", "optimizer.bin", "average-tokenizer.safetensors", "schedules.json", "progress.json",
+        "random-states-0.safetensors", "SHA256SUMS",
+    }  # fmt: skip
+    for name, content in parts.items():
+        for place in (0, len(content) // 2, len(content) - 1):
+            flipped = bytes([content[place] ^ 1])
+            (folder / name).write_bytes(content[:place] + flipped + content[place + 1 :])
+            told = "step-00000001" if name == "SHA256SUMS" else rf"step-00000001.*{name}"
+            with pytest.raises(InputError, match=told):
+                fit(resumed(config, steps=2))
+        (folder / name).unlink()
+        with pytest.raises(InputError, match=rf"step-00000001.*{name}.*remove the folder to use the one before"):
+            fit(resumed(config, steps=2))
+        (folder / name).write_bytes(content)
+    assert fit(resumed(config, steps=2)) is not None
+
+
+def test_a_part_that_nobody_wrote_is_missed_too(tmp_path: Path) -> None:
+    """Digests say that nothing has changed since; that all parts were there then, they do not."""
+    config = recipe(tmp_path, "train.steps=1", "train.ema=0.9")
+    fit(config)
+    folder = tmp_path / "checkpoints/step-00000001"
+    for name in ("schedules.json", "random-states-0.safetensors", "average-tokenizer.safetensors"):
+        content = (folder / name).read_bytes()
+        (folder / name).unlink()
+        write_sums(folder)
+        with pytest.raises(InputError, match=f"it lacks {name}"):
+            fit(resumed(config, steps=2))
+        (folder / name).write_bytes(content)
+
+
+def test_a_checkpoint_of_before_there_were_digests_is_refused_with_a_reason(tmp_path: Path) -> None:
     config = recipe(tmp_path, "train.steps=1")
     fit(config)
-    (tmp_path / "checkpoints" / "step-00000001" / damage).write_bytes(content)
-    with pytest.raises(InputError, match="step-00000001"):
-        fit(resumed(config))
+    (tmp_path / "checkpoints/step-00000001/SHA256SUMS").unlink()
+    with pytest.raises(InputError, match="it has no SHA256SUMS: incomplete, or of a version before"):
+        fit(resumed(config, steps=2))
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.bin", "average-", "random-states", "progress.json"])
+def test_a_full_disk_names_the_file_and_leaves_the_last_good_state(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resource = pytest.importorskip("resource")
+    config = recipe(tmp_path, "train.steps=2", "train.checkpoint_every=1")
+    whole = fit(config)
+    assert whole is not None
+    shutil.rmtree(tmp_path / "checkpoints/step-00000002")
+    real, before = checkpoint_module._write, resource.getrlimit(resource.RLIMIT_FSIZE)
+    sizes = {path.name: path.stat().st_size for path in (tmp_path / "checkpoints/step-00000001").iterdir()}
+
+    def full(name: str) -> None:
+        """From this file on the disk has no room."""
+        if name.startswith(file):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (8, before[1]))
+
+    def on_full_disk(*given: object) -> None:
+        for module, writer in ((torch, "save"), (checkpoint_module, "write_weights")):
+            function = getattr(module, writer)
+
+            def watched(*args: Any, function: Any = function, **more: Any) -> object:
+                full(Path(next(a for a in args if isinstance(a, str | Path))).name)
+                return function(*args, **more)
+
+            monkeypatch.setattr(module, writer, watched)
+        if file == "model.safetensors":
+            full(file)
+        real(*given)
+        full("progress.json")
+
+    monkeypatch.setattr(checkpoint_module, "_write", on_full_disk)
+    try:
+        with pytest.raises(InputError, match=rf"step-00000002: cannot write {file}.*step-00000001 is whole, go on"):
+            fit(resumed(config))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
+    assert {path.name: path.stat().st_size for path in (tmp_path / "checkpoints/step-00000001").iterdir()} == sizes
+    monkeypatch.undo()
+    assert fit(resumed(config)) == whole
 
 
 def test_a_metrics_line_cut_by_a_crash_is_dropped(tmp_path: Path) -> None:
@@ -314,8 +398,8 @@ def test_kill_9_between_checkpoints_loses_nothing(ranks: int, tmp_path: Path) ->
     killed, whole = everything(tmp_path / "killed"), everything(tmp_path / "whole")
     assert whole.keys() >= {
         "model.safetensors", "model_1.safetensors", "optimizer.bin", "optimizer_1.bin",
-        *(f"custom_checkpoint_{i}.pkl" for i in range(4)),  # two schedules, two moving averages
-        *(f"random_states_{rank}.pkl" for rank in range(ranks)),
+        "schedules.json", "average-tokenizer.safetensors", "average-discriminator.safetensors",
+        *(f"random-states-{rank}.safetensors" for rank in range(ranks)),
     }  # fmt: skip
     assert_equal(killed, whole)
     final = [load_file(tmp_path / name / "final" / "model.safetensors") for name in ("killed", "whole")]

@@ -1,6 +1,7 @@
 """The language model inside CAR: any decoder of `transformers`, by its settings or by its name."""
 
 import inspect
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -28,6 +29,9 @@ _CAUSAL: dict[str, tuple[object, ...]] = {
     "attn_type": ("uni",),
     "use_bidirectional_attention": (None, False),
 }
+# What makes transformers fetch code or build with other packages, and what its types call the number of their layers.
+_CODE = {"auto_map", "attn_implementation", "quantization_config", "trust_remote_code", "custom_pipelines"}
+_LAYERS = re.compile(r"(num_|n_)?(hidden_|decoder_|encoder_)?layers?")
 _AT_LEAST_ONE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 SHORT = 256  # positions: the scores of all pairs are little memory
 TRIED_UP_TO = 50_000_000  # parameters of a backbone that costs next to nothing to try
@@ -81,6 +85,28 @@ def resolve_settings(settings: dict[str, Any], vocab_size: int) -> dict[str, Any
         if "head_dim" in known and isinstance(width, int):
             settings.setdefault("head_dim", width // heads)
     return settings
+
+
+def check_saved_settings(settings: dict[str, Any], num_tensors: int, where: str) -> None:
+    """InputError for settings that no generator is saved with: they may come from a stranger.
+
+    num_tensors: in the file of the weights; a layer has one at least, and transformers lists its layers before it
+    builds any of them.
+    """
+    if not isinstance(settings.get("model_type"), str):
+        raise InputError(f"{where}: backbone.model_type is missing; a saved generator names it")
+    for key, value in _nested(settings):
+        if key.startswith("_") or key in _CODE:
+            raise InputError(f"{where}: backbone.{key} is no setting of a saved generator; remove it")
+        if _LAYERS.fullmatch(key) and isinstance(value, int) and value > num_tensors:
+            raise InputError(f"{where}: backbone.{key} {value} does not fit weights of {num_tensors} tensors")
+
+
+def _nested(settings: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        yield str(key), value
+        if isinstance(value, dict):
+            yield from _nested(value)
 
 
 def settings_of(config: PreTrainedConfig) -> dict[str, Any]:
@@ -163,11 +189,11 @@ def _from_config(config: PreTrainedConfig, generator: torch.Generator | None) ->
     with _settings_in_use(config.model_type):
         if generator is None:
             with undrawn():
-                return AutoModel.from_config(config)
+                return AutoModel.from_config(config, trust_remote_code=False)
         # transformers initialises from the global generator: lent to it, and given back as it was.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator, device="cpu")))
-            return AutoModel.from_config(config)
+            return AutoModel.from_config(config, trust_remote_code=False)
 
 
 def _check_causal(config: PreTrainedConfig) -> None:
@@ -217,7 +243,7 @@ def _usual_settings(model_type: str) -> dict[str, Any]:
 def named_config(name: str) -> PreTrainedConfig:
     """The config of a language model by folder or hub id; InputError for one that cannot be a backbone."""
     with _naming_source(name):
-        config = AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     _check_causal(config)
     return config
 
@@ -226,7 +252,7 @@ def _pretrained(name: str) -> PreTrainedModel:
     config = named_config(name)
     with _naming_source(name):
         # float32: these weights are trained; lower precision is the training's choice (train.precision).
-        return AutoModel.from_pretrained(name, config=config, dtype=torch.float32)
+        return AutoModel.from_pretrained(name, config=config, dtype=torch.float32, trust_remote_code=False)
 
 
 @contextmanager

@@ -4,8 +4,8 @@
 
 The key holds everything that decides the ids: the tokenizer's weights, the data's settings, the sizes and times of
 change of a user's files, and also the first samples themselves, since the code that draws them may change. A shard is
-there whole or not at all, so tokenizing goes on where it was interrupted, and a larger set begins with the whole shards
-of a smaller one.
+there whole or not at all, and made again where a byte of it has changed: so tokenizing goes on where it was
+interrupted, and a larger set begins with the whole shards of a smaller one.
 """
 
 import hashlib
@@ -17,22 +17,21 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Int32
-from safetensors.torch import load_file
 from torch import Tensor
 
 from channelvq.config import to_dict
 from channelvq.data.fetched.packages import cache_root
 from channelvq.data.source import Sample
 from channelvq.data.stream import Mixture
-from channelvq.errors import InputError
-from channelvq.files import write_text_atomically
+from channelvq.files import parse_json, write_text_atomically
 from channelvq.images import normalize
-from channelvq.pretrained import weights_sha256, write_weights
+from channelvq.pretrained import read_metadata, read_weights, tensors_sha256, weights_sha256, write_weights
 from channelvq.tokenizer import CVQTokenizer
 
 SHARD_IMAGES = 1024
 BATCH = 64  # images in memory at a time
 FIRST_SAMPLES = 8
+_DIGEST = "sha256"  # of ids and captions, in the file of the ids
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,11 +77,14 @@ def tokenized(
     for start in range(0, count, SHARD_IMAGES):
         positions = range(start, min(start + SHARD_IMAGES, count))
         path = folder / f"{start:07d}-{positions.stop:07d}.safetensors"
-        if not path.is_file():
+        shard = _read(path)
+        if shard is None:
             if progress:
                 progress(f"tokenizing images {start} to {positions.stop} of {count}, once")
-            _write(path, *_tokenize(tokenizer, data, positions))
-        shards.append(_read(path))
+            ids, samples = _tokenize(tokenizer, data, positions)
+            _write(path, ids, samples)
+            shard = ids, [sample.text for sample in samples], [sample.key for sample in samples]
+        shards.append(shard)
     ids, captions, keys = zip(*shards, strict=True)
     return TokenSet(torch.cat(ids), tuple(chain(*captions)), tuple(chain(*keys)))
 
@@ -109,12 +111,16 @@ def _write(ids_path: Path, ids: Tensor, samples: Sequence[Sample]) -> None:
     lines = "".join(json.dumps({"text": sample.text, "key": sample.key}) + "\n" for sample in samples)
     # The ids last: where they are, the shard is whole. Two processes write the same.
     write_text_atomically(ids_path.with_suffix(".jsonl"), lines)
-    write_weights(ids_path, {"ids": ids})
+    write_weights(ids_path, {"ids": ids}, {_DIGEST: tensors_sha256({"ids": ids}, lines)})
 
 
-def _read(path: Path) -> tuple[Tensor, list[str], list[str]]:
-    ids = load_file(path)["ids"]
-    lines = [json.loads(line) for line in path.with_suffix(".jsonl").read_text().splitlines()]
-    if len(lines) != len(ids):
-        raise InputError(f"{path}: {len(ids)} rows of ids but {len(lines)} captions; remove the folder {path.parent}")
-    return ids, [line["text"] for line in lines], [line["key"] for line in lines]
+def _read(path: Path) -> tuple[Tensor, list[str], list[str]] | None:
+    """Ids, captions and keys of a shard; None where a part of it is missing or not as it was written."""
+    try:
+        ids, text = read_weights(path)["ids"], path.with_suffix(".jsonl").read_bytes().decode()
+        if read_metadata(path).get(_DIGEST) != tensors_sha256({"ids": ids}, text):
+            return None
+        lines = [parse_json(line) for line in text.splitlines()]
+        return ids, [line["text"] for line in lines], [line["key"] for line in lines]
+    except (OSError, ValueError, KeyError):
+        return None

@@ -102,7 +102,7 @@ def stock_model(model: CAR) -> tuple[PreTrainedModel, ExportLayout]:
         **model.config.backbone  # type: ignore[arg-type]  # settings: CAR's own config holds them resolved
         | {"vocab_size": layout.first_image_id + layout.codebook_size, "tie_word_embeddings": False}
     )
-    stock = cast(PreTrainedModel, AutoModelForCausalLM.from_config(config))
+    stock = cast(PreTrainedModel, AutoModelForCausalLM.from_config(config, trust_remote_code=False))
     cast(nn.Module, stock).to(model.marker.dtype)
     with torch.no_grad(), evaluating(model):
         rows = model.text_embedding.weight[:text]

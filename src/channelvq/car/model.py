@@ -25,13 +25,13 @@ from torch.nn import functional as F
 
 from channelvq.car.backbone import build_backbone, run_backbone, settings_of
 from channelvq.car.config import CARConfig
-from channelvq.car.files import ELSEWHERE, TOKENIZERS, read_own_weights, read_parts, write_generator
+from channelvq.car.files import ELSEWHERE, TOKENIZERS, read_tokenizers, write_generator
 from channelvq.car.generation import Generation
 from channelvq.car.settings import SamplingSettings
 from channelvq.car.text import TextTokenizer
 from channelvq.errors import InputError
 from channelvq.nn.kept import Kept
-from channelvq.pretrained import WEIGHTS, fill, find_folder, own_state, undrawn
+from channelvq.pretrained import find_folder, load_module, own_state, undrawn
 from channelvq.tokenizer import CVQTokenizer
 
 
@@ -298,12 +298,11 @@ class CAR(nn.Module, PyTorchModelHubMixin, library_name="channelvq", license="ap
         fit together.
         """
         folder = find_folder("generator", pretrained_model_name_or_path, "car", more_files=TOKENIZERS, **options)
-        config, tokenizer, text = read_parts(folder)
-        model = cls(config, tokenizer, text, fresh=False)
-        weights = read_own_weights(folder, model.codebook, text)
-        model.to(weights["codebook"].dtype)  # a generator that was saved in half precision is one
-        fill(model, weights, folder / WEIGHTS, ELSEWHERE)
-        return model.eval()
+        tokenizer, text = read_tokenizers(folder)
+        # A generator that was saved in half precision is one, its image tokenizer too.
+        return load_module(
+            lambda config: cls(config, tokenizer, text, fresh=False), CARConfig, folder, ELSEWHERE, "codebook"
+        )
 
 
 def _predict(logits: Tensor, targets: Tensor, counted: Tensor) -> Prediction:

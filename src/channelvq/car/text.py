@@ -129,7 +129,7 @@ class TextTokenizer:
         from transformers import AutoTokenizer
 
         try:
-            loaded = AutoTokenizer.from_pretrained(name)
+            loaded = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise InputError(f"backbone {name!r}: its text tokenizer cannot be loaded ({error})") from None
         if not getattr(loaded, "is_fast", False):

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 from typer.models import CommandInfo
 
+from channelvq.cli.options import HELD
 from channelvq.errors import InputError
 from channelvq.registry import Registry
 
@@ -63,6 +64,11 @@ class Commands(TyperGroup):
                 hint = "; studies and benches are `python -m lab` in a checkout"
             ctx.fail(f"No such command {args[0]!r}{hint}")
         return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; what it holds of its output folders is given back."""
+        with HELD:
+            return super().invoke(ctx)
 
 
 def _command(name: str) -> Any:

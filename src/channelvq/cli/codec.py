@@ -9,7 +9,15 @@ from typing import Annotated, Any, Literal
 import typer
 
 from channelvq.cli.inputs import batches
-from channelvq.cli.options import MODEL_HELP, TokenizerOption, note_older, output_name, target
+from channelvq.cli.options import (
+    MODEL_HELP,
+    NUMBERED,
+    OverwriteOption,
+    TokenizerOption,
+    note_older,
+    output_name,
+    outputs,
+)
 from channelvq.errors import InputError
 
 SUFFIX = ".cvq"
@@ -34,6 +42,7 @@ def encode(
     ] = True,
     tokenizer: TokenizerOption = "bundled",
     car: Annotated[str, typer.Option("--car", "-c", help=f"With --model car. {MODEL_HELP}")] = "bundled",
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Images -> .cvq files."""
     from channelvq import CVQTokenizer
@@ -41,7 +50,7 @@ def encode(
     from channelvq.files import write_atomically
 
     single = output.suffix == SUFFIX
-    target(file=output if single else None, folder=None if single else output)
+    _check(output, single, (*images, tokenizer, car), SUFFIX, overwrite)
     scores = _scores(car) if model == "car" else None
     if scores is not None and tokenizer != "bundled":
         raise InputError("--tokenizer: with --model car it is the generator's own; leave it out")
@@ -75,6 +84,7 @@ def decode(
         str | None, typer.Option("--tokenizer", "-t", help="Default: of the bundled ones the one that wrote the file.")
     ] = None,
     car: Annotated[str | None, typer.Option("--car", "-c", help="The same for a generator.")] = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """.cvq files, or beginnings of them -> images."""
     from channelvq import CVQTokenizer
@@ -82,7 +92,7 @@ def decode(
     from channelvq.images import save_image
 
     single = bool(output.suffix)
-    target(file=output if single else None, folder=None if single else output)
+    _check(output, single, (*files, tokenizer, car), ".png", overwrite)
     given = None if tokenizer is None else CVQTokenizer.from_pretrained(tokenizer)
     scores = None if car is None else _scores(car)
 
@@ -145,7 +155,7 @@ def tables(
 
     if not tokenizer.is_dir():
         raise InputError(f"--tokenizer {str(tokenizer)!r}: expected the folder of a saved tokenizer")
-    target(file=tokenizer / CODE_TABLES)
+    outputs(tokenizer / CODE_TABLES, inputs=images)
     tok, parts = CVQTokenizer.from_pretrained(tokenizer), list[Any]()
     with _progress("counting") as step:
         for names, pictures in batches(images, tok.image_size):
@@ -155,6 +165,14 @@ def tables(
     CodeTables.fit(tok, ids).save(tokenizer)
     typer.echo(
         f"{len(ids)} image(s) counted -> {tokenizer / CODE_TABLES}; older .cvq files of it need the older tables"
+    )
+
+
+def _check(output: Path, single: bool, inputs: tuple[str | Path | None, ...], suffix: str, overwrite: bool) -> None:
+    """The rule of all outputs, for one file or for a folder of numbered ones."""
+    own = tuple(str(Path(name).with_suffix(suffix)) for name in NUMBERED)
+    outputs(
+        *([output] if single else []), folder=None if single else output, inputs=inputs, own=own, overwrite=overwrite
     )
 
 

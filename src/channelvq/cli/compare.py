@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from channelvq.cli.options import JsonOption, MarkdownOption, targets
+from channelvq.cli.options import JsonOption, MarkdownOption, outputs
 
 
 def compare(
@@ -24,7 +24,7 @@ def compare(
     from channelvq.evaluate.compare import compare as run
     from channelvq.evaluate.results import write_json, write_text
 
-    targets(json_file, markdown, kept=results)
+    outputs(json_file, markdown, inputs=results)
     comparison = run(results, allow=allow or (), data=data)
     rich.print(comparison.table())
     for note in comparison.notes():

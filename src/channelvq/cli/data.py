@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from channelvq.cli.options import target
+from channelvq.cli.options import OverwriteOption, outputs
 
 data_app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Data packages in the user's cache; tar shards of your own images."
@@ -34,11 +34,12 @@ def data_shard(
     validation: Annotated[float, typer.Option(min=0, max=1, help="Share by hash, with --split.")] = 0.05,
     test: Annotated[float, typer.Option(min=0, max=1, help="Share by hash, with --split.")] = 0.10,
     prefix: Annotated[str | None, typer.Option(help="Of the shards' names; default: the split, or images.")] = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Images -> tar shards for `kind: shards`; the same command goes on after a stop."""
     from channelvq.data.files.shard_writer import write_shards
 
-    target(folder=output)
+    outputs(folder=output, inputs=(source,), own=("*.tar", "*.json"), overwrite=overwrite)
     prefix = prefix or ("images" if split == "all" else split)
     done = write_shards(source, output, prefix=prefix, images_per_shard=images_per_shard,
                         split=split, validation=validation, test=test)  # fmt: skip

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from channelvq.cli.inputs import measured
-from channelvq.cli.options import DataArgument, JsonOption, MaxImagesOption, TokenizerArgument, target
+from channelvq.cli.options import DataArgument, JsonOption, MaxImagesOption, OverwriteOption, TokenizerArgument, outputs
 
 
 def doctor(
@@ -15,6 +15,7 @@ def doctor(
     json_file: JsonOption = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write report.html and pictures here.")] = None,
     max_images: MaxImagesOption = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """What ails a codebook: use, entropy, errors, dead and duplicate codes, each finding with its remedy."""
     import rich
@@ -22,7 +23,7 @@ def doctor(
     from channelvq.evaluate.doctor import page
     from channelvq.evaluate.doctor.examine import examine
 
-    target(file=json_file, folder=output)
+    outputs(json_file, folder=output, inputs=(tokenizer, data), own=("report.html",), overwrite=overwrite)
     tok, images, how = measured(tokenizer, data, max_images)
     report, seen = examine(tok, images)
     rich.print(page.text(report, tokenizer))

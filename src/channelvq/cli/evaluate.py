@@ -16,17 +16,18 @@ from channelvq.cli.options import (
     JsonOption,
     MarkdownOption,
     MaxImagesOption,
+    OverwriteOption,
     SeedOption,
     TemperatureOption,
     TokenizerArgument,
     TopKOption,
     TopPOption,
-    target,
-    targets,
+    outputs,
 )
 from channelvq.errors import InputError
 
 evaluate_app = typer.Typer(add_completion=False, no_args_is_help=True, help="Measure a model on held-out data.")
+DRAWN = ("[0-9]*", "*.png", "*.jpg")  # what the official scorers call images and their folders
 BASELINE_IMAGES = 256  # JPEG and WebP are searched for each image and budget
 FeaturesOption = Annotated[
     str,
@@ -64,7 +65,7 @@ def evaluate_reconstruction(
     from channelvq.evaluate.reconstruction import evaluate_reconstruction as run
     from channelvq.evaluate.results import machine, make_record, write_json, write_text
 
-    targets(json_file, markdown, plot)
+    outputs(json_file, markdown, plot, inputs=(tokenizer, data, pca, features))
     if plot:
         check_plot(plot)
     tok, images, how = measured(tokenizer, data, max_images)
@@ -152,6 +153,7 @@ def evaluate_geneval(
     top_p: TopPOption = SamplingSettings.top_p,
     split: Annotated[Literal["validation", "test"], typer.Option(help="Of the closed world's prompts.")] = "test",
     detector: Annotated[str, typer.Option(help="'bundled', or a folder of a detector.")] = "bundled",
+    overwrite: OverwriteOption = False,
 ) -> None:
     """GenEval over the classes of our scenes; with --prompts, images for the official scorers."""
     from channelvq import CAR
@@ -161,14 +163,13 @@ def evaluate_geneval(
     from channelvq.evaluate.results import write_json
     from channelvq.nn.detector import Detector
 
-    target(folder=output)
     settings = settings_path(output) if output else None
     if settings and prompts and settings.resolve() == prompts.resolve():
         raise InputError(
             f"--output {output}: {settings.name} beside it would take the place of --prompts; give another"
         )
-    target(file=settings)
-    targets(json_file, kept=(settings, prompts))
+    read = (car, detector, prompts)
+    outputs(settings, json_file, folder=output, inputs=read, own=DRAWN, overwrite=overwrite)
     sampling = SamplingSettings(guidance_scale, temperature, top_k, top_p, seed)
     file = read_prompts(prompts, samples) if prompts else None
     if file and not output:

@@ -8,16 +8,18 @@ import typer
 from channelvq.car.settings import SamplingSettings
 from channelvq.cli.options import (
     MODEL_HELP,
+    NUMBERED,
     GuidanceOption,
     JsonOption,
     OutputOption,
+    OverwriteOption,
     PrefixOption,
     SeedOption,
     TemperatureOption,
     TopKOption,
     TopPOption,
     note_older,
-    target,
+    outputs,
 )
 
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -35,13 +37,15 @@ def generate(
     temperature: TemperatureOption = SamplingSettings.temperature,
     top_k: TopKOption = SamplingSettings.top_k,
     top_p: TopPOption = SamplingSettings.top_p,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Text -> images, by next-channel prediction."""
     from channelvq import CAR
     from channelvq.images import save_image
 
-    target(folder=output)
-    target(folder=stream)
+    outputs(folder=output, inputs=(car,), own=NUMBERED, overwrite=overwrite)
+    if stream is not None and stream.resolve() != output.resolve():
+        outputs(folder=stream, inputs=(car,), own=NUMBERED, overwrite=overwrite)
     model = CAR.from_pretrained(car)
     done, written = None, list[Path]()
     steps = model.stream(
@@ -64,14 +68,15 @@ def export(
     car: Annotated[str, typer.Argument(help=MODEL_HELP)],
     output: Annotated[Path, typer.Argument(help="The folder to write.")],
     dtype: Annotated[Precision, typer.Option(help="Of the stored weights.")] = "float32",
+    overwrite: OverwriteOption = False,
 ) -> None:
     """CAR -> a stock causal language model for transformers, vLLM or SGLang."""
     import torch
 
     from channelvq import CAR
-    from channelvq.car.export import export_car
+    from channelvq.car.export import LAYOUT_FILE, export_car
 
-    target(folder=output)
+    outputs(folder=output, inputs=(car,), own=(LAYOUT_FILE,), overwrite=overwrite)
     layout = export_car(CAR.from_pretrained(car), output, getattr(torch, dtype))
     last = layout.first_image_id + layout.codebook_size - 1
     typer.echo(f"image tokens {layout.first_image_id}..{last} after the marker {layout.marker_id} -> {output}/")
@@ -91,6 +96,7 @@ def report(
     top_p: TopPOption = SamplingSettings.top_p,
     sweep: Annotated[bool, typer.Option("--sweep", help="Also guidance 1 to 5 and two temperatures.")] = False,
     json_file: JsonOption = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """An honest look at a generator: prediction, prompt, copies, diversity, guidance; report.html with pictures."""
     import rich
@@ -102,7 +108,7 @@ def report(
     from channelvq.train.car_task import CARRecipe
     from channelvq.train.run import load_recipe
 
-    target(file=json_file, folder=output)
+    outputs(json_file, folder=output, inputs=(car, recipe), own=("report.html",), overwrite=overwrite)
     sampling = SamplingSettings(guidance_scale, temperature, top_k, top_p)
     settings = ReportSettings(prompts, seeds, sampling, sweep)
     result = run(CAR.from_pretrained(car), car, load_recipe(recipe, of=CARRecipe), output, settings, typer.echo)

@@ -1,13 +1,15 @@
-"""Options that several commands share, and the check that their results can be written."""
+"""Options that several commands share, and where their results may go."""
 
 import re
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from channelvq.errors import InputError
+from channelvq.files import only_writer
+from channelvq.outputs import check_outputs
 
 MODEL_HELP = "'bundled', a folder written by save_pretrained, or a hub repository."
 TokenizerOption = Annotated[str, typer.Option("--tokenizer", "-t", help=MODEL_HELP)]
@@ -23,6 +25,11 @@ TemperatureOption = Annotated[float, typer.Option(help="0 takes the likeliest to
 TopKOption = Annotated[int, typer.Option("--top-k", help="0: all.")]
 TopPOption = Annotated[float, typer.Option("--top-p", help="1: all.")]
 MaxImagesOption = Annotated[int | None, typer.Option(min=1, help="Stop after this many images.")]
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Write into a folder that holds files of something else.")
+]
+NUMBERED = ("[0-9][0-9][0-9][0-9].png", "[0-9][0-9][0-9][0-9]-*.png")  # what commands call the images of a folder
+HELD = ExitStack()  # locks of the running command's folders
 
 
 def output_name(number: int, source: str | Path, suffix: str = ".png") -> str:
@@ -38,24 +45,14 @@ def note_older(folder: Path, written: Iterable[Path], suffix: str = ".png") -> N
         typer.echo(f"note: {folder}/ also holds {len(older)} older image(s): {older[0].name}, ...", err=True)
 
 
-def target(*, file: Path | None = None, folder: Path | None = None) -> None:
-    """InputError, before the work, where its result could not be written."""
-    from channelvq.images import check_target
-
-    if file is not None:
-        check_target(file)
+def outputs(
+    *files: Path | None,
+    folder: Path | None = None,
+    inputs: Iterable[str | Path | None] = (),
+    own: tuple[str, ...] = (),
+    overwrite: bool = False,
+) -> None:
+    """`channelvq.outputs.check_outputs` before the work; the command is the folder's only writer until it ends."""
+    check_outputs(files, folder, inputs=inputs, own=own, overwrite=overwrite)
     if folder is not None:
-        check_target(folder, folder=True)
-
-
-def targets(*files: Path | None, kept: Iterable[Path | None] = ()) -> None:
-    """As `target`, for several files; also where one would take the place of another, or of a file to be kept."""
-    taken = {path.resolve() for path in kept if path is not None}
-    for file in filter(None, files):
-        target(file=file)
-        if file.resolve() in taken:
-            raise InputError(
-                f"cannot write {str(file)!r}: the same command reads or writes that file for something else; "
-                "choose another place"
-            )
-        taken.add(file.resolve())
+        HELD.enter_context(only_writer(folder))

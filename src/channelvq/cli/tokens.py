@@ -6,7 +6,16 @@ from typing import Annotated
 import typer
 
 from channelvq.cli.inputs import batches
-from channelvq.cli.options import OutputOption, PrefixOption, TokenizerOption, note_older, output_name, target
+from channelvq.cli.options import (
+    NUMBERED,
+    OutputOption,
+    OverwriteOption,
+    PrefixOption,
+    TokenizerOption,
+    note_older,
+    output_name,
+    outputs,
+)
 
 
 def tokenize(
@@ -18,7 +27,7 @@ def tokenize(
     from channelvq import CVQTokenizer
     from channelvq.evaluate.token_file import TokenRow, write_tokens
 
-    target(file=output)
+    outputs(output, inputs=(*images, tokenizer))
     tok = CVQTokenizer.from_pretrained(tokenizer)
     rows = []
     for names, pictures in batches(images, tok.image_size):
@@ -33,13 +42,14 @@ def detokenize(
     output: OutputOption = Path("decoded"),
     num_tokens: PrefixOption = None,
     tokenizer: Annotated[str | None, typer.Option("--tokenizer", "-t", help="Default: the file's own.")] = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Ids -> images, from all tokens or any prefix of them."""
     from channelvq import CVQTokenizer
     from channelvq.evaluate.token_file import check_fits, decode_rows, read_tokens
     from channelvq.images import save_image
 
-    target(folder=output)
+    outputs(folder=output, inputs=(tokens, tokenizer), own=NUMBERED, overwrite=overwrite)
     file = read_tokens(tokens)
     tok = CVQTokenizer.from_pretrained(tokenizer or file.tokenizer)
     check_fits(file, tokens, tok, num_tokens)
@@ -56,13 +66,14 @@ def reconstruct(
     output: OutputOption = Path("reconstructed"),
     num_tokens: PrefixOption = None,
     tokenizer: TokenizerOption = "bundled",
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Images -> tokens -> images: for each a strip of the original and 1, 2, 4, ... tokens."""
     from channelvq import CVQTokenizer
     from channelvq.images import save_image
     from channelvq.pictures import prefix_strips
 
-    target(folder=output)
+    outputs(folder=output, inputs=(*images, tokenizer), own=NUMBERED, overwrite=overwrite)
     tok = CVQTokenizer.from_pretrained(tokenizer)
     written: list[Path] = []
     for names, pictures in batches(images, tok.image_size):

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from channelvq.cli.options import JsonOption, target
+from channelvq.cli.options import JsonOption, outputs
 
 
 def train(
@@ -20,7 +20,7 @@ def train(
     from channelvq.train.run import load_recipe
     from channelvq.train.run import train as run
 
-    target(file=json_file)
+    outputs(json_file, inputs=(recipe,))
     config = load_recipe(recipe, overrides or ())
     figures = run(config)
     main_process = leave()
@@ -54,7 +54,7 @@ def plan(
     from channelvq.train.plan import plan as make
     from channelvq.train.run import load_recipe
 
-    target(file=json_file)
+    outputs(json_file, inputs=(recipe,))
     costs = make(recipe, load_recipe(recipe, overrides or ()), Machine(gpus, peak, mfu))
     rich.print(table(costs))
     if json_file:

@@ -15,6 +15,7 @@ from channelvq.errors import InputError
 from channelvq.evaluate.metrics import METRICS, Interval, SetMetric, mean_with_interval, with_interval
 from channelvq.evaluate.results import reading
 from channelvq.evaluate.tables import TextTable
+from channelvq.files import parse_json
 
 COMPARED = ("tokenizer_sha256", "git")  # what may differ: it is what is compared
 NOT_SHOWN = ("baselines",)  # says nothing of the figures in the table
@@ -124,8 +125,8 @@ def compare(paths: Sequence[Path], *, allow: Sequence[str] = (), data: str | Non
 
 def _rows(path: Path, file: str, data: str | None) -> list[Row]:
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        result = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as a result file: {error}") from None
     records = result.get("records") if isinstance(result, dict) else None
     protocol = result.get("protocol") if isinstance(result, dict) else None

@@ -129,6 +129,9 @@ class PCABaseline:
                 f"{path}: expected a file of PCABaseline.save ({_FORMAT}), got {metadata or 'no metadata'}"
             )
         try:
+            size = 3 * int(metadata["height"]) * int(metadata["width"])
+            if tensors["mean"].shape != (size,) or not all(bool(value.isfinite().all()) for value in tensors.values()):
+                raise ValueError("its numbers are not those of its size, or not finite")
             return cls(height=int(metadata["height"]), width=int(metadata["width"]), **tensors)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path}: the PCA baseline is damaged ({error}); fit and save it again") from None

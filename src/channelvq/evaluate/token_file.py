@@ -1,6 +1,5 @@
 """Ids of images as a JSON file: what `cvq tokenize` writes and `cvq detokenize` reads."""
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from PIL import Image
 
 from channelvq.errors import InputError
 from channelvq.evaluate.results import write_json
+from channelvq.files import parse_json
 from channelvq.pretrained import weights_sha256
 from channelvq.tokenizer import CVQTokenizer
 
@@ -49,7 +49,7 @@ def write_tokens(path: Path, name: str, tokenizer: CVQTokenizer, rows: Iterable[
 def read_tokens(path: Path) -> TokenFile:
     """Read what `write_tokens` wrote; InputError that names the first thing that is missing or of another type."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
         rows = [
             TokenRow(_entry(row, "image", str, f"images[{i}]"), _ids(row, f"images[{i}]"))
             for i, row in enumerate(_entry(content, "images", list, ""))
@@ -62,7 +62,7 @@ def read_tokens(path: Path) -> TokenFile:
             _entry(content, "codebook_size", int, ""),
             rows,
         )
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"{path}: expected a JSON file that `cvq tokenize` wrote: {error}") from None
 
 

@@ -84,20 +84,6 @@ def read_images(
     return images(), skipped
 
 
-def check_target(path: str | Path, *, folder: bool = False) -> None:
-    """Raise InputError if `path`, a file or a folder, cannot be written: before work is spent on what goes there."""
-    path = Path(path)
-    if os.path.lexists(path) and path.is_dir() != folder:
-        given = "a file, expected a folder" if folder else "a folder, expected a file"
-        raise InputError(f"cannot write {str(path)!r}: it is {given}; choose another place")
-    start = path if folder else path.absolute().parent
-    above = next(place for place in (start, *start.absolute().parents) if os.path.lexists(place))
-    if not above.is_dir():
-        raise InputError(f"cannot write {str(path)!r}: {str(above)!r} is a file, not a folder; choose another place")
-    if not os.access(above, os.W_OK):
-        raise InputError(f"cannot write {str(path)!r}: no permission to write to {str(above)!r}; choose another place")
-
-
 def save_image(image: Image.Image, path: str | Path) -> None:
     """Write `image` in the format of the path's suffix, whole or not at all: a reader never meets half a file.
 

@@ -17,7 +17,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from channelvq.config import STRICT
+from channelvq.config import STRICT, ImageSize
 from channelvq.errors import InputError
 from channelvq.images import normalize
 from channelvq.nn.layers import Downsample, group_norm, levels
@@ -39,7 +39,7 @@ class DetectorConfig:
     colours: tuple[str, ...] = ()
     widths: tuple[PositiveInt, PositiveInt, PositiveInt] = (32, 64, 128)
     num_blocks: PositiveInt = 2
-    image_size: Annotated[PositiveInt, Field(multiple_of=STRIDE)] = 64
+    image_size: Annotated[ImageSize, Field(multiple_of=STRIDE)] = 64
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.3
 
 
@@ -90,7 +90,7 @@ class Detector(SavedNetwork):
         self.neck = nn.Conv2d(last, 2 * last, 3, padding=1)
         self.sizes = (1, 4, len(config.classes), len(config.colours) + 1)
         self.head = nn.Conv2d(2 * last, sum(self.sizes), 1)
-        nn.init.constant_(self.head.bias[:1], torch.tensor(PRIOR).logit().item())  # type: ignore[index]
+        nn.init.constant_(self.head.bias[:1], torch.tensor(PRIOR, device="cpu").logit().item())  # type: ignore[index]
 
     def forward(self, x: Float[Tensor, "B 3 H W"]) -> DetectorMaps:
         """Maps of h x w cells; H and W must be multiples of 8."""

@@ -57,7 +57,7 @@ def load_siglip(source: str) -> "SiglipVisionModel":
         with _quiet():
             # It tells of the text tower, which a checkpoint has and the vision transformer has no use for.
             loaded = SiglipVisionModel.from_pretrained(
-                source, config=config, dtype=torch.float32, output_loading_info=True
+                source, config=config, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
             )
     except (OSError, ValueError, RuntimeError) as error:
         raise _unreadable(source, error) from None
@@ -74,7 +74,7 @@ def siglip_config(source: str, *, published: bool = True) -> "SiglipVisionConfig
     if published and source in PUBLISHED and not Path(source).is_dir():
         return siglip_settings(**PUBLISHED[source])
     try:
-        checkpoint = AutoConfig.from_pretrained(source)
+        checkpoint = AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise _unreadable(source, error) from None
     config = getattr(checkpoint, "vision_config", checkpoint)

@@ -15,11 +15,11 @@ from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int64
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from channelvq.config import STRICT
+from channelvq.config import STRICT, CodebookSize
 from channelvq.distributed import broadcast_from_main, rank, sum_over_ranks
 from channelvq.lookup.equal import first_equal
 from channelvq.lookup.nearest import nearest_codeword
@@ -40,7 +40,7 @@ class EMAConfig:
     """
 
     kind: Literal["ema"] = "ema"
-    codebook_size: PositiveInt = 4096
+    codebook_size: CodebookSize = 4096
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
     beta: Annotated[float, Field(ge=0)] = 0.25
     revive_after: Annotated[float, Field(ge=0)] = 8.0

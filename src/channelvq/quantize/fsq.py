@@ -8,11 +8,11 @@ from math import prod
 from typing import Annotated, Literal
 
 from jaxtyping import Bool, Float, Int64
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from channelvq.config import STRICT
+from channelvq.config import STRICT, ScalarCodebookSize
 from channelvq.quantize.quantized import Quantized, straight_through
 from channelvq.quantize.scalar import ScalarCodebook, peers
 
@@ -29,7 +29,7 @@ class FSQConfig:
     """
 
     kind: Literal["fsq"] = "fsq"
-    codebook_size: PositiveInt = 4096
+    codebook_size: ScalarCodebookSize = 4096
     levels: Annotated[tuple[Annotated[int, Field(ge=3)], ...], Field(min_length=1)] | None = None
 
     def __post_init__(self) -> None:

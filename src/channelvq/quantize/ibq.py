@@ -22,12 +22,12 @@ from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from channelvq.config import STRICT
+from channelvq.config import STRICT, CodebookSize
 from channelvq.distributed import broadcast_from_main, rank, sum_over_ranks
 from channelvq.lookup.nearest import nearest_codeword
 from channelvq.quantize.base import GlobalBatch, Quantizer, kept_rows, uniform_table
@@ -52,7 +52,7 @@ class IBQConfig:
     """
 
     kind: Literal["ibq"] = "ibq"
-    codebook_size: PositiveInt = 4096
+    codebook_size: CodebookSize = 4096
     beta: Annotated[float, Field(ge=0)] = 0.25
     codebook_weight: Annotated[float, Field(ge=0)] = 1.0
     index_weight: Annotated[float, Field(ge=0)] = 1.0

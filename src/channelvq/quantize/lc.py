@@ -13,11 +13,11 @@ from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from channelvq.config import STRICT
+from channelvq.config import STRICT, CodebookSize
 from channelvq.quantize.kmeans import kmeans
 from channelvq.quantize.simvq import ProjectedCodebook
 
@@ -27,7 +27,7 @@ class LCConfig:
     """beta, codebook_weight, kmeans_iterations: see `PlainConfig`. It always starts from data."""
 
     kind: Literal["lc"] = "lc"
-    codebook_size: PositiveInt = 4096
+    codebook_size: CodebookSize = 4096
     beta: Annotated[float, Field(ge=0)] = 0.25
     codebook_weight: Annotated[float, Field(ge=0)] = 1.0
     kmeans_iterations: NonNegativeInt = 10

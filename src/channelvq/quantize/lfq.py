@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from jaxtyping import Bool, Float, Int64
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from channelvq.config import STRICT
+from channelvq.config import STRICT, ScalarCodebookSize
 from channelvq.quantize.base import GlobalBatch
 from channelvq.quantize.entropy import entropies, survey_entropies
 from channelvq.quantize.quantized import Quantized, mean_over_kept, straight_through
@@ -29,7 +29,7 @@ class LFQConfig:
     """
 
     kind: Literal["lfq"] = "lfq"
-    codebook_size: PositiveInt = 4096
+    codebook_size: ScalarCodebookSize = 4096
     beta: Annotated[float, Field(ge=0)] = 0.25
     entropy_weight: Annotated[float, Field(ge=0)] = 0.1
     diversity_gamma: Annotated[float, Field(ge=0)] = 1.0

@@ -9,12 +9,12 @@ from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from channelvq.config import STRICT
+from channelvq.config import STRICT, CodebookSize
 from channelvq.lookup.nearest import nearest_codeword
 from channelvq.quantize.base import Quantizer
 from channelvq.quantize.kmeans import kmeans
@@ -30,7 +30,7 @@ class SimVQConfig:
     """
 
     kind: Literal["simvq"] = "simvq"
-    codebook_size: PositiveInt = 4096
+    codebook_size: CodebookSize = 4096
     beta: Annotated[float, Field(ge=0)] = 0.25
     codebook_weight: Annotated[float, Field(ge=0)] = 1.0
     start: Literal["data", "normal"] = "data"

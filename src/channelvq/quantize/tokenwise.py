@@ -18,7 +18,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from channelvq.config import STRICT
+from channelvq.config import STRICT, CodebookSize
 from channelvq.errors import InputError
 from channelvq.lookup.mapped import nearest_mapped
 from channelvq.quantize.base import Quantizer
@@ -39,7 +39,7 @@ class TokenwiseSimVQConfig:
     """
 
     kind: Literal["simvq-tokenwise"] = "simvq-tokenwise"
-    codebook_size: PositiveInt = 4096
+    codebook_size: CodebookSize = 4096
     num_tokens: PositiveInt | None = None
     rank: PositiveInt = 24
     beta: Annotated[float, Field(ge=0)] = 0.25

@@ -1,23 +1,56 @@
-"""Checkpoints of a run: written beside and renamed, so that one is complete or not there; old ones are removed."""
+"""Checkpoints of a run: written beside and renamed, so that one is complete or not there; old ones are removed.
 
-import json
+    model.safetensors, model_1.safetensors ...   the models           optimizer.bin, optimizer_1.bin ...   by Accelerate
+    average-NAME.safetensors   moving averages   schedules.json       random-states-RANK.safetensors
+    progress.json              step, seconds, machine                 SHA256SUMS   of all of these
+
+Nothing that is read can execute anything: what is a pickle, the optimizers' state, is read by torch with weights_only.
+"""
+
 import platform
 import shutil
 import sys
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
+from pickle import Unpickler, UnpicklingError
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel
 
 from channelvq.config import differences, from_dict, read_recipe, to_dict
 from channelvq.errors import InputError, reason
-from channelvq.files import make_ordinary
-from channelvq.pretrained import read_settings, write_settings
+from channelvq.files import SUMS, damaged, make_ordinary, write_sums
+from channelvq.pretrained import read_settings, read_weights, write_settings, write_weights
 from channelvq.train.config import TrainConfig
+from channelvq.train.random_states import random_states, set_random_states
+
+# What saving and loading raise for a full disk, a damaged file and a file of another shape.
+FAULTS = (OSError, ValueError, RuntimeError, EOFError, UnpicklingError, SafetensorError, LookupError, TypeError)
+PARTIAL = ".partial-"
+# All that a list of FSDP's shards is made of, beside types of numbers.
+SHARD_CLASSES = {
+    "pathlib": {"PosixPath", "WindowsPath"},
+    "torch": {"Size"},
+    "torch.serialization": {"_get_layout"},
+    "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
+    "torch.distributed.checkpoint.metadata": {
+        "BytesStorageMetadata", "ChunkStorageMetadata", "Metadata", "MetadataIndex", "StorageMeta", "TensorProperties",
+        "TensorStorageMetadata", "_MEM_FORMAT_ENCODING",
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RunState:
+    """What a checkpoint keeps of a run beside that which Accelerate saves, by the names of the optimizers."""
+
+    schedulers: dict[str, LambdaLR]
+    averages: dict[str, AveragedModel]
 
 
 def checkpoints(run_dir: Path) -> list[Path]:
@@ -66,7 +99,7 @@ def _refuse_changes(run_dir: Path, resolved: Any) -> None:
 def check_inputs(run_dir: Path, inputs: dict[str, str]) -> None:
     """Refuse to go on where what a run reads beside its settings has changed since it began.
 
-    inputs: digests by what they are of. Kept as inputs.json; runs of before it was written are let pass.
+    inputs: digests by what they are of. RunState as inputs.json; runs of before it was written are let pass.
     """
     path = run_dir / "inputs.json"
     if checkpoints(run_dir) and path.is_file():
@@ -103,29 +136,71 @@ def _arithmetic(accelerator: Accelerator, config: TrainConfig) -> dict[str, int]
     }
 
 
-def save_checkpoint(accelerator: Accelerator, run_dir: Path, step: int, config: TrainConfig, seconds: float) -> Path:
+def save_checkpoint(
+    accelerator: Accelerator, run_dir: Path, step: int, config: TrainConfig, seconds: float, kept: RunState
+) -> Path:
     """Write everything that resuming needs as checkpoints/step-00001234; all ranks call it together.
 
-    seconds: that the steps took so far.
+    seconds: that the steps took so far. Raises InputError that names the file that cannot be written; the checkpoints
+    of before are as they were then.
     """
     final = run_dir / "checkpoints" / f"step-{step:08d}"
-    partial = final.with_name(f".partial-{final.name}")
-    if accelerator.is_main_process:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    accelerator.wait_for_everyone()
-    accelerator.save_state(str(partial))
-    accelerator.wait_for_everyone()  # every rank has written its random states there before it is renamed
-    if accelerator.is_main_process:
-        state = {"step": step, "seconds": seconds, **_arithmetic(accelerator, config), **_machine(accelerator)}
-        (partial / "progress.json").write_text(json.dumps(state))
-        make_ordinary(partial)
-        shutil.rmtree(final, ignore_errors=True)
-        partial.rename(final)
+    partial = final.with_name(f"{PARTIAL}{final.name}")
+    main = accelerator.is_main_process
+    try:
+        if main:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        accelerator.wait_for_everyone()
+        _write(accelerator, partial, kept)
+        accelerator.wait_for_everyone()  # every rank has written its random states there before it is renamed
+        if main:
+            state = {"step": step, "seconds": seconds, **_arithmetic(accelerator, config), **_machine(accelerator)}
+            write_settings(partial / "progress.json", state)
+            make_ordinary(partial)
+            write_sums(partial)
+            shutil.rmtree(final, ignore_errors=True)
+            partial.rename(final)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have errors of their own for it
+        raise _unwritten(run_dir, partial, error) from None
+    if main:
         for old in checkpoints(run_dir)[: -config.keep_checkpoints]:
             shutil.rmtree(old)
     accelerator.wait_for_everyone()
     return final
+
+
+def _write(accelerator: Accelerator, folder: Path, kept: RunState) -> None:
+    accelerator.save_state(str(folder))
+    # What Accelerate writes of random states is a pickle, and it goes on in silence where that is missing.
+    (folder / f"random_states_{accelerator.process_index}.pkl").unlink()
+    write_weights(_random_file(accelerator, folder), random_states())
+    if accelerator.is_main_process:
+        write_settings(folder / "schedules.json", {name: _plain(kept.schedulers[name]) for name in kept.schedulers})
+        for name, average in kept.averages.items():
+            write_weights(folder / f"average-{name}.safetensors", average.state_dict())
+
+
+def _plain(scheduler: LambdaLR) -> dict[str, Any]:
+    return {name: value for name, value in scheduler.state_dict().items() if name != "lr_lambdas"}  # functions
+
+
+def _unwritten(run_dir: Path, partial: Path, error: Exception) -> InputError:
+    """Which file could not be written, and what there is to go on from; what is there of it is removed."""
+    # Neither torch nor safetensors tells which; the weights are the first.
+    files = [path for path in partial.rglob("*") if path.is_file()]
+    last = max(files, key=lambda path: path.stat().st_mtime_ns, default=partial / "model.safetensors")
+    name = Path(getattr(error, "filename", None) or last).name.removeprefix(PARTIAL)
+    shutil.rmtree(partial, ignore_errors=True)
+    saved = checkpoints(run_dir)
+    good = f"{saved[-1]} is whole, go on from it with train.resume=true" if saved else "there is none of before"
+    return InputError(f"checkpoint {partial.name.removeprefix(PARTIAL)}: cannot write {name} ({reason(error)}); {good}")
+
+
+def sweep_partial(run_dir: Path) -> None:
+    """Remove what a killed process had written of a checkpoint."""
+    for left in (run_dir / "checkpoints").glob(f"{PARTIAL}*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _machine(accelerator: Accelerator) -> dict[str, Any]:
@@ -145,19 +220,19 @@ def _machine(accelerator: Accelerator) -> dict[str, Any]:
 def read_state(folder: Path) -> dict[str, Any]:
     """What a checkpoint tells of itself: step, seconds, threads, ranks, ...; raises InputError for a damaged one."""
     try:
-        state = json.loads((folder / "progress.json").read_text())
+        state = read_settings(folder / "progress.json")
         return state | {"step": int(state["step"])}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"checkpoint {folder}: cannot be read ({error}); remove the folder to use the one before"
-        ) from None
+        raise _unusable(folder, f"cannot be read ({error})") from None
 
 
-def load_checkpoint(accelerator: Accelerator, folder: Path, config: TrainConfig) -> int:
-    """Restore everything from a checkpoint; returns its step. Warns when sums will be made in another order."""
+def load_checkpoint(accelerator: Accelerator, folder: Path, config: TrainConfig, kept: RunState) -> int:
+    """Restore everything from a checkpoint; returns its step. Warns when sums will be made in another order.
+
+    Raises InputError, with nothing restored, where a part is missing or not as it was written.
+    """
+    _check_whole(accelerator, folder, kept)
     before = read_state(folder)
-    step = before["step"]
-    before = {"accumulation": 1, "compile": 0, "channels_last": 0} | before  # older checkpoints do not tell
     for name, value in _arithmetic(accelerator, config).items():
         if before.get(name) != value:
             warnings.warn(
@@ -166,10 +241,51 @@ def load_checkpoint(accelerator: Accelerator, folder: Path, config: TrainConfig)
                 stacklevel=2,
             )
     try:
-        accelerator.load_state(str(folder))
-    except (OSError, ValueError, RuntimeError, EOFError, UnpicklingError, SafetensorError) as error:
-        raise InputError(
-            f"checkpoint {folder}: does not fit or is damaged ({reason(error)}); "
-            "remove the folder to use the one before"
-        ) from None
-    return step
+        accelerator.load_state(str(folder), load_kwargs={"weights_only": True})
+        schedules = read_settings(folder / "schedules.json")
+        for name, scheduler in kept.schedulers.items():
+            scheduler.load_state_dict(schedules[name] | {"lr_lambdas": [None] * len(scheduler.lr_lambdas)})
+        for name, average in kept.averages.items():
+            average.load_state_dict(read_weights(folder / f"average-{name}.safetensors"))
+        set_random_states(read_weights(_random_file(accelerator, folder)))
+    except FAULTS as error:
+        raise _unusable(folder, f"does not fit or is damaged ({reason(error)})") from None
+    return before["step"]
+
+
+def _random_file(accelerator: Accelerator, folder: Path) -> Path:
+    return folder / f"random-states-{accelerator.process_index}.safetensors"
+
+
+def _check_whole(accelerator: Accelerator, folder: Path, kept: RunState) -> None:
+    """InputError where a part is missing or has changed, or a list of FSDP's shards would execute something."""
+    if not (folder / SUMS).is_file():
+        raise _unusable(folder, f"it has no {SUMS}: incomplete, or of a version before checkpoints had digests")
+    parts = [_random_file(accelerator, folder), folder / "schedules.json"]
+    parts += [folder / f"average-{name}.safetensors" for name in kept.averages]
+    if missing := [part.name for part in parts if not part.is_file()]:
+        raise _unusable(folder, f"it lacks {', '.join(missing)}")
+    # By one process: reading all of it in each would take as long as there are ranks.
+    if accelerator.is_main_process and (wrong := damaged(folder)):
+        raise _unusable(folder, f"missing, or not as it was written: {', '.join(wrong)}")
+    for path in folder.rglob(".metadata"):
+        with path.open("rb") as file:
+            try:
+                _ShardList(file).load()
+            except FAULTS as error:
+                raise _unusable(folder, f"{path.name} is damaged ({reason(error)})") from None
+
+
+class _ShardList(Unpickler):
+    """Of FSDP's sharded checkpoints torch reads the list of shards as a pickle: here it has been looked at before."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        # By exact names: in a dotted one ("torch", "os.system") every module that another imports can be reached.
+        number = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        if number or name in SHARD_CLASSES.get(module, ()):
+            return super().find_class(module, name)
+        raise UnpicklingError(f"it names {module}.{name}")
+
+
+def _unusable(folder: Path, why: str) -> InputError:
+    return InputError(f"checkpoint {folder}: {why}; remove the folder to use the one before")

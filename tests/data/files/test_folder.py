@@ -18,6 +18,7 @@ from channelvq.data.files.folder import FolderConfig, FolderSource, ManifestConf
 from channelvq.data.options import ImageOptions, SkippedFilesWarning
 from channelvq.data.split import EmptySplitError, assign_split
 from channelvq.errors import InputError
+from channelvq.files import recall
 from channelvq.images import load_image, random_crop, to_tensor
 
 SPLITS = ("train", "validation", "test")
@@ -172,7 +173,7 @@ def test_a_file_is_decoded_once_until_it_changes(tmp_path, cache, monkeypatch):
     for broken in ("{", "[]", '{"pillow": 1, "files": {}}', '{"files": 3}', "[" * 100_000):
         memory.write_text(broken)
         assert len(FolderSource(tmp_path, 8, "all")) == 2
-        assert json.loads(memory.read_text())["files"].keys() == {str(tmp_path / n) for n in ("a.png", "b.png")}
+        assert recall(memory)["files"].keys() == {str(tmp_path / n) for n in ("a.png", "b.png")}
     assert len(decoded) == 3 + 5 * 2
 
 

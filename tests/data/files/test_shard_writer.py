@@ -83,7 +83,10 @@ def command(*words: object) -> list[str]:
     return [sys.executable, "-m", "channelvq", "data", "shard", *map(str, words)]
 
 
-def test_a_killed_call_goes_on_and_ends_equal_to_an_uninterrupted_one(tmp_path: Path) -> None:
+def test_a_killed_call_goes_on_and_ends_equal_to_an_uninterrupted_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("channelvq.files.YOUNG", 0.0)
     source = fill(tmp_path / "images", 60, side=200)
     (source / "007.png").write_bytes(b"")
     write_shards(source, tmp_path / "whole", images_per_shard=2)
@@ -94,7 +97,9 @@ def test_a_killed_call_goes_on_and_ends_equal_to_an_uninterrupted_one(tmp_path: 
     there = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.tar")}
     assert 3 <= len(there) < 30, "killed too late to say anything"
     for name in (".images-00003.tar.x1", ".images.json.x1"):  # killed while writing either, as it sometimes is
-        (tmp_path / "out" / name).write_bytes(b"{")
+        (tmp_path / "out" / name).mkdir()
+        (tmp_path / "out" / name / ".channelvq-writing").touch()
+    (tmp_path / "out/.lock").unlink()  # which nobody holds any more
     written = write_shards(source, tmp_path / "out", images_per_shard=2)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
     assert written.images == 59

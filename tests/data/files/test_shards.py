@@ -383,3 +383,23 @@ def test_an_empty_split_names_the_keys_of_the_recipe(tmp_path: Path) -> None:
     config = DataConfig(sources={"mine": ShardsConfig(urls=str(shard))})
     with pytest.raises(InputError, match=r"1 in train, 0 in validation.*data\.sources\.mine\.validation=0\.2"):
         build_mixture(config, 8, "validation", 0)
+
+
+def test_an_index_with_any_byte_changed_is_made_again(tmp_path: Path, cache: Path) -> None:
+    shard = write_tar(tmp_path / "a.tar", {"a.png": picture(0), "b.png": picture(1)})
+    whole = shard_index.index_shard(shard, "text")
+    (memory,) = (cache / "shards").iterdir()
+    content = memory.read_bytes()
+    for place in range(len(content)):
+        memory.write_bytes(content[:place] + bytes([content[place] ^ 0x10]) + content[place + 1 :])
+        found = shard_index._remembered(memory, shard, whole.stamp)
+        same = found is not None and found.samples.tobytes() == whole.samples.tobytes()
+        assert found is None or (same and found.keys.tobytes() == whole.keys.tobytes()), place
+
+
+def test_a_caption_nested_too_deeply_leaves_out_its_image(tmp_path: Path) -> None:
+    deep = b'{"text":' * 10**5
+    shard = write_tar(tmp_path / "a.tar", [("a.png", picture(0)), ("a.json", deep), ("b.png", picture(1))])
+    index = shard_index.index_shard(shard, "text")
+    assert len(index.samples) == 1
+    assert "nested too deeply" in index.skipped[0].reason

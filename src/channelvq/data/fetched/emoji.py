@@ -4,7 +4,6 @@ Splits go by label, never by image: all skin tones, genders and art sets of a la
 held-out images would be near copies of the training ones.
 """
 
-import json
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +20,7 @@ from channelvq.data.fetched.packages import fetch
 from channelvq.data.source import Sample
 from channelvq.data.split import Split, assign_split
 from channelvq.errors import InputError
+from channelvq.files import parse_json
 from channelvq.images import to_tensor
 
 Style = Literal["fluent", "noto", "twemoji"]
@@ -66,7 +66,7 @@ def family(base: str) -> str:
 def load_labels(path: Path) -> dict[str, tuple[str, str]]:
     """Normalised hexcode -> (hexcode of the label without skin tones, text) from emojibase's data.json."""
     labels = {}
-    for entry in json.loads(path.read_text(encoding="utf-8")):
+    for entry in parse_json(path.read_text(encoding="utf-8")):
         base = normalise(entry["hexcode"])
         for variant in (*entry.get("skins", ()), entry):
             labels[normalise(variant["hexcode"])] = (base, variant["label"])

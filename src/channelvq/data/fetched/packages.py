@@ -3,7 +3,7 @@
     fetch("fluent-emoji") -> ~/.cache/channelvq/fluent-emoji-1a2b3c4d/images/*.webp, LICENCE.txt, SOURCE.json
 
 Nothing is fetched but what `catalogue.py` pins by version and SHA-256. A package appears in the cache complete or not
-at all, so a folder that is there can be used without another look.
+at all, with the digests of its files; one in which a file is missing or has changed is fetched again.
 """
 
 import fnmatch
@@ -25,9 +25,11 @@ from pathlib import Path, PurePosixPath
 from channelvq.data.fetched.catalogue import FREE, PACKAGES, Archive, Package, Work
 from channelvq.data.fetched.licence_texts import licence_text
 from channelvq.errors import InputError
+from channelvq.files import SUMS, damaged, workplace, write_sums
 
 Progress = Callable[[str], None]
 SECONDS_PER_COMMAND = 1800
+_whole: set[Path] = set()  # folders of packages whose digests this process has compared
 SAFE_NAME = re.compile(r"[A-Za-z0-9_@+-][A-Za-z0-9._@+-]*")
 
 
@@ -37,9 +39,11 @@ def cache_root(cache: Path | str | None = None) -> Path:
 
 
 def find_package(name: str, cache: Path | str | None = None) -> Path | None:
-    """The folder of a package that has been fetched, or None. Never downloads."""
+    """The folder of a package that has been fetched and is as it was then, or None. Never downloads."""
     folder = cache_root(cache) / _package(name).folder
-    return folder if (folder / "SOURCE.json").is_file() else None
+    if folder not in _whole and not damaged(folder):
+        _whole.add(folder)
+    return folder if folder in _whole and (folder / SUMS).is_file() else None
 
 
 def tell(line: str) -> None:
@@ -64,13 +68,14 @@ def fetch(name: str, *, cache: Path | str | None = None, progress: Progress | No
         raise InputError(
             f"cache folder {str(root)!r} cannot be made ({error}); set CHANNELVQ_CACHE to a folder you can write to"
         ) from error
-    with tempfile.TemporaryDirectory(dir=root, prefix=f".{name}-") as temporary:
-        content = Path(temporary) / "content"
+    with workplace(root / package.folder) as temporary:
+        content = temporary / "content"
         for archive in package.archives:
             if progress:
                 progress(f"{name}: downloading, {' '.join(download_command(archive))}")
-            _unpack(package, archive, _download(package, archive, Path(temporary)), content)
+            _unpack(package, archive, _download(package, archive, temporary), content)
         _describe(package, content)
+        write_sums(content)
         _publish(content, root / package.folder)
     return root / package.folder
 
@@ -195,10 +200,10 @@ def _describe(package: Package, content: Path) -> None:
 
 def _publish(content: Path, folder: Path) -> None:
     """Move a finished package to its place; if another process was first, its copy is as good as this one."""
-    if folder.is_dir() and not (folder / "SOURCE.json").is_file():
+    if folder.is_dir() and damaged(folder):
         shutil.rmtree(folder)
     try:
         content.rename(folder)
     except OSError:
-        if not (folder / "SOURCE.json").is_file():
+        if damaged(folder):
             raise

@@ -6,19 +6,18 @@ cache and not opened on a later start. Bad files are tried again, for what made 
 """
 
 import hashlib
-import json
 import os
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
 from channelvq.data.fetched.packages import cache_root
 from channelvq.data.files.listing import Stamp, stamp
 from channelvq.errors import InputError
-from channelvq.files import write_text_atomically
+from channelvq.files import recall, remember
 from channelvq.images import FirstFrameWarning, Skipped, load_image
 
 WORKERS = min(8, os.cpu_count() or 1)  # Pillow decodes outside Python's lock
@@ -62,7 +61,7 @@ def unreadable(paths: Sequence[Path], name: str) -> dict[Path, Skipped]:
             ]
     finally:  # also what an interrupted check has learnt
         if good:
-            _remember(memory, known | good)
+            remember(memory, {"pillow": version("pillow"), "files": known | good})
     return {skipped.path: skipped for skipped in bad}
 
 
@@ -73,16 +72,7 @@ def _memory_file(name: str) -> Path:
 
 def _remembered(file: Path) -> dict[str, Stamp]:
     """What is in the memory; nothing if it is missing, broken or of another Pillow."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        files = content["files"] if content["pillow"] == version("pillow") else {}
-        return {str(path): Stamp(int(size), int(time)) for path, (size, time) in files.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    content = recall(file)
+    if not isinstance(content, dict) or content.get("pillow") != version("pillow"):
         return {}
-
-
-def _remember(file: Path, good: dict[str, Stamp]) -> None:
-    """Write the memory whole or not at all; a cache that cannot be written costs time only."""
-    text = json.dumps({"pillow": version("pillow"), "files": good})
-    with suppress(OSError):
-        write_text_atomically(file, text)
+    return {path: Stamp(size, time) for path, (size, time) in content["files"].items()}

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +19,7 @@ from channelvq.data.files.listing import stamp
 from channelvq.data.options import ImageOptions, SplitOrAll
 from channelvq.data.split import Split, assign_split
 from channelvq.errors import InputError, reason
-from channelvq.files import write_text_atomically
+from channelvq.files import recall, remember
 from channelvq.images import Skipped, load_image
 
 AT_ONCE = 256  # images in memory while they are checked
@@ -162,9 +161,8 @@ def _bad_rows(table: Any, name: str, column: str) -> dict[int, str]:
     files = [(file["filename"], *(stamp(Path(file["filename"])) or ())) for file in table.cache_files]
     settings = json.dumps([name, column, len(table), files, version("pillow")])
     memory = cache_root() / "huggingface" / f"{hashlib.sha256(settings.encode()).hexdigest()[:24]}.json"
-    if files:
-        with suppress(OSError, ValueError, AttributeError):
-            return {int(row): str(reason) for row, reason in json.loads(memory.read_text()).items()}
+    if files and isinstance(known := recall(memory), dict):
+        return {int(row): str(reason) for row, reason in known.items()}
 
     def check(stored: dict[str, Any] | None) -> str | None:
         try:
@@ -178,6 +176,5 @@ def _bad_rows(table: Any, name: str, column: str) -> dict[int, str]:
         for start in range(0, len(table), AT_ONCE):
             reasons = pool.map(check, table[start : start + AT_ONCE][column])
             bad |= {row: reason for row, reason in enumerate(reasons, start) if reason is not None}
-    with suppress(OSError):  # a cache that cannot be written costs time only
-        write_text_atomically(memory, json.dumps(bad))
+    remember(memory, bad)
     return bad

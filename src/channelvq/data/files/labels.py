@@ -1,12 +1,12 @@
 """Captions for folders of classes: `root/<class>/photo.jpg`, as ImageNet and many others are laid out."""
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 from channelvq.data.files.listing import read_text
 from channelvq.errors import InputError
+from channelvq.files import parse_json
 
 FOLDERS = "folders"
 
@@ -39,7 +39,7 @@ def _names(path: Path) -> dict[str, str]:
     text = read_text(path)
     if path.suffix.lower() == ".json":
         try:
-            names = json.loads(text)
+            names = parse_json(text)
         except ValueError as error:
             raise InputError(f"labels {str(path)!r}: not JSON ({error})") from None
         if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):

@@ -1,7 +1,6 @@
 """Which images a folder or a manifest names, and their captions: read before any image is."""
 
 import csv
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple, get_args
 
 from channelvq.data.split import Split, assign_split
 from channelvq.errors import InputError
+from channelvq.files import parse_json
 from channelvq.images import find_images
 
 
@@ -86,8 +86,8 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[int, Any]]:
     for line, content in enumerate(read_text(path).split("\n"), start=1):
         if content.strip():
             try:
-                yield line, json.loads(content)
-            except json.JSONDecodeError as error:
+                yield line, parse_json(content)
+            except ValueError as error:
                 raise InputError(f"manifest {str(path)!r}, line {line}: not JSON ({error})") from error
 
 

@@ -26,7 +26,7 @@ from channelvq.data.files.listing import Entry, folder_entries, manifest_entries
 from channelvq.data.options import SplitOrAll
 from channelvq.data.split import Split
 from channelvq.errors import InputError
-from channelvq.files import write_atomically, write_text_atomically
+from channelvq.files import parse_json, write_atomically, write_text_atomically
 from channelvq.images import IMAGE_SUFFIXES, load_image
 
 AT_ONCE = 128  # image files in memory
@@ -166,16 +166,13 @@ def _begun(record: Path, prefix: str, listing: str) -> Written:
     folder = record.parent
     numbered = f"{prefix}-[0-9][0-9][0-9][0-9][0-9].tar"
     there = sorted(path.name for path in folder.glob(numbered))
-    for name in (numbered, record.name):
-        for left in folder.glob(f".{name}.*"):  # what a killed call was writing
-            left.unlink()
     mend = f"choose another folder or --prefix, or remove {prefix}-*.tar and {record.name}"
     if not record.exists():
         if there:
             raise InputError(f"{folder} already holds {len(there)} shards {prefix}-*.tar of unknown origin; {mend}")
         return Written(listing)
     try:
-        stored: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+        stored: dict[str, Any] = parse_json(record.read_text(encoding="utf-8"))
         shards = [Shard(**shard) for shard in stored.pop("shards")]
         skipped = [(str(name), str(reason)) for name, reason in stored.pop("skipped")]
         written = Written(**stored, shards=shards, skipped=skipped)

@@ -1,6 +1,5 @@
 """Many images of a generator: in fixed chunks, each image with a seed of its own, and only what is not there yet."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from channelvq.car.sampling import Sampler
 from channelvq.car.settings import SamplingSettings
 from channelvq.errors import InputError
 from channelvq.evaluate.results import write_json
+from channelvq.files import parse_json
 from channelvq.images import save_image, to_pil, to_uint8
 from channelvq.pretrained import weights_sha256
 
@@ -116,8 +116,8 @@ def _check_settings(car: CAR, pictures: Sequence[Picture], sampling: SamplingSet
 def _read_settings(path: Path) -> dict[str, Any]:
     """What `_check_settings` wrote; raises InputError for anything else, which is not ours to overwrite."""
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        settings = parse_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise InputError(f"{path}: the file is damaged ({error}); remove it or give another --output") from None
     if not isinstance(settings, dict) or not {"generator_sha256", "pictures"} <= settings.keys():
         raise InputError(

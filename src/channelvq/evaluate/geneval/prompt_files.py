@@ -7,7 +7,6 @@
 Layouts: github.com/djghosh13/geneval, github.com/TencentQQGYLab/ELLA, huggingface.co/datasets/playgroundai/MJHQ-30K.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, Literal
 from channelvq.errors import InputError
 from channelvq.evaluate.geneval.drawing import Picture
 from channelvq.evaluate.geneval.score import Prompt, prompt_of
+from channelvq.files import parse_json
 
 Benchmark = Literal["GenEval", "DPG-Bench", "MJHQ-30K"]
 
@@ -126,6 +126,6 @@ def _text(content: bytes, path: Path) -> str:
 
 def _json(content: bytes) -> Any:
     try:
-        return json.loads(content)
-    except (ValueError, RecursionError) as error:
+        return parse_json(content)
+    except ValueError as error:
         raise InputError(f"expected JSON ({error})") from None
