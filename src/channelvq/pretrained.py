@@ -8,7 +8,7 @@ Hashes of weights are here too: by them a result says what it was measured with.
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from inspect import isfunction
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
@@ -29,6 +29,7 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 PACKAGE = Path(__file__).parent
 # Functions of torch.nn.init, and of transformers in its place, by which layers fill fresh weights.
 DRAWS = {"kaiming_uniform_", "normal_", "uniform_"}
+FACTORIES = {torch.empty, torch.eye, torch.linspace, torch.ones, torch.rand, torch.randn, torch.zeros}
 
 C = TypeVar("C")
 M = TypeVar("M", bound=nn.Module)
@@ -150,7 +151,7 @@ def load_module(kind: Callable[[C], M], config: type[C], folder: Path) -> M:
     Raises InputError that names a file that is damaged, or where the two do not fit together.
     """
     settings = from_dict(config, read_settings(folder / CONFIG), where=str(folder / CONFIG))
-    with undrawn():
+    with undrawn(), made_in_float32():
         module = kind(settings)
     fill(module, read_weights(folder / WEIGHTS), folder / WEIGHTS)
     return module.eval()
@@ -207,6 +208,20 @@ class _Undrawn(TorchFunctionMode):
         if isfunction(func) and func.__name__ in DRAWS:
             return args[0] if args else kwargs["tensor"]  # as it is; torch.nn.init passes it by its name
         return func(*args, **(kwargs or {}))
+
+
+def made_in_float32() -> AbstractContextManager[object]:
+    """Within it new tensors are float32 where nothing else is asked for, whatever torch's default is in the process."""
+    return nullcontext() if torch.get_default_dtype() == torch.float32 else _Float32()
+
+
+class _Float32(TorchFunctionMode):
+    # Not torch.set_default_dtype, which other threads would see.
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in FACTORIES and kwargs.get("dtype") is None:
+            kwargs["dtype"] = torch.float32
+        return func(*args, **kwargs)
 
 
 def fill(module: nn.Module, state: Mapping[str, Tensor], path: Path, elsewhere: tuple[str, ...] = ()) -> None:

@@ -27,7 +27,7 @@ from channelvq.errors import InputError
 from channelvq.images import ImageInput, images_to_batch, to_pil
 from channelvq.images.tensors import check_range
 from channelvq.nn.conv import ConvConfig
-from channelvq.nn.modes import evaluating, in_chunks
+from channelvq.nn.modes import evaluating, in_chunks, without_autocast
 from channelvq.nn.networks import AnyNetworkConfig
 from channelvq.pretrained import find_folder, load_module, save_module
 from channelvq.quantize.axis import Axis, from_vectors, to_vectors
@@ -121,20 +121,23 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", li
     def encode(self, x: Float[Tensor, "B 3 H W"], keep: Bool[Tensor, "B K"] | None = None) -> Quantized:
         """Images in [-1, 1] -> `Quantized` with z_q (B, C, h, w) and indices (B, K); keep: see `ChannelVQ.forward`.
 
+        In the model's own precision, as all methods but `forward`: an autocast around the call changes no id.
         Floats of another precision than the model's are converted. Raises InputError for another shape or type, no
         image, or values far outside [-1, 1]; `tokenize` takes images of every other form.
         """
         self._check_images(x, "encode")
         self._check_device(x, "encode")
         check_range(x, f"encode: images of shape {tuple(x.shape)}, {x.dtype}", FAR_OUTSIDE)
-        return self.quantizer(self.encoder(x.to(self.dtype)), keep)
+        with without_autocast(x):
+            return self.quantizer(self.encoder(x.to(self.dtype)), keep)
 
     def decode(self, z_q: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
         """Quantized feature maps -> images, about [-1, 1], not clamped; raises InputError for another shape or type."""
         c, side = self.config.latent_channels, self.config.latent_size
         _check_floats(z_q, (c, side, side), "decode: expected feature maps", "")
         self._check_device(z_q, "decode")
-        return self.decoder(z_q.to(self.dtype))
+        with without_autocast(z_q):
+            return self.decoder(z_q.to(self.dtype))
 
     def _check_images(self, x: Any, name: str) -> None:
         size = self.image_size
