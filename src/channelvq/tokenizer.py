@@ -21,7 +21,7 @@ from pydantic import PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from channelvq.checks import check_integers
+from channelvq.checks import whole_numbers
 from channelvq.config import STRICT
 from channelvq.errors import InputError
 from channelvq.images import ImageInput, images_to_batch, to_pil
@@ -228,13 +228,12 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", li
             ids = torch.as_tensor(ids, device=self.device)
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"ids: expected a tensor or rows of equal length of whole numbers ({error})") from None
-        check_integers("ids", ids)
+        ids = whole_numbers("ids", ids)
         ids = ids[None] if ids.ndim == 1 else ids
         if ids.ndim != 2 or len(ids) == 0 or not 1 <= ids.shape[1] <= self.num_tokens:
             raise InputError(
                 f"ids: expected (B, k) with B >= 1 and k in 1..{self.num_tokens}, got shape {tuple(ids.shape)}"
             )
-        ids = ids.long()
         outside = (ids < 0) | (ids >= self.codebook_size)
         if outside.any():
             row, column = outside.nonzero()[0].tolist()
