@@ -255,6 +255,15 @@ def test_a_single_image_is_no_ground_for_warnings() -> None:
     assert math.isnan(report.relative_error)  # one image does not vary
 
 
+def test_copies_of_a_picture_are_no_ground_for_a_verdict(scenes: torch.Tensor) -> None:
+    tokenizer = CVQTokenizer.from_pretrained("bundled")
+    copies, _ = examine(tokenizer, scenes[:1].repeat(40, 1, 1, 1))
+    assert copies.num_images == 1
+    assert all(each.level == "note" for each in findings(copies))
+    once, twice = (examine(tokenizer, scenes[:2].repeat(n, 1, 1, 1))[0] for n in (1, 2))
+    assert twice.to_dict() == once.to_dict()
+
+
 # The report
 
 
