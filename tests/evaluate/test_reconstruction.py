@@ -158,11 +158,11 @@ def test_one_image_has_no_interval_in_the_table() -> None:
         (
             lambda x, y: torch.ones(1),
             InputError,
-            r"metric 'own': expected a number for each of 3 images, .* got \(1,\)",
+            r"'own': expected a number for each of 3 images, .* got \(1,\)",
         ),
         (lambda x, y: torch.ones(len(x), 2), InputError, r"metric 'own': .* got \(3, 2\)"),
         (lambda x, y: 1.0, InputError, "metric 'own': .* got float"),
-        (lambda x, y: torch.full((len(x),), math.nan), NotFiniteError, "metric 'own': of some image it is NaN"),
+        (lambda x, y: torch.full((len(x),), math.nan), NotFiniteError, "metric 'own': it is NaN"),
     ],
 )
 def test_a_metric_that_gives_something_else_is_named(measure, error: type, message: str) -> None:  # type: ignore[no-untyped-def]

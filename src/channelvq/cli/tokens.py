@@ -8,6 +8,8 @@ import typer
 
 from channelvq.cli.inputs import batches
 from channelvq.cli.options import OutputOption, PrefixOption, TokenizerOption, note_older, target
+from channelvq.files import is_stream
+from channelvq.terminal import printable
 
 
 def _output_name(number: int, source: str | Path) -> str:
@@ -32,7 +34,8 @@ def tokenize(
         ids = tok.tokenize(pictures).tolist()
         rows += [TokenRow(str(name), row) for name, row in zip(names, ids, strict=True)]
     write_tokens(output, tokenizer, tok, rows)
-    typer.echo(f"{len(rows)} image(s), {tok.num_tokens} tokens each -> {output}")
+    line = printable(f"{len(rows)} image(s), {tok.num_tokens} tokens each -> {output}")
+    typer.echo(line, err=is_stream(output))  # not among the tokens
 
 
 def detokenize(
@@ -54,7 +57,7 @@ def detokenize(
     for number, image in decode_rows(tok, file.rows, num_tokens):
         written.append(output / _output_name(number, file.rows[number].image))
         save_image(image, written[-1])
-    typer.echo(f"{len(file.rows)} image(s) -> {output}/")
+    typer.echo(printable(f"{len(file.rows)} image(s) -> {output}/"))
     note_older(output, written)
 
 
@@ -76,5 +79,5 @@ def reconstruct(
         for name, picture in zip(names, prefix_strips(tok, pictures, num_tokens), strict=True):
             written.append(output / _output_name(len(written), name))
             save_image(picture, written[-1])
-    typer.echo(f"{len(written)} strip(s) -> {output}/")
+    typer.echo(printable(f"{len(written)} strip(s) -> {output}/"))
     note_older(output, written)

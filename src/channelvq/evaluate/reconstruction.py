@@ -217,9 +217,7 @@ def _checked(name: str, values: Any, count: int) -> Float64[Tensor, " n"]:
         given = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise InputError(f"metric {name!r}: expected a number for each of {count} images, ({count},), got {given}")
     if not bool(values.isfinite().all()):
-        raise NotFiniteError(
-            f"metric {name!r}: of some image it is NaN or infinite; are its network's weights damaged?"
-        )
+        raise NotFiniteError(f"metric {name!r}: it is NaN or infinite for an image; are its network's weights damaged?")
     return values.cpu().double()
 
 
