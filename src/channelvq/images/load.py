@@ -34,10 +34,11 @@ def load_image(source: ImageInput, *, background: Color = WHITE) -> Image.Image:
     """Any image as 8-bit RGB.
 
     Paths, the bytes of a file and PIL images are turned upright by their EXIF entry; transparency is composited on
-    `background`; colours of another profile (Display P3, Adobe RGB, ...) become those of sRGB; 16-bit gray (modes I;16 and I, 0..65535) and float gray (mode F, 0..1) are scaled to 8 bit by rounding
-    (Pillow itself reads only the high byte of 16-bit *colour* files). Of an animation the first frame is taken, with a
-    `FirstFrameWarning`. Arrays: (H, W) or (H, W, 1 | 3 | 4); bool, uint8, uint16 or float in [0, 1]. Tensors: (3, H, W)
-    or (1, 3, H, W); uint8 or float in [-1, 1].
+    `background`; colours of another profile (Display P3, Adobe RGB, ...) become those of sRGB; 16-bit gray (modes I;16
+    and I, 0..65535) and float gray (mode F, 0..1) are scaled to 8 bit by rounding (Pillow itself reads only the high
+    byte of 16-bit *colour* files). Of an animation the first frame is taken, with a `FirstFrameWarning`. Arrays:
+    (H, W) or (H, W, 1 | 3 | 4); bool, uint8, uint16 or float in [0, 1]. Tensors: (3, H, W) or (1, 3, H, W); uint8 or
+    float in [-1, 1].
     Raises InputError naming the source for what is missing, empty, truncated, broken, absurdly large or ambiguous.
     """
     if isinstance(source, Tensor):

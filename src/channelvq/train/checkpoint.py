@@ -147,7 +147,7 @@ def read_state(folder: Path) -> dict[str, Any]:
     try:
         state = json.loads((folder / "progress.json").read_text())
         return state | {"step": int(state["step"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise InputError(
             f"checkpoint {folder}: cannot be read ({error}); remove the folder to use the one before"
         ) from None

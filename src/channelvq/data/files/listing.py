@@ -87,7 +87,7 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[int, Any]]:
         if content.strip():
             try:
                 yield line, json.loads(content)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:
                 raise InputError(f"manifest {str(path)!r}, line {line}: not JSON ({error})") from error
 
 

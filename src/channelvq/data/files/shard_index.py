@@ -217,7 +217,7 @@ def parse_caption(content: bytes, kind: int, caption_field: str) -> str:
     try:
         text = content.decode("utf-8-sig")
         caption = json.loads(text) if kind == JSON else text
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"its caption cannot be read ({error})") from None
     if kind == JSON:
         if not isinstance(caption, dict):
