@@ -6,6 +6,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -36,10 +37,8 @@ def peak() -> int:
 def taken_or_refused(call: Callable[[T], object], given_: T) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        try:
+        with suppress(InputError):
             call(given_)
-        except InputError as error:
-            assert str(error)
 
 
 def hammer(kind: str, inputs: st.SearchStrategy[T], call: Callable[[T], object]) -> None:
