@@ -54,9 +54,9 @@ def picture(**options: Any) -> bytes:
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
 PICTURES = [
     picture(), picture(mode="P", transparency=3), picture(mode="RGBA"), picture(mode="I", format="TIFF"),
-    picture(mode="1"), picture(icc_profile=PROFILE), picture(format="JPEG"), picture(mode="CMYK", format="JPEG"), picture(format="GIF"),
-    picture(format="WEBP"), picture(format="TIFF"), picture(mode="F", format="TIFF"), picture(format="BMP"),
-    picture(format="PPM"), picture(format="TGA"),
+    picture(mode="1"), picture(icc_profile=PROFILE), picture(format="JPEG"), picture(mode="CMYK", format="JPEG"),
+    picture(format="GIF"), picture(format="WEBP"), picture(format="TIFF"), picture(mode="F", format="TIFF"),
+    picture(format="BMP"), picture(format="PPM"), picture(format="TGA"),
 ]  # fmt: skip
 
 
