@@ -197,8 +197,9 @@ def with_interval(metrics: Mapping[str, Any], name: str, digits: int | None = No
     if interval is None and own is None:
         return f"{metrics[name]:.3g}"
     digits = next(choice for choice in (digits, own, 3) if choice is not None)
-    known = interval and all(end is not None and math.isfinite(end) for end in interval)
-    ends = "" if not known else f" ({interval[0]:.{digits}f} to {interval[1]:.{digits}f})"
+    if interval is None or not all(end is not None and math.isfinite(end) for end in interval):
+        return f"{metrics[name]:.{digits}f}"
+    ends = f" ({interval[0]:.{digits}f} to {interval[1]:.{digits}f})"
     return f"{metrics[name]:.{digits}f}{ends}"
 
 

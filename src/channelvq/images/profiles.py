@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import lru_cache
 from io import BytesIO
+from typing import Any
 
 from PIL import Image, ImageCms
 
@@ -24,7 +25,8 @@ def profile_to_srgb(image: Image.Image) -> Convert | None:
 def _conversion(profile: bytes, mode: str) -> Convert | None:
     try:
         given = ImageCms.ImageCmsProfile(BytesIO(profile))
-        if given.profile.xcolor_space.strip() != mode or "srgb" in ImageCms.getProfileDescription(given).lower():
+        core: Any = given.profile
+        if core.xcolor_space.strip() != mode or "srgb" in ImageCms.getProfileDescription(given).lower():
             return None  # through its own profile sRGB would lose its last bit
         transform = ImageCms.buildTransform(given, ImageCms.createProfile("sRGB"), mode, "RGB")
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):

@@ -256,12 +256,9 @@ def test_a_single_image_is_no_ground_for_warnings() -> None:
 
 
 def test_copies_of_a_picture_are_no_ground_for_a_verdict(scenes: torch.Tensor) -> None:
-    tokenizer = CVQTokenizer.from_pretrained("bundled")
-    copies, _ = examine(tokenizer, scenes[:1].repeat(40, 1, 1, 1))
-    assert copies.num_images == 1
-    assert all(each.level == "note" for each in findings(copies))
-    once, twice = (examine(tokenizer, scenes[:2].repeat(n, 1, 1, 1))[0] for n in (1, 2))
-    assert twice.to_dict() == once.to_dict()
+    once, many = (examine(CVQTokenizer.from_pretrained("bundled"), scenes[:1].repeat(n, 1, 1, 1))[0] for n in (1, 40))
+    assert str(many.to_dict()) == str(once.to_dict())  # nan among them
+    assert all(each.level == "note" for each in findings(many))
 
 
 # The report
