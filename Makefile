@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 PEERS  := .venv-peers
 OLDEST := .venv-oldest
 
-.PHONY: demo test check format peers oldest clean
+.PHONY: demo test check fuzz format peers oldest clean
 demo: $(STAMP)
 	$(BIN)/cvq demo
 
@@ -20,6 +20,10 @@ check: $(STAMP)
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
+
+# Inputs of every kind, damaged and absurd, for ten minutes; `make check` gives them 20 seconds.
+fuzz: $(STAMP)
+	FUZZ_SECONDS=600 $(BIN)/python -m pytest -s -o timeout=1200 tests/fuzz
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .

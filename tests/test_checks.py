@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from channelvq.checks import check_integers, check_whole_number, whole_number
+from channelvq.checks import check_whole_number, whole_number, whole_numbers
 from channelvq.errors import InputError
 from channelvq.evaluate.reconstruction import _prefix_lengths
 from channelvq.pictures import prefix_lengths
@@ -45,7 +45,12 @@ def test_counts_of_the_python_api(call: Callable[[Any], int]) -> None:
 
 
 def test_ids_are_tensors_of_whole_numbers() -> None:
-    check_integers("ids", torch.zeros(2, dtype=torch.uint8))
+    for kind in (torch.int8, torch.uint8, torch.int16, torch.uint16, torch.int32, torch.uint32, torch.uint64):
+        found = whole_numbers("ids", torch.tensor([3, 7], dtype=kind))
+        assert (found.dtype, found.tolist()) == (torch.int64, [3, 7])
+    largest = torch.from_numpy(np.array([5, 2**64 - 1], dtype=np.uint64))
+    with pytest.raises(InputError, match=f"below 2.{{2}}63, got {2**64 - 1}"):
+        whole_numbers("ids", largest)
     for wrong in (torch.zeros(2), torch.zeros(2, dtype=torch.bool), torch.zeros(2, dtype=torch.complex64), [1], None):
         with pytest.raises(InputError, match="ids: expected"):
-            check_integers("ids", wrong)  # type: ignore[arg-type]
+            whole_numbers("ids", wrong)  # type: ignore[arg-type]

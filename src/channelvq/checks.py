@@ -30,11 +30,18 @@ def check_whole_number(
     return number
 
 
-def check_integers(name: str, ids: "Tensor") -> None:
-    """InputError unless `ids` is a tensor of whole numbers."""
+def whole_numbers(name: str, ids: "Tensor") -> "Tensor":
+    """A tensor of whole numbers of any type as int64; InputError that names it for anything else.
+
+    int64 before anything is compared: unsigned types cannot be, and the highest of them would come out negative.
+    """
     import torch
 
     if not isinstance(ids, torch.Tensor):
         raise InputError(f"{name}: expected a tensor of whole numbers, got {type(ids).__name__}; see torch.as_tensor")
     if ids.dtype.is_floating_point or ids.dtype.is_complex or ids.dtype == torch.bool:
         raise InputError(f"{name}: expected whole numbers, got {ids.dtype}")
+    numbers = ids.long()
+    if ids.dtype == torch.uint64 and bool((numbers < 0).any()):
+        raise InputError(f"{name}: expected whole numbers below 2**63, got {int(numbers.min()) + 2**64}")
+    return numbers

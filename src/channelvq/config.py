@@ -24,6 +24,10 @@ from channelvq.registry import Registry, imported
 
 T = TypeVar("T")
 # Of every config of the library. No setting has a meaning at infinity: what is without a limit is None or 0.
+# What OmegaConf raises for texts that are none of its own, the last three for `false` and for keys such as "[".
+UNREADABLE = (
+    OmegaConfBaseException, YAMLError, TypeError, ValueError, RecursionError, AssertionError, IndexError, KeyError,
+)  # fmt: skip
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 # Far above any use, and little enough memory for what is computed and not in a file of weights.
 CodebookSize = Annotated[int, Field(gt=0, le=2**22)]
@@ -127,7 +131,7 @@ def _read_recipe(name_or_path: str | Path, above: tuple[str, ...]) -> dict[str, 
         raise InputError(f"recipe {name!r} is its own base: {' -> '.join((*above, name))}")
     try:
         data = OmegaConf.to_container(OmegaConf.create(_recipe_text(name)), resolve=True)
-    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise InputError(f"recipe {name!r} is not valid YAML: {error}") from None
     if not isinstance(data, dict):
         raise InputError(f"recipe {name!r}: expected a mapping of settings, got {type(data).__name__}")
@@ -199,7 +203,7 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
     where = f"overrides {list(overrides)}"
     try:
         above: Any = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))
-    except (OmegaConfBaseException, YAMLError, TypeError, ValueError, RecursionError) as error:
+    except UNREADABLE as error:
         raise InputError(f"{where}: {error}") from None
     return _merge(data, above, where)
 

@@ -97,11 +97,15 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         with place.open("wb") as stream:
             write(stream)
 
-    path = path.resolve()
-    if path.exists() and not path.is_file() and not path.is_dir():
+    if is_stream(path):  # by this name: that of a pipe behind /dev/stdout cannot be opened
         fill(path)
     else:
         replace_file(path, fill)
+
+
+def is_stream(path: Path) -> bool:
+    """Whether it is a device or a pipe: what is read or written once, in order."""
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def write_text_atomically(path: Path, text: str) -> None:

@@ -10,6 +10,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from channelvq.errors import InputError
+from channelvq.files import is_stream
 
 
 def check_outputs(
@@ -64,6 +65,8 @@ def _check_own(folder: Path, own: tuple[str, ...]) -> None:
 
 
 def _check_writable(path: Path, *, folder: bool = False) -> None:
+    if not folder and is_stream(path) and os.access(path, os.W_OK):
+        return
     if os.path.lexists(path) and path.is_dir() != folder:
         given = "a file, expected a folder" if folder else "a folder, expected a file"
         raise InputError(f"cannot write {str(path)!r}: it is {given}; choose another place")

@@ -12,7 +12,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from inspect import isfunction, signature
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
@@ -40,6 +40,7 @@ DRAWS = {"kaiming_uniform_", "normal_", "uniform_"}
 FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
 INTEGERS = {"BOOL": torch.bool, "U8": torch.uint8, "I32": torch.int32, "I64": torch.int64}
 TABLES = 64 * 2**20  # bytes that a module may take beside its weights: masks, rotary tables, the grid of a scalar code
+FACTORIES = {torch.empty, torch.eye, torch.linspace, torch.ones, torch.rand, torch.randn, torch.zeros}
 
 C = TypeVar("C")
 M = TypeVar("M", bound=nn.Module)
@@ -191,11 +192,11 @@ def load_module(
     path = folder / WEIGHTS
     settings = from_dict(config, read_settings(folder / CONFIG), where=str(folder / CONFIG))
     header = read_header(path)
-    with _as_large_as(header, path):
+    with _as_large_as(header, path), made_in_float32():
         planned = build(settings)
     _check_fits(header, own_state(planned, elsewhere), path)
     _check_tables(planned, header, path)
-    with undrawn():
+    with undrawn(), made_in_float32():
         module = build(settings)
     if precision_of in header:
         module.to(header[precision_of].dtype)
@@ -293,6 +294,20 @@ class _Undrawn(TorchFunctionMode):
         if isfunction(func) and func.__name__ in DRAWS:
             return args[0] if args else kwargs["tensor"]  # as it is; torch.nn.init passes it by its name
         return func(*args, **(kwargs or {}))
+
+
+def made_in_float32() -> AbstractContextManager[object]:
+    """Within it new tensors are float32 where nothing else is asked for, whatever torch's default is in the process."""
+    return nullcontext() if torch.get_default_dtype() == torch.float32 else _Float32()
+
+
+class _Float32(TorchFunctionMode):
+    # Not torch.set_default_dtype, which other threads would see.
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in FACTORIES and kwargs.get("dtype") is None:
+            kwargs["dtype"] = torch.float32
+        return func(*args, **kwargs)
 
 
 def _fill(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:

@@ -8,7 +8,7 @@ a stranger says is not imported.
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
@@ -33,11 +33,14 @@ def load_plugins() -> None:
 
 
 class Registry(Generic[T]):
-    """Kinds of one sort. what: the sort in errors, such as "quantizer". ours: places of our own kinds by name."""
+    """Kinds of one sort. what: the sort in errors, such as "quantizer". ours: places of our own kinds by name.
 
-    def __init__(self, what: str, ours: Mapping[str, str]) -> None:
+    taken: names that stand for something else where kinds are named.
+    """
+
+    def __init__(self, what: str, ours: Mapping[str, str], taken: Collection[str] = ()) -> None:
         self.what = what
-        self._places = dict(ours)
+        self._places, self._taken = dict(ours), frozenset(taken)
         self._known: dict[str, T] = {}
 
     def register(self, name: str, kind: T) -> T:
@@ -48,7 +51,7 @@ class Registry(Generic[T]):
         """
         if not isinstance(name, str) or not name:
             raise InputError(f"{self.what}: expected a name, got {name!r}")
-        if name in self._places or self._known.get(name, kind) is not kind:
+        if name in self._places or name in self._taken or self._known.get(name, kind) is not kind:
             raise InputError(f"{self.what} {name!r} is there already; give yours another name")
         if (own := getattr(kind, "kind", name)) != name:
             raise InputError(f"{self.what} {name!r}: expected the default of the settings' `kind`, {own!r}")

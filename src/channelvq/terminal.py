@@ -1,9 +1,26 @@
 """Text on a terminal by rich, which would read "[bold]" in a path, a name or a stored result as its markup."""
 
+import os
+import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 from rich.table import Table
 from rich.text import Text
+
+
+def printable(text: str) -> str:
+    """Text for people, in which what a terminal would obey, or could not show, is written as in Python: "\\x1b".
+
+    A file's name may hold anything but a slash. Line breaks stay.
+    """
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+def silence() -> None:
+    """Let what is still to be written to stdout go nowhere, once its reader is gone."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def plain(text: str, style: str = "") -> Text:
@@ -11,7 +28,7 @@ def plain(text: str, style: str = "") -> Text:
 
     Not `rich.markup.escape`, which doubles a last backslash and leaves ":cat:" to become a picture.
     """
-    return Text(text, style)
+    return Text(printable(text), style)
 
 
 def table_title(text: str) -> Text:

@@ -21,13 +21,13 @@ from pydantic import PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from channelvq.checks import check_integers
+from channelvq.checks import whole_numbers
 from channelvq.config import STRICT, ImageSize
 from channelvq.errors import InputError
 from channelvq.images import ImageInput, images_to_batch, to_pil
 from channelvq.images.tensors import check_range
 from channelvq.nn.conv import ConvConfig
-from channelvq.nn.modes import evaluating, in_chunks
+from channelvq.nn.modes import evaluating, in_chunks, without_autocast
 from channelvq.nn.networks import AnyNetworkConfig
 from channelvq.pretrained import CODE_TABLES, find_folder, load_module, save_module
 from channelvq.quantize.axis import Axis, from_vectors, to_vectors
@@ -126,20 +126,23 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", li
     def encode(self, x: Float[Tensor, "B 3 H W"], keep: Bool[Tensor, "B K"] | None = None) -> Quantized:
         """Images in [-1, 1] -> `Quantized` with z_q (B, C, h, w) and indices (B, K); keep: see `ChannelVQ.forward`.
 
+        In the model's own precision, as all methods but `forward`: an autocast around the call changes no id.
         Floats of another precision than the model's are converted. Raises InputError for another shape or type, no
         image, or values far outside [-1, 1]; `tokenize` takes images of every other form.
         """
         self._check_images(x, "encode")
         self._check_device(x, "encode")
         check_range(x, f"encode: images of shape {tuple(x.shape)}, {x.dtype}", FAR_OUTSIDE)
-        return self.quantizer(self.encoder(x.to(self.dtype)), keep)
+        with without_autocast(x):
+            return self.quantizer(self.encoder(x.to(self.dtype)), keep)
 
     def decode(self, z_q: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
         """Quantized feature maps -> images, about [-1, 1], not clamped; raises InputError for another shape or type."""
         c, side = self.config.latent_channels, self.config.latent_size
         _check_floats(z_q, (c, side, side), "decode: expected feature maps", "")
         self._check_device(z_q, "decode")
-        return self.decoder(z_q.to(self.dtype))
+        with without_autocast(z_q):
+            return self.decoder(z_q.to(self.dtype))
 
     def _check_images(self, x: Any, name: str) -> None:
         size = self.image_size
@@ -230,13 +233,12 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", li
             ids = torch.as_tensor(ids, device=self.device)
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"ids: expected a tensor or rows of equal length of whole numbers ({error})") from None
-        check_integers("ids", ids)
+        ids = whole_numbers("ids", ids)
         ids = ids[None] if ids.ndim == 1 else ids
         if ids.ndim != 2 or len(ids) == 0 or not 1 <= ids.shape[1] <= self.num_tokens:
             raise InputError(
                 f"ids: expected (B, k) with B >= 1 and k in 1..{self.num_tokens}, got shape {tuple(ids.shape)}"
             )
-        ids = ids.long()
         outside = (ids < 0) | (ids >= self.codebook_size)
         if outside.any():
             row, column = outside.nonzero()[0].tolist()

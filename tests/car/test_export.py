@@ -92,6 +92,29 @@ def test_marker_follows_every_prompt_and_text_like_it_is_refused_nowhere(car: CA
         )
 
 
+def test_answers_without_an_attention_mask_are_ours(new_car: Callable[..., CAR], tmp_path: Path) -> None:
+    """What looks like padding is hidden then: the marker must not, and padding must."""
+    car = new_car().double()
+    layout = export_car(car, tmp_path, torch.float64)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64)
+    text = AutoTokenizer.from_pretrained(tmp_path)(PROMPTS, return_tensors="pt", padding=True)
+    ours = car.generate(PROMPTS, temperature=0, guidance_scale=1.0).ids
+    written = model.generate(text.input_ids, do_sample=False)[:, text.input_ids.shape[1] :]
+    assert [layout.image_ids(row) for row in written.tolist()] == ours.tolist()
+    alone = model.generate(text.input_ids[:1, -int(text.attention_mask[0].sum()) :], do_sample=False)
+    assert layout.image_ids(alone[0, -car.num_tokens :].tolist()) == ours[0].tolist()
+
+
+@pytest.mark.parametrize("prompt", ["a <|image|> dog", "<|image|>", "<|pad|> a <|pad|>", "a dog <|image|><|image|>"])
+def test_a_prompt_with_the_markers_text_is_text(car: CAR, prompt: str, tmp_path: Path) -> None:
+    layout = export_car(car, tmp_path)
+    encoded = car.text.encode([prompt], 24)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    expected = [*encoded.ids[encoded.mask].tolist(), layout.marker_id]
+    assert tokenizer(prompt).input_ids == expected
+    assert tokenizer([prompt, "a"], padding=True).input_ids[0] == expected
+
+
 def test_tokens_that_are_no_image_are_named() -> None:
     layout = ExportLayout(marker_id=300, first_image_id=301, codebook_size=32, num_tokens=8)
     assert layout.image_ids([301, 332]) == [0, 31]

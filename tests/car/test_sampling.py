@@ -7,7 +7,7 @@ import pytest
 import torch
 from tests.car.oracle import naive_ids
 
-from channelvq.car.group import sampling_mode
+from channelvq.car.group import sampling_mode, uniforms
 from channelvq.car.model import CAR
 from channelvq.car.sampling import Sampler
 from channelvq.car.settings import SamplingSettings
@@ -206,7 +206,13 @@ def test_the_global_generator_is_left_alone(car: CAR) -> None:
         ({"temperature": -1.0}, "temperature: expected 0"),
         ({"prompts": None}, "prompts: expected a text or a list .* got None"),
         ({"prompts": 5}, "prompts: expected a text or a list .* got 5"),
-        ({"prompts": b"a dog"}, "prompt 0: expected text, got int"),
+        ({"prompts": b"a dog"}, "prompts: expected a text or a list .* got b'a dog'"),
+        ({"prompts": [b"a dog"]}, "prompt 0: expected text, got bytes"),
+        ({"temperature": float("nan")}, "temperature: expected a finite number, got nan"),
+        ({"temperature": float("inf")}, "temperature: expected a finite number, got inf"),
+        ({"guidance_scale": float("nan")}, "guidance_scale: expected a finite number, got nan"),
+        ({"top_p": 0.0}, "top_p: expected a number above 0"),
+        ({"top_p": float("nan")}, "top_p: expected a finite number, got nan"),
         ({"seed": 1.0}, "seed: expected a whole number of at least 0, got 1.0"),
         ({"seed": True}, "seed: expected a whole number"),
         ({"seed": np.bool_(True)}, "seed: expected a whole number"),
@@ -225,6 +231,35 @@ def test_what_cannot_be_drawn_is_named(car: CAR, settings: dict[str, object], me
         car.generate(**{"prompts": ["a"]} | settings)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=message):  # at once, not when the first image is asked for
         car.stream(**{"prompts": ["a"]} | settings)  # type: ignore[arg-type]
+
+
+def test_every_bit_of_a_seed_counts(car: CAR) -> None:
+    seeds = (5, 2**32 + 5, 2**33 + 5, 5 * 2**32 + 1, 2**32, 1, 2**63 - 1)
+    numbers = uniforms(seeds, 8)
+    assert len(set(numbers[:, 0].tolist())) == len(seeds)
+    assert 0 <= float(numbers.min()) <= float(numbers.max()) < 1
+    across = car.generate(["a", "a"], seed=2**32 - 1)
+    assert across.seeds == (2**32 - 1, 2**32)
+    assert same(across.ids[1:], car.generate("a", seed=2**32).ids)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1e-320, 1e-44, 1e-38])
+def test_the_coldest_temperatures_take_the_likeliest_token(car: CAR, temperature: float) -> None:
+    likeliest = car.generate(PROMPTS, temperature=0, top_k=5, top_p=0.9).ids
+    assert same(car.generate(PROMPTS, temperature=temperature, top_k=5, top_p=0.9).ids, likeliest)
+
+
+@pytest.mark.parametrize("scale", [1e39, -1e39, 1e308])
+@pytest.mark.filterwarnings("ignore:guidance_scale")
+def test_guidance_beyond_all_bounds_is_refused(car: CAR, scale: float) -> None:
+    with pytest.raises(InputError, match=r"logits of a token are not finite: .* guidance_scale .* is too large"):
+        car.generate("a", guidance_scale=scale)
+
+
+def test_the_hottest_temperature_draws_all_tokens_alike(car: CAR) -> None:
+    ids = car.generate("a", temperature=1e300).ids
+    expected = torch.floor(uniforms([0], car.num_tokens) * car.codebook_size).long()
+    assert same(ids, expected)
 
 
 def test_numbers_of_numpy_and_torch_are_numbers(car: CAR) -> None:

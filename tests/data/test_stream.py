@@ -117,3 +117,16 @@ def test_orders_of_all_seeds_are_apart() -> None:
         for seed in range(4) for source in range(2) for epoch in range(3)
     }  # fmt: skip
     assert len(orders) == 4 * 2 * 3
+
+
+class Broken(Numbers):
+    def sample(self, index: int, generator: torch.Generator) -> Sample:
+        raise InputError("the picture is gone: copy it again")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_in_a_worker_is_told_in_its_own_words(workers: int) -> None:
+    batches = training_batches(Mixture({"a": Broken(0, 7)}, {"a": 1.0}, 0), 2, 0, 1, workers=workers)
+    with pytest.raises(InputError) as raised:
+        next(batches)
+    assert str(raised.value) == "the picture is gone: copy it again"

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from channelvq.errors import InputError
+from channelvq.errors import InputError, NotFiniteError
 from channelvq.evaluate import distances
 from channelvq.evaluate.distances import frechet_dimensions, frechet_distance, kernel_distance, projected
 
@@ -66,3 +66,22 @@ def test_kernel_distance_of_many_images_is_the_mean_over_whole_blocks(monkeypatc
     x, y = (torch.randn(85, 3, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
     halves = [kernel_distance(x[part], y[part]) for part in (slice(0, 40), slice(40, 80))]
     assert kernel_distance(x, y) == pytest.approx(sum(halves) / 2, rel=1e-12)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("distance", [kernel_distance, frechet_distance])
+def test_features_that_are_not_finite_are_refused(distance, bad: float) -> None:  # type: ignore[no-untyped-def]
+    x = torch.rand(100, 4)
+    broken = x.clone()
+    broken[3, 1] = bad
+    for pair in ((x, broken), (broken, x)):
+        with pytest.raises(NotFiniteError, match="features: they hold NaN or infinity"):
+            distance(*pair)
+
+
+def test_kid_of_few_images_is_refused_and_the_protocol_says_so() -> None:
+    x = torch.rand(3, 4)
+    assert distances.KID.measure(x[:2], x[1:]) is None
+    assert distances.KID.measure(x, x + 1) == kernel_distance(x, x + 1)
+    assert distances.KID.definition(2, 128) == "refused: fewer than 3 images"
+    assert "unbiased MMD^2" in distances.KID.definition(3, 128)

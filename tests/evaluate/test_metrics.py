@@ -10,7 +10,7 @@ from torchmetrics.functional.image import (
 )
 
 from channelvq.errors import InputError
-from channelvq.evaluate.metrics import mean_with_interval, ms_ssim, psnr, ssim
+from channelvq.evaluate.metrics import METRICS, PSNR, mean_with_interval, ms_ssim, psnr, ssim, with_interval
 
 
 def smooth_and_noisy(n: int, height: int, width: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -158,3 +158,16 @@ def test_interval_of_few_values() -> None:
         mean_with_interval(torch.tensor([]), seed=0)
     with pytest.raises(InputError, match="level"):
         mean_with_interval(torch.ones(3), seed=0, level=1.0)
+
+
+@pytest.mark.parametrize("name", ["tokens", "bytes", "use", "prefixes", "num_images", "perplexity"])
+def test_a_metric_may_not_take_the_name_of_another_figure(name: str) -> None:
+    with pytest.raises(InputError, match=f"metric '{name}' is there already"):
+        METRICS.register(name, PSNR)
+    assert name not in METRICS
+
+
+@pytest.mark.parametrize("interval", [[math.nan, math.nan], [None, None]])
+def test_an_interval_that_is_not_known_is_not_shown(interval: list[float] | list[None]) -> None:
+    metrics = {"psnr": 20.5, "psnr_interval": interval}
+    assert with_interval(metrics, "psnr") == "20.50"

@@ -4,8 +4,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from channelvq.errors import InputError
+from channelvq.errors import InputError, NotFiniteError
 from channelvq.evaluate.baselines import BaselinePoint
+from channelvq.evaluate.measures import Measures
 from channelvq.evaluate.plots import quality_against_bytes
 from channelvq.evaluate.reconstruction import ReconstructionReport, evaluate_reconstruction
 from channelvq.evaluate.results import write_json
@@ -143,3 +144,27 @@ def test_plot_is_written_without_touching_pyplot(report: ReconstructionReport, t
     assert svg.count("<path") > 10
     quality_against_bytes(report, {}, tmp_path / "quality.png")
     assert (tmp_path / "quality.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_one_image_has_no_interval_in_the_table() -> None:
+    report = evaluate_reconstruction(BandTokenizer(), banded(LEVELS[:1]))
+    assert "nan" not in report.markdown()
+    assert math.isnan(report.prefixes[0].psnr.low)
+
+
+@pytest.mark.parametrize(
+    ("measure", "error", "message"),
+    [
+        (
+            lambda x, y: torch.ones(1),
+            InputError,
+            r"'own': expected a number for each of 3 images, .* got \(1,\)",
+        ),
+        (lambda x, y: torch.ones(len(x), 2), InputError, r"metric 'own': .* got \(3, 2\)"),
+        (lambda x, y: 1.0, InputError, "metric 'own': .* got float"),
+        (lambda x, y: torch.full((len(x),), math.nan), NotFiniteError, "metric 'own': it is NaN"),
+    ],
+)
+def test_a_metric_that_gives_something_else_is_named(measure, error: type, message: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(error, match=message):
+        evaluate_reconstruction(BandTokenizer(), banded(LEVELS), measures=Measures({"own": measure}))

@@ -56,6 +56,31 @@ def tokenizer(request: pytest.FixtureRequest) -> CVQTokenizer:
 
 # Weights
 
+LAYER = ("layer_norm1", "layer_norm2", "mlp.fc1", "mlp.fc2", "self_attn.k_proj", "self_attn.out_proj",
+         "self_attn.q_proj", "self_attn.v_proj")  # fmt: skip
+NAMES = {
+    "siglip.embeddings.position_embedding.weight",
+    *(f"{name}.{kind}" for kind in ("weight", "bias") for name in (
+        "project", "siglip.embeddings.patch_embedding", "siglip.post_layernorm",
+        *(f"siglip.encoder.layers.{i}.{part}" for i in range(2) for part in LAYER),
+    )),
+}  # fmt: skip
+
+
+def test_names_in_our_files_are_ours_whatever_transformers_calls_them() -> None:
+    """Saved tokenizers load across its versions: some have all of them below `vision_model`."""
+    ours, other = encoder(), encoder()
+    assert set(ours.state_dict()) == NAMES
+    inner = other.siglip
+    other.siglip = torch.nn.Module()
+    other.siglip.vision_model = inner
+    assert set(torch.nn.Sequential(other).state_dict()) == {f"0.{name}" for name in NAMES}
+    with torch.no_grad():
+        for parameter in ours.parameters():
+            parameter.add_(1.0)
+    torch.nn.Sequential(other).load_state_dict(torch.nn.Sequential(ours).state_dict())
+    assert torch.equal(inner.embeddings.position_embedding.weight, ours.siglip.embeddings.position_embedding.weight)
+
 
 def test_first_layers_are_the_checkpoints(siglip_folder: Path) -> None:
     ours, theirs, x = encoder(), load_siglip(str(siglip_folder)), images(2)

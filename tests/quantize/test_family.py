@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from channelvq import ChannelVQ, CVQTokenizer
 from channelvq.config import from_dict
-from channelvq.errors import InputError
+from channelvq.errors import InputError, NotFiniteError
 from channelvq.nn.conv import ConvConfig
 from channelvq.quantize.axis import Axis, to_vectors
 from channelvq.quantize.codebook import PlainConfig
@@ -303,3 +303,41 @@ def test_settings_choose_the_kind_and_mistakes_are_named() -> None:
     for kind in ("rvq", None, 3):
         with pytest.raises(InputError, match=r"kind is plain, ema, .*, simvq-residual, ibq, lc, fsq or lfq"):
             ChannelVQ(8, 4, kind=kind)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_tokens_that_are_not_finite_are_refused_alike_and_leave_no_trace(
+    kind: str, training: bool, bad: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vq, clean = ChannelVQ(CODES, 16, kind=kind, num_tokens=16), feature_map()
+    broken = clean.clone()
+    broken[0, 0, 0, 0] = bad
+    before = {name: tensor.clone() for name, tensor in vq.state_dict().items()}
+    with monkeypatch.context() as patch:
+        patch.setattr(type(vq.quantizer), "_quantize", None)  # before any kind sees them
+        with pytest.raises(NotFiniteError, match="quantizer: the tokens hold NaN"):
+            vq.train(training)(broken)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in vq.state_dict().items())
+    assert vq.train()(clean).z_q.isfinite().all()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_weights_that_are_not_finite_are_refused(vq: ChannelVQ, training: bool) -> None:
+    for tensor in (*vq.parameters(), *(b for name, b in vq.named_buffers() if name.endswith("weight"))):
+        tensor.data.fill_(float("inf"))
+    with pytest.raises(NotFiniteError, match="NaN or infinity"):
+        vq.train(training)(feature_map())
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int32, torch.uint8, torch.complex64])
+def test_maps_are_floats(vq: ChannelVQ, dtype: torch.dtype) -> None:
+    with pytest.raises(InputError, match=r"expected a feature map of floats, got torch\."):
+        vq(feature_map().to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.int8])
+def test_ids_of_every_type_of_whole_numbers_mean_the_same(vq: ChannelVQ, dtype: torch.dtype) -> None:
+    ids = vq.eval()(feature_map()).indices
+    assert torch.equal(vq.indices_to_codes(ids.to(dtype)), vq.indices_to_codes(ids))

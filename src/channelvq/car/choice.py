@@ -28,7 +28,7 @@ def choose(
             f"the logits of a token are not finite: the generator's weights are damaged, or guidance_scale "
             f"{settings.guidance_scale:g} is too large"
         )
-    if settings.temperature == 0:
+    if settings.temperature < torch.finfo(logits.dtype).tiny:  # 0, or 0 in this precision
         return logits.argmax(1)
     # The likeliest at 0: divided by a tiny temperature, no other may become infinite.
     logits = _restrict((logits - largest) / settings.temperature, settings.top_k, settings.top_p)

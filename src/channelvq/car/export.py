@@ -1,10 +1,11 @@
 """CAR as a stock causal language model that transformers, vLLM or SGLang serve without this library.
 
-    embedding rows   0 .. V-1 text   V marker   V+1 .. V+N image codes: the projected codebook, now just a table
-    head rows        0 .. V-1 text   V unused   V+1 .. V+N image codes: CAR's head
+    embedding rows   0 .. V-1 text   V marker   V+1 padding   V+2 .. V+1+N image codes: the projected codebook, a table
+    head rows        0 .. V-1 text   V unused   V+1 unused    V+2 .. V+1+N image codes: CAR's head
 
 After the marker come C image tokens; the generation config forbids everything else, and the text tokenizer appends the
-marker to a prompt. Image id i of the tokenizer is token V + 1 + i.
+marker to a prompt. Image id i of the tokenizer is token V + 2 + i. Padding has a token of its own: where no attention
+mask is given, transformers hides what looks like padding.
 """
 
 import json
@@ -26,7 +27,7 @@ from channelvq.files import filled_folder
 from channelvq.nn.modes import evaluating
 from channelvq.pretrained import read_settings, write_settings
 
-MARKER = "<|image|>"
+MARKER, PADDING = "<|image|>", "<|pad|>"
 LAYOUT_FILE = "channelvq.json"
 IMAGE_TOKENIZER = "image_tokenizer"
 
@@ -96,7 +97,7 @@ def _weight_files(folder: Path) -> set[str]:
 def stock_model(model: CAR) -> tuple[PreTrainedModel, ExportLayout]:
     """The causal language model in the precision of `model`, and where its image tokens are; see `export_car`."""
     text = model.text.vocab_size
-    layout = ExportLayout(text, text + 1, model.codebook_size, model.num_tokens)
+    layout = ExportLayout(text, text + 2, model.codebook_size, model.num_tokens)
     _check(model)
     config = type(model.backbone.config)(
         **model.config.backbone  # type: ignore[arg-type]  # settings: CAR's own config holds them resolved
@@ -106,8 +107,9 @@ def stock_model(model: CAR) -> tuple[PreTrainedModel, ExportLayout]:
     cast(nn.Module, stock).to(model.marker.dtype)
     with torch.no_grad(), evaluating(model):
         rows = model.text_embedding.weight[:text]
-        embedding = torch.cat([rows, model.marker[None], model.image_table()])
-        head = torch.cat([rows, torch.zeros_like(rows[:1]), _head_rows(model)])
+        unused = torch.zeros_like(rows[:1])
+        embedding = torch.cat([rows, model.marker[None], unused, model.image_table()])
+        head = torch.cat([rows, unused, unused, _head_rows(model)])
         state = {n: t for n, t in model.backbone.state_dict().items() if t is not model.text_embedding.weight}
         base = cast(PreTrainedModel, stock.base_model)
         base.load_state_dict(state | {_name_of(base): embedding})
@@ -170,21 +172,22 @@ def _generation_config(layout: ExportLayout) -> GenerationConfig:
         suppress_tokens=list(range(layout.first_image_id)),  # after the marker there is nothing but image tokens
         bos_token_id=None,
         eos_token_id=None,
-        pad_token_id=layout.marker_id,
+        pad_token_id=layout.marker_id + 1,
     )
 
 
 def _text_tokenizer(model: CAR, layout: ExportLayout) -> PreTrainedTokenizerFast:
-    """The prompt's tokens, and the marker after them."""
+    """The prompt's tokens, and the marker after them; text that looks like the marker is text, as it is for CAR."""
     settings: dict[str, Any] = json.loads(model.text.tokenizer.to_str())
     tokenizer = Tokenizer.from_str(json.dumps(settings | {"post_processor": None}))
-    tokenizer.add_special_tokens([AddedToken(MARKER, special=True, normalized=False)])
-    if tokenizer.token_to_id(MARKER) != layout.marker_id:
-        raise InputError(f"export: the text tokenizer already has a token {MARKER}")
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in (MARKER, PADDING)])
+    if [tokenizer.token_to_id(token) for token in (MARKER, PADDING)] != [layout.marker_id, layout.marker_id + 1]:
+        raise InputError(f"export: the text tokenizer already has a token {MARKER} or {PADDING}")
     tokenizer.post_processor = TemplateProcessing(  # type: ignore[assignment]
         single=f"$A {MARKER}", pair=None, special_tokens=[(MARKER, layout.marker_id)]
     )
     length = model.config.max_text_tokens + 1 + layout.num_tokens
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=MARKER, padding_side="left", model_max_length=length
-    )
+        tokenizer_object=tokenizer, pad_token=PADDING, padding_side="left", model_max_length=length,
+        split_special_tokens=True,
+    )  # fmt: skip

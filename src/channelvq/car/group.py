@@ -137,5 +137,14 @@ def uniforms(seeds: Sequence[int], num_tokens: int) -> Float64[Tensor, "B C"]:
 
     Drawn on the CPU, all C of them: the same numbers on every device and whatever the number of tokens.
     """
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    return torch.stack([torch.rand(num_tokens, generator=g, dtype=torch.float64) for g in generators])
+    return torch.stack([_uniforms_of(seed, num_tokens) for seed in seeds])
+
+
+def _uniforms_of(seed: int, num_tokens: int) -> Float64[Tensor, " C"]:
+    """Torch's generator takes 32 bits of a seed: those above draw numbers of their own, which are added modulo 1."""
+    high, low = divmod(seed, 2**32)
+    numbers = torch.rand(num_tokens, generator=torch.Generator().manual_seed(low), dtype=torch.float64)
+    if high:
+        others = torch.rand(2 * num_tokens, generator=torch.Generator().manual_seed(high), dtype=torch.float64)
+        numbers = (numbers + others[num_tokens:]) % 1.0  # the later ones: (high, low) is not (low, high)
+    return numbers

@@ -31,6 +31,7 @@ from channelvq.car.settings import SamplingSettings
 from channelvq.car.text import TextTokenizer
 from channelvq.errors import InputError
 from channelvq.nn.kept import Kept
+from channelvq.nn.modes import without_autocast
 from channelvq.pretrained import find_folder, load_module, own_state, undrawn
 from channelvq.tokenizer import CVQTokenizer
 
@@ -217,7 +218,8 @@ class CAR(nn.Module, PyTorchModelHubMixin, library_name="channelvq", license="ap
         return self._table.get([*self.projector.parameters(), self.codebook], self._project_all)
 
     def _project_all(self) -> Float[Tensor, "N E"]:
-        return torch.cat([self._project(part) for part in self._all_codes().split(4096)])  # little memory at a time
+        with without_autocast(self.codebook):  # it is kept, for calls in every precision
+            return torch.cat([self._project(part) for part in self._all_codes().split(4096)])  # little memory at a time
 
     # Images: thin, since the sampler stands above the model; it is imported where it is used
 

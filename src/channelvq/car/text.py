@@ -80,7 +80,7 @@ class TextTokenizer:
         An empty prompt has no tokens: it is the unconditional one. Raises InputError for no prompt, and for what is not
         text or a prompt of more than `length` tokens, by its number in the list.
         """
-        if not isinstance(prompts, Iterable):
+        if not isinstance(prompts, Iterable) or isinstance(prompts, bytes | bytearray):
             raise InputError(f"prompts: expected a text or a list of at least one, got {prompts!r:.80}")
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not prompts:

@@ -14,6 +14,7 @@ from typer.models import CommandInfo
 from channelvq.cli.options import HELD
 from channelvq.errors import InputError
 from channelvq.registry import Registry
+from channelvq.terminal import printable
 
 # In the order of a reader's day. A command's module is imported when that command, or the help of all, is asked for.
 COMMANDS: Registry[Callable[..., None] | typer.Typer] = Registry(
@@ -114,9 +115,9 @@ def guarded(command: Callable[[], object]) -> None:
 
 def _show_warning(message: Warning | str, *_where: Any) -> None:
     """Where in the code a warning comes from helps no user."""
-    typer.echo(f"warning: {' '.join(str(message).split())}", err=True)
+    typer.echo(f"warning: {printable(' '.join(str(message).split()))}", err=True)
 
 
 def _fail(message: str) -> NoReturn:
-    typer.echo(f"error: {message}", err=True)
+    typer.echo(f"error: {printable(message)}", err=True)
     sys.exit(2)

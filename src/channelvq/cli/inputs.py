@@ -8,6 +8,7 @@ from typing import Any
 import typer
 
 from channelvq.errors import InputError
+from channelvq.terminal import printable
 
 BATCH_SIZE = 64  # images in memory at a time
 
@@ -26,7 +27,7 @@ def batches(paths: list[Path], size: int) -> Iterator[tuple[list[Path], list[Any
             batch = list(islice(pairs, BATCH_SIZE))
     finally:  # also where the caller wants no more of them
         for entry in skipped:
-            typer.echo(f"skipped {entry.path}: {entry.reason}", err=True)
+            typer.echo(printable(f"skipped {entry.path}: {entry.reason}"), err=True)
         if skipped:
             typer.echo(f"{len(skipped)} file(s) skipped", err=True)
 

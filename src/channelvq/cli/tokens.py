@@ -16,6 +16,8 @@ from channelvq.cli.options import (
     output_name,
     outputs,
 )
+from channelvq.files import is_stream
+from channelvq.terminal import printable
 
 
 def tokenize(
@@ -34,7 +36,8 @@ def tokenize(
         ids = tok.tokenize(pictures).tolist()
         rows += [TokenRow(str(name), row) for name, row in zip(names, ids, strict=True)]
     write_tokens(output, tokenizer, tok, rows)
-    typer.echo(f"{len(rows)} image(s), {tok.num_tokens} tokens each -> {output}")
+    line = printable(f"{len(rows)} image(s), {tok.num_tokens} tokens each -> {output}")
+    typer.echo(line, err=is_stream(output))  # not among the tokens
 
 
 def detokenize(
@@ -57,7 +60,7 @@ def detokenize(
     for number, image in decode_rows(tok, file.rows, num_tokens):
         written.append(output / output_name(number, file.rows[number].image))
         save_image(image, written[-1])
-    typer.echo(f"{len(file.rows)} image(s) -> {output}/")
+    typer.echo(printable(f"{len(file.rows)} image(s) -> {output}/"))
     note_older(output, written)
 
 
@@ -80,5 +83,5 @@ def reconstruct(
         for name, picture in zip(names, prefix_strips(tok, pictures, num_tokens), strict=True):
             written.append(output / output_name(len(written), name))
             save_image(picture, written[-1])
-    typer.echo(f"{len(written)} strip(s) -> {output}/")
+    typer.echo(printable(f"{len(written)} strip(s) -> {output}/"))
     note_older(output, written)

@@ -125,14 +125,36 @@ def training_batches(
     share = rank_share(batch_size, rank, world)
     batches = [range(step * batch_size + share.start, step * batch_size + share.stop)
                for step in range(start_step, steps)]  # fmt: skip
-    yield from DataLoader(
-        mixture,
+    loader = DataLoader(
+        _Told(mixture),
         batch_sampler=batches,  # type: ignore[arg-type]
         num_workers=workers,
-        collate_fn=stack_images,
+        collate_fn=_stacked_or_error,
         # The workers' base seed: without it DataLoader would draw from the global generator.
         generator=torch.Generator().manual_seed(mixture.seed),
     )
+    for batch in loader:
+        if isinstance(batch, InputError):
+            raise batch
+        yield batch
+
+
+class _Told(Dataset[Sample | InputError]):
+    """A mixture that hands errors on: DataLoader would put a worker's traceback into the text of what is raised."""
+
+    def __init__(self, mixture: Mixture) -> None:
+        self.mixture = mixture
+
+    def __getitem__(self, position: int) -> Sample | InputError:
+        try:
+            return self.mixture[position]
+        except InputError as error:
+            return error
+
+
+def _stacked_or_error(samples: Sequence[Sample | InputError]) -> UInt8[Tensor, "B 3 H W"] | InputError:
+    errors = [sample for sample in samples if isinstance(sample, InputError)]
+    return errors[0] if errors else stack_images([sample for sample in samples if isinstance(sample, Sample)])
 
 
 def fixed_images(mixture: Mixture, count: int) -> UInt8[Tensor, "n 3 H W"]:

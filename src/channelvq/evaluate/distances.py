@@ -8,10 +8,11 @@ from torch import Tensor
 from torchmetrics.image.fid import _compute_fid  # the formula alone; the class around it wants its own Inception
 from torchmetrics.image.kid import poly_mmd
 
-from channelvq.errors import InputError
+from channelvq.errors import InputError, NotFiniteError
 from channelvq.evaluate.metrics import SetMetric
 
 IMAGES_PER_DIMENSION = 20  # a covariance from fewer is mostly noise, and the Frechet distance mostly bias
+FEWEST_FOR_KID = 3  # of two images the unbiased estimate is anything, below zero too
 _DIMENSIONS = (64, 32, 16)
 _BLOCK = 4096  # images at once in a kernel distance: three matrices of 4,096 x 4,096 in float64 are 400 MB
 
@@ -77,12 +78,17 @@ def _check(x: Tensor, y: Tensor) -> None:
         raise InputError(
             f"features: expected (n, E) and (m, E) of two images or more, got {tuple(x.shape)} and {tuple(y.shape)}"
         )
+    if not bool(x.isfinite().all() and y.isfinite().all()):
+        raise NotFiniteError("features: they hold NaN or infinity; the weights of their network are damaged")
 
 
 _REFUSED = f"refused: fewer than {IMAGES_PER_DIMENSION} images a dimension"
 KID = SetMetric(
-    heading="KID", better="lower", measure=kernel_distance,
-    definition=lambda *_: f"unbiased MMD^2, kernel (x.y / E + 1)^3, all images at once (blocks of {_BLOCK})",
+    heading="KID", better="lower", measure=lambda x, y: kernel_distance(x, y) if len(x) >= FEWEST_FOR_KID else None,
+    definition=lambda num_images, _: (
+        f"unbiased MMD^2, kernel (x.y / E + 1)^3, all images at once (blocks of {_BLOCK})"
+        if num_images >= FEWEST_FOR_KID else f"refused: fewer than {FEWEST_FOR_KID} images"
+    ),
 )  # fmt: skip
 FRECHET = SetMetric(
     heading="Frechet", better="lower", measure=_projected_frechet, definition=_projection, spaces=("perceptual",),

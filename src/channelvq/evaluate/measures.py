@@ -42,10 +42,13 @@ class Measures:
         }
 
     def distances(self, x: Float[Tensor, "n E"], y: Float[Tensor, "n E"]) -> dict[str, float]:
-        """By metric the distance of two sets of features, where there are enough of them."""
+        """By metric the distance of two sets of features, where there are enough of them; InputError for no number."""
         if len(x) < 2:
             return {}
         measured = {name: metric.measure(x, y) for name, metric in self._set_metrics()}
+        for name, distance in measured.items():
+            if not isinstance(distance, float | int | None):
+                raise InputError(f"metric {name!r}: expected a number or None, got {type(distance).__name__}")
         return {name: distance for name, distance in measured.items() if distance is not None}
 
     def _set_metrics(self) -> Iterator[tuple[str, SetMetric]]:

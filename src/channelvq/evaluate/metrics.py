@@ -6,6 +6,7 @@ A metric of yours is a `PairMetric` or a `SetMetric` in a file of your own and o
 evaluation, protocol, tables and comparison read this list. Its values stand in result files under that name.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -88,7 +89,10 @@ METRICS: Registry[Metric] = Registry(
         "frechet": "channelvq.evaluate.distances:FRECHET",
         "fid": "channelvq.evaluate.distances:FID",
     },
-)
+    # Beside the metrics a record says these things of a prefix.
+    taken={"tokens", "bytes", "bits_per_pixel", "use", "use_if_uniform", "perplexity", "perplexity_ratio",
+           "usage_tokens", "num_images", "prefixes"},
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -193,7 +197,9 @@ def with_interval(metrics: Mapping[str, Any], name: str, digits: int | None = No
     if interval is None and own is None:
         return f"{metrics[name]:.3g}"
     digits = next(choice for choice in (digits, own, 3) if choice is not None)
-    ends = "" if not interval or None in interval else f" ({interval[0]:.{digits}f} to {interval[1]:.{digits}f})"
+    if interval is None or not all(end is not None and math.isfinite(end) for end in interval):
+        return f"{metrics[name]:.{digits}f}"
+    ends = f" ({interval[0]:.{digits}f} to {interval[1]:.{digits}f})"
     return f"{metrics[name]:.{digits}f}{ends}"
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from torch import Tensor
 
 from channelvq.checks import check_whole_number
-from channelvq.errors import InputError
+from channelvq.errors import InputError, NotFiniteError
 from channelvq.evaluate.measures import Measures
 from channelvq.evaluate.metrics import METRICS, Interval, check_fit, mean_with_interval, with_interval
 from channelvq.evaluate.tables import TextTable
@@ -189,14 +189,14 @@ class _Gathered:
     def add(self, decoded: Tensor, originals: Tensor, ids: Tensor, measures: Measures) -> None:
         """Measure some images."""
         for name, metric in measures.pairs.items():
-            self.values.setdefault(name, []).append(metric(decoded, originals))
+            self.values.setdefault(name, []).append(_checked(name, metric(decoded, originals), len(decoded)))
         if measures.space is not None:
             self.features.append(measures.space.features(decoded))
         self.usage.update(ids)
 
     def quality(self, k: int, pixels: int, originals: Tensor | None, measures: Measures, seed: int) -> PrefixQuality:
         """Of all images so far; originals: their features."""
-        per_image = {name: torch.cat(parts).double() for name, parts in self.values.items()}
+        per_image = {name: torch.cat(parts) for name, parts in self.values.items()}
         distances: dict[str, float] = {}
         if measures.space is not None and originals is not None:
             distances = measures.distances(torch.cat(self.features), originals)
@@ -209,6 +209,16 @@ class _Gathered:
             distances=distances,
             usage=self.usage.result(),
         )
+
+
+def _checked(name: str, values: Any, count: int) -> Float64[Tensor, " n"]:
+    """What a metric gave, a finite number an image; InputError that names the metric for anything else."""
+    if not isinstance(values, Tensor) or values.shape != (count,):
+        given = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise InputError(f"metric {name!r}: expected a number for each of {count} images, ({count},), got {given}")
+    if not bool(values.isfinite().all()):
+        raise NotFiniteError(f"metric {name!r}: it is NaN or infinite for an image; are its network's weights damaged?")
+    return values.cpu().double()
 
 
 def bits_for(num_tokens: int, codebook_size: int) -> float:

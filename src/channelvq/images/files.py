@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from channelvq.errors import InputError
-from channelvq.files import replace_file
+from channelvq.files import is_stream, replace_file
 from channelvq.images.geometry import resize_crop
 from channelvq.images.load import WHITE, Color, load_image
 
@@ -63,8 +63,8 @@ def read_images(
     """
     sources = [(path, True) if path.is_dir() else (path, False) for path in map(Path, paths)]
     files = [(file, in_folder) for path, in_folder in sources for file in (find_images(path) if in_folder else [path])]
-    for file, _ in files:
-        if not file.exists():
+    for file, in_folder in files:
+        if not in_folder and not file.exists():
             raise InputError(f"cannot read image file {str(file)!r}: no such file or folder")
     if not files:
         raise InputError(f"no image file in {', '.join(map(repr, map(str, paths)))} or below (.jpg, .png, .webp, ...)")
@@ -94,8 +94,7 @@ def save_image(image: Image.Image, path: str | Path) -> None:
     format_name = Image.registered_extensions().get(path.suffix.lower())
     if format_name not in Image.SAVE:
         raise InputError(f"cannot save {str(path)!r}: no image format for {path.suffix!r}; use .png, .jpg or .webp")
-    path = path.resolve()  # a link stays
-    if path.exists() and not path.is_file() and not path.is_dir():
+    if is_stream(path):
         raise InputError(f"cannot save {str(path)!r}: it is a device or a pipe, expected a file; choose another place")
     try:
         replace_file(path, lambda place: image.save(place, format_name))

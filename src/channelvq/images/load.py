@@ -1,8 +1,9 @@
 """Any image file, array or tensor as 8-bit RGB, or a refusal that says why."""
 
+import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from io import BytesIO
 from pathlib import Path
 
@@ -11,12 +12,17 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from channelvq.errors import InputError
+from channelvq.files import is_stream
+from channelvq.images.profiles import Convert, profile_to_srgb
 from channelvq.images.tensors import RANGE_TOLERANCE, check_one, to_pil
 
 ImageInput = str | Path | bytes | Image.Image | np.ndarray | Tensor
 Color = tuple[int, int, int]
 
 WHITE: Color = (255, 255, 255)
+LARGE = 2**24  # pixels; larger pictures are decoded one at a time, however many threads there are
+BAND = 2**20  # pixels that are converted at once
+_LARGE = threading.Lock()
 _WIDE_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
 
 
@@ -28,10 +34,11 @@ def load_image(source: ImageInput, *, background: Color = WHITE) -> Image.Image:
     """Any image as 8-bit RGB.
 
     Paths, the bytes of a file and PIL images are turned upright by their EXIF entry; transparency is composited on
-    `background`; 16-bit gray (modes I;16 and I, 0..65535) and float gray (mode F, 0..1) are scaled to 8 bit by rounding
-    (Pillow itself reads only the high byte of 16-bit *colour* files). Of an animation the first frame is taken, with a
-    `FirstFrameWarning`. Arrays: (H, W) or (H, W, 1 | 3 | 4); bool, uint8, uint16 or float in [0, 1]. Tensors: (3, H, W)
-    or (1, 3, H, W); uint8 or float in [-1, 1].
+    `background`; colours of another profile (Display P3, Adobe RGB, ...) become those of sRGB; 16-bit gray (modes I;16
+    and I, 0..65535) and float gray (mode F, 0..1) are scaled to 8 bit by rounding (Pillow itself reads only the high
+    byte of 16-bit *colour* files). Of an animation the first frame is taken, with a `FirstFrameWarning`. Arrays:
+    (H, W) or (H, W, 1 | 3 | 4); bool, uint8, uint16 or float in [0, 1]. Tensors: (3, H, W) or (1, 3, H, W); uint8 or
+    float in [-1, 1].
     Raises InputError naming the source for what is missing, empty, truncated, broken, absurdly large or ambiguous.
     """
     if isinstance(source, Tensor):
@@ -57,8 +64,13 @@ def _opened(source: str | Path | bytes | Image.Image) -> Iterator[Image.Image]:
     try:
         if isinstance(source, Image.Image):
             yield _nonempty(source)
+        elif not isinstance(source, bytes) and is_stream(Path(source)):  # which could be waited for without end
+            raise InputError(f"cannot read {_name(source)}: it is a pipe or a device, expected a file")
         else:
-            with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
+            with (
+                Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image,
+                _LARGE if image.width * image.height > LARGE else nullcontext(),
+            ):
                 yield _nonempty(image)
     except (InputError, FirstFrameWarning):
         raise
@@ -95,6 +107,19 @@ def _reason(source: object, error: Exception) -> str:
 
 
 def _to_rgb(image: Image.Image, background: Color, name: str) -> Image.Image:
+    """Band by band: what stands between a picture and its RGB may take ten times their memory."""
+    if image.mode == "RGB" and not image.has_transparency_data and "icc_profile" not in image.info:
+        return image
+    to_srgb = profile_to_srgb(image)
+    rgb = Image.new("RGB", image.size)
+    rows = max(1, BAND // image.width)
+    for top in range(0, image.height, rows):
+        band = image.crop((0, top, image.width, min(top + rows, image.height)))
+        rgb.paste(_band_to_rgb(band, background, name, to_srgb), (0, top))
+    return rgb
+
+
+def _band_to_rgb(image: Image.Image, background: Color, name: str, to_srgb: Convert | None) -> Image.Image:
     if image.mode in _WIDE_MODES:  # Pillow's convert() clips these to 255 instead of scaling
         values = np.asarray(image)
         if image.mode != "F":
@@ -104,7 +129,14 @@ def _to_rgb(image: Image.Image, background: Color, name: str) -> Image.Image:
         alpha = np.full_like(gray, 255) if key is None else np.where(values == key, 0, 255).astype(np.uint8)
         return _composite(Image.fromarray(np.stack([gray, gray, gray, alpha], axis=-1)), background)
     if image.has_transparency_data:
-        return _composite(image.convert("RGBA"), background)
+        image = image.convert("RGBA")
+        if to_srgb is not None:
+            alpha = image.getchannel("A")
+            image = to_srgb(image.convert("RGB"))
+            image.putalpha(alpha)
+        return _composite(image, background)
+    if to_srgb is not None:
+        return to_srgb(image if image.mode == "CMYK" else image.convert("RGB"))
     return image.convert("RGB")
 
 

@@ -13,9 +13,12 @@ from typing import Any
 
 import torch
 
+from channelvq.threads import shared
+
 _BACKENDS: Any = torch.backends  # what it has is made at run time
 
 
+@shared
 @contextmanager
 def full_float32() -> Iterator[None]:
     """Float32 products in float32 inside, by either way; afterwards both are as before, also after an exception."""

@@ -1,27 +1,45 @@
 """States that a computation runs in, and chunks that make its rows independent of each other."""
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from channelvq.threads import shared
 
 # CPU kernels change with the shape: a row gets other bits in another batch size. So what must not depend on a row's
 # neighbours is computed in chunks of this fixed number of rows.
 CHUNK_ROWS = 8
 
 
+_LOCK = threading.Lock()
+_EVALUATED: dict[nn.Module, tuple[int, bool]] = {}  # with-blocks that a module is in, and its mode before them
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for the length of a with-block."""
-    before = {module: module.training for module in model.modules()}
-    model.eval()
+    """Evaluation mode for the length of a with-block, of several threads' too, whatever the precision around it."""
+    modules = list(model.modules())
+    with _LOCK:
+        for module in modules:
+            blocks, before = _EVALUATED.get(module, (0, module.training))
+            _EVALUATED[module] = blocks + 1, before
+        model.eval()
     try:
-        yield
+        with without_autocast(next(chain(model.parameters(), model.buffers()), torch.empty(0))):
+            yield
     finally:
-        for module, was_training in before.items():
-            module.training = was_training
+        with _LOCK:
+            for module in modules:
+                blocks, before = _EVALUATED.pop(module)
+                if blocks > 1:
+                    _EVALUATED[module] = blocks - 1, before
+                else:
+                    module.training = before
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[object]:
@@ -36,7 +54,10 @@ def row_independent_kernels(device: torch.device) -> AbstractContextManager[obje
     The CPU's fused attention gives a row other last bits on another thread, presumably by how the thread's buffers are
     aligned (seen in torch 2.13 with 2 threads, for more than half of the lengths); the plain one does not.
     """
-    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
+    return _plain_attention() if device.type == "cpu" else nullcontext()
+
+
+_plain_attention = shared(lambda: sdpa_kernel(SDPBackend.MATH))
 
 
 def in_chunks(

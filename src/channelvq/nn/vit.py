@@ -4,7 +4,7 @@ image (B, 3, H, W) -> patches of f x f -> n layers -> norm -> 1x1 convolution ->
 """
 
 from dataclasses import field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -19,6 +19,7 @@ from channelvq.nn.conv import ConvConfig, ConvDecoder
 from channelvq.nn.networks import Encoder
 from channelvq.nn.siglip import build_siglip, load_siglip, siglip_features, siglip_settings
 
+INSIDE = "vision_model."  # before all names of the transformer in some versions of transformers; in our files never
 POSITIONS = "embeddings.position_embedding.weight"
 
 
@@ -87,6 +88,8 @@ class ViTEncoder(Encoder):
         shape = siglip_settings(**config.shape, num_hidden_layers=config.num_layers, image_size=image_size)
         self.siglip = build_siglip(shape)
         self.project = nn.Conv2d(config.hidden_size, latent_channels, 1)
+        self.register_state_dict_post_hook(_to_own_names)
+        self.register_load_state_dict_pre_hook(_to_library_names)
 
     def forward(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
         """Images in [-1, 1] -> feature maps."""
@@ -121,6 +124,17 @@ class ViTEncoder(Encoder):
                 tensor.copy_(resample_positions(given[name], len(tensor)))
             elif not name.startswith("post_layernorm."):
                 tensor.copy_(given[name])
+
+
+def _to_own_names(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
+    for name in [name for name in state if name.startswith(f"{prefix}siglip.{INSIDE}")]:
+        state[f"{prefix}siglip.{name.removeprefix(f'{prefix}siglip.{INSIDE}')}"] = state.pop(name)
+
+
+def _to_library_names(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    if hasattr(module.siglip, INSIDE.rstrip(".")):
+        for name in [name for name in state if name.startswith(f"{prefix}siglip.")]:
+            state[f"{prefix}siglip.{INSIDE}{name.removeprefix(f'{prefix}siglip.')}"] = state.pop(name)
 
 
 def resample_positions(table: Float[Tensor, "P E"], count: int) -> Float[Tensor, "n E"]:

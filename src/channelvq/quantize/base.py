@@ -91,8 +91,7 @@ class Quantizer(nn.Module, ABC):
 
         Raises NotFiniteError for NaN or infinity, which would stay in the codebook for good.
         """
-        if not bool(vectors.isfinite().all()):
-            raise NotFiniteError("quantizer: the tokens that it would start from hold NaN or infinity")
+        check_finite(vectors)
         if rank() == 0:
             with torch.autocast(vectors.device.type, enabled=False):
                 self._place(vectors.float(), generator)
@@ -112,10 +111,20 @@ class Quantizer(nn.Module, ABC):
         if z.ndim != 3 or z.shape[2] != self.dim:
             raise InputError(f"quantizer: expected (B, K, {self.dim}), got {tuple(z.shape)}")
         check_keep(keep, z)
+        check_finite(z)
         if self.training and not self.started:
             self.start_from_tokens(z, torch.Generator().manual_seed(0))
         with torch.autocast(z.device.type, enabled=False):
             return self._quantize(z, keep)
+
+
+def check_finite(tokens: Float[Tensor, "..."]) -> None:
+    """NotFiniteError for NaN or infinity: a start would keep it in the codebook, and rounded it would pass for a code.
+
+    What a quantizer makes of finite tokens by weights that are not finite is for it to check.
+    """
+    if not bool(tokens.isfinite().all()):
+        raise NotFiniteError("quantizer: the tokens hold NaN or infinity")
 
 
 def check_keep(keep: Tensor | None, vectors: Float[Tensor, "B K D"]) -> None:

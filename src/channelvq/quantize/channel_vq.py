@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from channelvq.checks import check_integers, check_whole_number
+from channelvq.checks import check_whole_number, whole_numbers
 from channelvq.config import from_dict
 from channelvq.errors import InputError
 from channelvq.quantize.axis import Axis, from_vectors, to_vectors
@@ -72,6 +72,8 @@ class ChannelVQ(nn.Module):
         if not isinstance(z, Tensor) or z.ndim != 4 or 0 in z.shape:
             given = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
             raise InputError(f"ChannelVQ: expected a feature map (B, C, h, w), none of them 0, got {given}")
+        if not z.is_floating_point():
+            raise InputError(f"ChannelVQ: expected a feature map of floats, got {z.dtype}; convert it with .float()")
         vectors = to_vectors(z, self.axis)
         if vectors.shape[2] != self.codebook_dim:
             raise InputError(
@@ -84,13 +86,13 @@ class ChannelVQ(nn.Module):
 
     def indices_to_codes(self, indices: Int64[Tensor, "B k"]) -> Float[Tensor, "B k D"]:
         """Codewords of a token sequence or of any prefix of it; raises InputError for an id that is none."""
-        check_integers("indices_to_codes", indices)
+        indices = whole_numbers("indices_to_codes", indices)
         if indices.ndim != 2:
             raise InputError(f"indices_to_codes: expected ids (B, k), got shape {tuple(indices.shape)}")
         wrong = indices[(indices < 0) | (indices >= self.quantizer.codebook_size)]
         if len(wrong):
             raise InputError(f"id {int(wrong[0])} is out of range: ids are 0 to {self.quantizer.codebook_size - 1}")
-        return self.quantizer.indices_to_codes(indices.long())
+        return self.quantizer.indices_to_codes(indices)
 
     def start_from(self, z: Float[Tensor, "B C h w"], generator: torch.Generator) -> None:
         """Start the codebook from feature maps (k-means, or what its kind starts by)."""

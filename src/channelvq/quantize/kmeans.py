@@ -86,7 +86,7 @@ def _part_twins(centres: Tensor, noise: float, generator: torch.Generator) -> Fl
     order = torch.arange(len(centres), device=centres.device)
     twins = (first_equal(centres) != order).nonzero()[:, 0]
     while len(twins):
-        moves = torch.randn(len(twins), centres.shape[1], generator=generator).to(centres.device)
+        moves = torch.randn(len(twins), centres.shape[1], dtype=torch.float32, generator=generator).to(centres.device)
         centres = centres.index_add(0, twins, noise * moves)
         # Few numbers lie within reach of the noise where D is small: what met again goes further.
         twins, noise = (first_equal(centres) != order).nonzero()[:, 0], 2 * noise

@@ -15,8 +15,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from channelvq.errors import InputError, NotFiniteError
-from channelvq.quantize.base import Quantizer
+from channelvq.errors import InputError
+from channelvq.quantize.base import Quantizer, check_finite
 
 
 def peers() -> ModuleType:
@@ -73,9 +73,9 @@ class ScalarCodebook(Quantizer):
         return self._project_out(F.embedding(indices, self.grid))
 
     def _project_in(self, z: Float[Tensor, "... D"]) -> Float[Tensor, "... d"]:
-        if not bool(z.isfinite().all()):  # rounded, NaN would pass for a code
-            raise NotFiniteError("quantizer: the tokens hold NaN or infinity")
-        return F.linear(z, self.in_weight.float(), self.in_bias.float())
+        u = F.linear(z, self.in_weight.float(), self.in_bias.float())
+        check_finite(u)  # the weights may have diverged
+        return u
 
     def _project_out(self, points: Float[Tensor, "... d"]) -> Float[Tensor, "... D"]:
         """W v + b, number by number: a matrix product would give a row other bits in another batch."""

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from channelvq.checks import check_integers, check_whole_number
+from channelvq.checks import check_whole_number, whole_numbers
 from channelvq.errors import InputError
 
 
@@ -67,12 +67,11 @@ class CodebookUsage:
 
         Raises InputError, with nothing counted, for ids that are no integers, out of range, or whose C changed.
         """
-        check_integers("codebook usage", ids)
-        ids = ids.detach().cpu()
+        ids = whole_numbers("codebook usage", ids).cpu()
         self._check(ids)
-        counts = torch.bincount(ids.flatten().long(), minlength=self.codebook_size)
+        counts = torch.bincount(ids.flatten(), minlength=self.codebook_size)
         if self._per_position:
-            self._count_positions(ids.long())
+            self._count_positions(ids)
         self.counts += counts
 
     def result(self) -> UsageReport:

@@ -222,7 +222,7 @@ def read_state(folder: Path) -> dict[str, Any]:
     try:
         state = read_settings(folder / "progress.json")
         return state | {"step": int(state["step"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise _unusable(folder, f"cannot be read ({error})") from None
 
 

@@ -14,6 +14,7 @@ from accelerate.tracking import GeneralTracker
 from accelerate.utils import (
     DistributedDataParallelKwargs,
     DistributedType,
+    GradientAccumulationPlugin,
     InitProcessGroupKwargs,
     LoggerType,
     ProjectConfiguration,
@@ -43,6 +44,9 @@ def build_accelerator(config: TrainConfig, idle_parameters: bool) -> Accelerator
     accelerator = Accelerator(
         cpu=config.device == "cpu",
         mixed_precision=config.precision,
+        # Said here, or environment variables of Accelerate would say it: the recipe alone decides.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        dynamo_backend="no",
         log_with=trackers or None,
         project_config=ProjectConfiguration(project_dir=str(run_dir), logging_dir=str(run_dir / "trackers")),
         kwargs_handlers=[

@@ -11,9 +11,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 
 from channelvq.files import parse_json, write_text_atomically
-from channelvq.terminal import plain
+from channelvq.terminal import plain, silence
 
 Sink = Callable[[dict[str, float], int], None]
+
+
+class _Console(Console):
+    """Falls silent where its reader is gone (`cvq train ... | head`): a training goes on, and its figures are in files.
+
+    rich's own would end the process.
+    """
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        silence()
 
 
 class Progress:
@@ -26,7 +37,7 @@ class Progress:
     def __init__(self, steps: int, start_step: int, run_dir: Path, active: bool, sink: Sink | None = None) -> None:
         self.active, self.sink = active, sink
         self.path = run_dir / "metrics.jsonl"
-        self.console = Console()
+        self.console = _Console()
         columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(20), TimeElapsedColumn(), TextColumn("left"),
                    TimeRemainingColumn(), TextColumn("{task.fields[line]}", markup=False))  # fmt: skip
         self.logged = (start_step, time.perf_counter())
@@ -70,7 +81,10 @@ class Progress:
     def say(self, text: str) -> None:
         """A line for people only."""
         if self.active:
-            self.console.print(plain(text), highlight=False)
+            try:
+                self.console.print(plain(text), highlight=False)
+            except BrokenPipeError:  # of older rich, which leaves it to the caller
+                self.console.on_broken_pipe()
 
     def _record(self, kind: str, step: int, figures: dict[str, float]) -> None:
         if not self.active:

@@ -255,6 +255,12 @@ def test_a_single_image_is_no_ground_for_warnings() -> None:
     assert math.isnan(report.relative_error)  # one image does not vary
 
 
+def test_copies_of_a_picture_are_no_ground_for_a_verdict(scenes: torch.Tensor) -> None:
+    once, many = (examine(CVQTokenizer.from_pretrained("bundled"), scenes[:1].repeat(n, 1, 1, 1))[0] for n in (1, 40))
+    assert str(many.to_dict()) == str(once.to_dict())  # nan among them
+    assert all(each.level == "note" for each in findings(many))
+
+
 # The report
 
 

@@ -35,7 +35,10 @@ SAFE_NAME = re.compile(r"[A-Za-z0-9_@+-][A-Za-z0-9._@+-]*")
 
 def cache_root(cache: Path | str | None = None) -> Path:
     """The folder of all packages: `cache`, or $CHANNELVQ_CACHE, or ~/.cache/channelvq."""
-    return Path(cache or os.environ.get("CHANNELVQ_CACHE") or Path.home() / ".cache" / "channelvq").expanduser()
+    try:
+        return Path(cache or os.environ.get("CHANNELVQ_CACHE") or Path.home() / ".cache" / "channelvq").expanduser()
+    except RuntimeError:  # no home: a folder that cannot be there, so that nothing is found or kept
+        return Path(os.devnull) / "channelvq"
 
 
 def find_package(name: str, cache: Path | str | None = None) -> Path | None:

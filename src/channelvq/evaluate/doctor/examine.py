@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Float64, Int64, UInt8
 from torch import Tensor
 
+from channelvq.data.stream import distinct
 from channelvq.evaluate.metrics import check_fit, psnr
 from channelvq.images import normalize, to_uint8
 from channelvq.lookup.equal import first_equal
@@ -30,6 +31,7 @@ _CONSTANT = 1e-9  # a variance below this share of the mean square is rounding: 
 _TILE = 2**22  # distances in memory at a time: 32 MiB of float64
 
 PROTOCOL = {
+    "images": "each once, however often it is given",
     "entropy": "bits, of each token position alone, coverage-adjusted (Chao and Shen 2003), at most log2 N",
     "quantization_error": "mean squared distance of features to their codewords over their unbiased variance",
     "gaussian_error": "N^(-2/D), the least such error for white Gaussian features at log2 N bits (Shannon)",
@@ -124,7 +126,12 @@ class DoctorReport:
 
 
 def examine(tokenizer: CVQTokenizer, images: UInt8[Tensor, "n 3 h w"]) -> tuple[DoctorReport, Observation]:
-    """All figures of a tokenizer on images of its size, and the sums they come from; raises InputError."""
+    """All figures of a tokenizer on images of its size, and the sums they come from; raises InputError.
+
+    A picture that comes again is left out: copies say nothing more of a codebook, and would make it look collapsed.
+    """
+    check_fit(images, tokenizer.image_size)
+    images = images[distinct(images.cpu())]
     observation = observe(tokenizer, images)
     return diagnose(observation, knockout_loss(tokenizer, images[:KNOCKOUT_IMAGES])), observation
 

@@ -32,7 +32,8 @@ def figures(report: DoctorReport) -> list[tuple[str, str]]:
     usage, bits = report.usage, report.position_bits
     five, median, ninety_five = report.table_norms
     return [
-        ("images, tokens", f"{report.num_images}, {usage.tokens} ({usage.tokens / report.codebook_size:.1f} N)"),
+        ("different images", f"{report.num_images}"),
+        ("tokens", f"{usage.tokens} ({usage.tokens / report.codebook_size:.1f} N)"),
         ("use", f"{usage.use:.1%} of {report.codebook_size} codes (drawn at random: {usage.use_if_uniform:.1%})"),
         ("perplexity", f"{usage.perplexity:.0f} ({usage.perplexity_ratio:.1%} of N)"),
         ("codes not in use", f"{len(report.dead)}"),
