@@ -44,7 +44,7 @@ def child(folder: Path, ids: Path, threads: int, batch: int) -> None:
     """Write what one setting gives: scores.npy (float64), pixels.npy and the files one after the other."""
     torch.set_num_threads(threads)
     car = CAR.from_pretrained("bundled")
-    scores, tokens = CARScores(car), torch.from_numpy(np.load(ids))
+    scores, tokens = CARScores(car), torch.from_numpy(np.load(ids, allow_pickle=False))
     walk = scores.start([""] * IMAGES)
     np.save(folder / "scores.npy", np.stack([walk.logits(tokens[:, :k]) for k in range(0, tokens.shape[1], 7)]))
     files = list[bytes]()
