@@ -73,7 +73,9 @@ def run(others: list[Path], path: Path | None) -> dict[str, Any]:
             done = subprocess.run(call, env=os.environ | environment, capture_output=True, text=True)
             if done.returncode:
                 raise InputError(f"{name}: {program} failed: {done.stderr.strip().splitlines()[-1:]}")
-            arrays = {kind: np.load(folder / f"{kind}.npy") for kind in ("scores", "pixels", "files")}
+            arrays = {
+                kind: np.load(folder / f"{kind}.npy", allow_pickle=False) for kind in ("scores", "pixels", "files")
+            }
             found[name] = arrays | {"torch": (folder / "torch").read_text()}
     base = found["1 thread"]
     records = [{"setting": name, **_compared(one, base)} for name, one in found.items()]
