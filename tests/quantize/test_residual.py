@@ -41,6 +41,7 @@ def test_a_token_quantizes_what_those_before_it_left() -> None:
         table = quantizer.codes().double() @ quantizer.weight[k].double().T
         nearest = torch.cdist(left[:, numbers].double(), table, compute_mode="donot_use_mm_for_euclid_dist").argmin(1)
         assert torch.equal(out.indices[:, k], nearest)
+        torch.testing.assert_close(quantizer.targets(x[:, NUMBERS], out.z_q)[:, k], left[:, numbers])
         left[:, numbers] -= out.z_q[:, k]
     assert torch.equal(quantizer.indices_to_codes(out.indices), out.z_q)
     assert torch.equal(quantizer.indices_to_codes(out.indices[3:4, :2]), out.z_q[3:4, :2])

@@ -6,7 +6,7 @@ a number of the image is the sum of all e_k that stand for it
 
 It is residual quantization (RVQ; Zeghidour et al. 2021, arXiv 2107.03312) of the principal components, where a token
 sees only the components of which most is left. A Gaussian source loses nothing by it (successive refinement: Equitz and
-Cover 1991), and every prefix is nearly as good as its bits allow (docs/decisions/0016).
+Cover 1991), and every prefix is nearly as good as its bits allow (docs/decisions/0017).
 """
 
 import math
@@ -84,6 +84,14 @@ class ResidualSimVQCodebook(TokenwiseSimVQCodebook):
         )
         # A number that stands in m tokens gets the gradient of the image m times: a share of it each.
         return Quantized(straight_through(z / self.copies, codes), indices, losses)
+
+    def targets(self, z: Float[Tensor, "B K D"], codes: Float[Tensor, "B K D"]) -> Float[Tensor, "B K D"]:
+        """What the tokens before left of each token's numbers."""
+        spent, left = z.new_zeros(len(z), int(self.numbers.max()) + 1), []
+        for numbers, token, code in zip(self.numbers, z.unbind(1), codes.unbind(1), strict=True):
+            left.append(token - spent[:, numbers])
+            spent.index_add_(1, numbers, code)
+        return torch.stack(left, 1)
 
     def _encode(self, z: Float[Tensor, "B K D"]) -> tuple[Int64[Tensor, "B K"], Float[Tensor, "B K D"]]:
         """(indices, what earlier tokens gave already of each number)."""
