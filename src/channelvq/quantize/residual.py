@@ -6,7 +6,7 @@ a number of the image is the sum of all e_k that stand for it
 
 It is residual quantization (RVQ; Zeghidour et al. 2021, arXiv 2107.03312) of the principal components, where a token
 sees only the components of which most is left. A Gaussian source loses nothing by it (successive refinement: Equitz and
-Cover 1991), and every prefix is nearly as good as its bits allow (docs/decisions/0017).
+Cover 1991), and every prefix is nearly as good as its bits allow (docs/decisions/0018).
 """
 
 import math
