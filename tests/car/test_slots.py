@@ -4,10 +4,11 @@ import random
 
 import pytest
 import torch
+from tests.car.oracle import naive_ids
 
 from channelvq.car.group import sampling_mode
 from channelvq.car.model import CAR
-from channelvq.car.rows import Rows
+from channelvq.car.rows import Rows, can_have_rows
 from channelvq.car.sampling import Sampler
 from channelvq.car.settings import SamplingSettings
 from channelvq.car.slots import Drawing, Slots, drawings
@@ -91,3 +92,14 @@ def test_a_backbone_with_another_state_is_refused(new_car) -> None:  # type: ign
     model = new_car(backbone=WIDE | {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 0})
     with pytest.raises(InputError, match="a qwen3 keeps something else"):
         Slots(model, False)
+    among = model.generate(PROMPTS, seed=2).ids  # it draws all the same
+    assert torch.equal(among[3:4], model.generate(PROMPTS[3], seed=5).ids)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_rows_hold_other_backbones(new_car, kind: str) -> None:  # type: ignore[no-untyped-def]
+    gpt2 = {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 2}
+    model = new_car(backbone=gpt2 if kind == "gpt2" else WIDE | {"model_type": kind}).double()
+    settings = SamplingSettings(seed=3, guidance_scale=2.0)
+    assert can_have_rows(model)
+    assert torch.equal(Sampler(model, settings).generate(PROMPTS).ids, naive_ids(model, PROMPTS, settings))

@@ -13,8 +13,8 @@ from starlette.types import Receive, Scope, Send
 import channelvq
 from channelvq.car.model import CAR
 from channelvq.images import images_to_batch
-from channelvq.serve.engine import Engine, counts
-from channelvq.serve.errors import RefusedError, add_handlers
+from channelvq.serve.engine import Engine
+from channelvq.serve.errors import RefusedError, add_handlers, too_late
 from channelvq.serve.gate import Gate
 from channelvq.serve.images import Job
 from channelvq.serve.limits import Limits
@@ -82,7 +82,7 @@ def _add_tokens(app: FastAPI, engine: Engine) -> None:
         _check_count("images", len(wanted.images), limits.images)
         files = [from_base64(text, number) for number, text in enumerate(wanted.images)]
         batch = await asyncio.to_thread(images_to_batch, files, size=tokenizer.image_size)
-        ids = await asyncio.wrap_future(engine.call(lambda: tokenizer.tokenize(batch).tolist()))
+        ids = await _computed(engine, lambda: tokenizer.tokenize(batch).tolist())
         return TokenizeResponse(ids=ids, num_tokens=tokenizer.num_tokens, codebook_size=tokenizer.codebook_size)
 
     @app.post("/v1/detokenize", response_model_exclude_none=True)
@@ -90,7 +90,7 @@ def _add_tokens(app: FastAPI, engine: Engine) -> None:
         """Ids, all of an image or any number of its first ones -> image files."""
         _check_model(app, wanted.model)
         _check_count("ids", len(wanted.ids), limits.images)
-        pictures = await asyncio.wrap_future(engine.call(lambda: tokenizer.detokenize_prefixes(wanted.ids)))
+        pictures = await _computed(engine, lambda: tokenizer.detokenize_prefixes(wanted.ids))
         return DetokenizeResponse(data=[ImageData(b64_json=to_base64(p, wanted.output_format)) for p in pictures])
 
 
@@ -113,7 +113,7 @@ def _add_rest(app: FastAPI, engine: Engine, metrics: Metrics) -> None:
         """Whether images can be drawn, and how many run and wait."""
         if not engine.alive:
             raise RefusedError(503, "the server does not draw any more; restart it")
-        return {"status": "ok"} | counts(engine)
+        return {"status": "ok"} | engine.counts()
 
     @app.get("/metrics")
     async def prometheus() -> Response:
@@ -133,6 +133,15 @@ class _Events(StreamingResponse):
             await super().__call__(scope, receive, send)
         finally:
             self.job.leave()
+
+
+async def _computed(engine: Engine, work: Callable[[], Result]) -> Result:
+    """The result of work on the device's thread."""
+    seconds = engine.limits.seconds
+    try:
+        return await asyncio.wait_for(asyncio.wrap_future(engine.call(work)), seconds)
+    except TimeoutError:
+        raise too_late(seconds) from None
 
 
 async def _while_wanted(

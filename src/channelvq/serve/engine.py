@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from PIL import Image
 
@@ -120,6 +120,10 @@ class Engine:
     def alive(self) -> bool:
         """Whether it still computes."""
         return self._thread.is_alive()
+
+    def counts(self) -> dict[str, int]:
+        """How many images run and wait."""
+        return {"running": sum(map(len, self.slots)), "waiting": len(self._waiting)}
 
     def _check_open(self) -> None:
         if self._closing or not self.alive:
@@ -239,8 +243,3 @@ class Engine:
 def _told(error: Exception) -> Exception:
     """What a client may know of it."""
     return error if isinstance(error, InputError) else RefusedError(500, "the server failed to draw this image")
-
-
-def counts(engine: Engine) -> dict[str, Any]:
-    """How much runs and waits, for /healthz."""
-    return {"running": sum(map(len, engine.slots)), "waiting": len(engine._waiting)}

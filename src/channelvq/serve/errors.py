@@ -45,6 +45,11 @@ def queue_full(waiting: int) -> RefusedError:
     )
 
 
+def too_late(seconds: float) -> RefusedError:
+    """For a request that could not be answered in time."""
+    return RefusedError(504, f"there was no answer within {seconds:g} seconds; ask for fewer images, or later")
+
+
 def add_handlers(app: FastAPI) -> None:
     """Give every error of an app this form."""
 

@@ -11,6 +11,7 @@ from channelvq.serve.errors import RefusedError
 from channelvq.serve.limits import Limits
 from channelvq.serve.metrics import Metrics
 
+BODIES_IN_MEMORY = 8  # of the largest size, or as many smaller ones as are as large
 _OPEN = ("/healthz",)  # for whoever asks whether the server lives
 _KNOWN = ("/v1/images/generations", "/v1/models", "/v1/tokenize", "/v1/detokenize", "/healthz", "/metrics")
 
@@ -20,6 +21,7 @@ class Gate:
 
     def __init__(self, app: ASGIApp, limits: Limits, metrics: Metrics, key: str | None) -> None:
         self.app, self.limits, self.metrics = app, limits, metrics
+        self.held = 0  # bytes of bodies in memory
         self.key = None if key is None else sha256(key.encode()).digest()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -27,15 +29,15 @@ class Gate:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        send = self._counting(scope, send)
+        send, body = self._counting(scope, send), bytearray()
         try:
             self._check_key(scope)
-            body = await self._body(scope, receive)
+            if await self._read(scope, receive, body):
+                await self.app(scope, _replay(bytes(body), receive), send)
         except RefusedError as refusal:
             await refusal.response()(scope, receive, send)
-            return
-        if body is not None:
-            await self.app(scope, _replay(body, receive), send)
+        finally:
+            self.held -= len(body)
 
     def _check_key(self, scope: Scope) -> None:
         if self.key is None or scope["path"] in _OPEN:
@@ -44,27 +46,30 @@ class Gate:
         if scheme.lower() != b"bearer" or not hmac.compare_digest(sha256(given.strip()).digest(), self.key):
             raise RefusedError(401, "wrong or missing API key: send Authorization: Bearer KEY", code="invalid_api_key")
 
-    async def _body(self, scope: Scope, receive: Receive) -> bytes | None:
-        """All of it, in bounded memory and time; None where the client went away."""
+    async def _read(self, scope: Scope, receive: Receive, body: bytearray) -> bool:
+        """All of the body, in bounded memory and time; False where the client went away."""
         most = self.limits.body_bytes
         too_large = RefusedError(413, f"the body is larger than {most} bytes", code="body_too_large")
         declared = dict(scope["headers"]).get(b"content-length", b"")
-        if declared.isdigit() and int(declared) > most:
+        if declared.isdigit() and int(declared[:20]) > most:
             raise too_large
-        body, more = bytearray(), True
+        more = True
         try:
             async with asyncio.timeout(self.limits.body_seconds):
                 while more:
                     message = await receive()
                     if message["type"] == "http.disconnect":
-                        return None
-                    body += message.get("body", b"")
-                    more = message.get("more_body", False)
+                        return False
+                    part, more = message.get("body", b""), message.get("more_body", False)
+                    body += part
+                    self.held += len(part)
                     if len(body) > most:
                         raise too_large
+                    if self.held > most * BODIES_IN_MEMORY:
+                        raise RefusedError(503, "the server is busy with other large requests; try again")
         except TimeoutError:
             raise RefusedError(408, f"the body did not arrive within {self.limits.body_seconds:g} seconds") from None
-        return bytes(body)
+        return True
 
     def _counting(self, scope: Scope, send: Send) -> Callable[[Message], Awaitable[None]]:
         path = scope["path"] if scope["path"] in _KNOWN else "other"  # or a stranger could fill the memory with names

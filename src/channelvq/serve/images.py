@@ -15,7 +15,7 @@ from channelvq.car.settings import SamplingSettings
 from channelvq.car.slots import drawings
 from channelvq.errors import InputError
 from channelvq.serve.engine import Engine, Ticket
-from channelvq.serve.errors import RefusedError
+from channelvq.serve.errors import RefusedError, too_late
 from channelvq.serve.pictures import data_url, to_base64
 from channelvq.serve.schemas import Event, Format, ImageData, ImageRequest, ImagesResponse, Usage
 
@@ -86,7 +86,7 @@ class Job:
                 left -= news.length == self.num_tokens
                 yield news
         except TimeoutError:
-            raise RefusedError(504, f"the images were not drawn within {seconds:g} seconds") from None
+            raise too_late(seconds) from None
         finally:
             self.leave()
 

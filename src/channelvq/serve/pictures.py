@@ -9,6 +9,8 @@ from PIL import Image
 from channelvq.serve.errors import RefusedError
 from channelvq.serve.schemas import Format
 
+MOST_PIXELS = 2**24
+
 
 def to_base64(image: Image.Image, kind: Format) -> str:
     """A file of it."""
@@ -29,8 +31,23 @@ def from_base64(text: str, number: int) -> bytes:
         if not head.endswith(";base64"):
             raise RefusedError(400, f"images.{number}: a data: URL must be in base64", param="images")
     try:
-        return base64.b64decode(text, validate=True)
+        data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         raise RefusedError(
             400, f"images.{number}: expected the bytes of an image file in base64, or a data: URL", param="images"
         ) from None
+    _check_pixels(data, number)
+    return data
+
+
+def _check_pixels(data: bytes, number: int) -> None:
+    """A small file may hold a picture that fills the memory: its size is read before any pixel is."""
+    try:
+        with Image.open(BytesIO(data)) as image:
+            width, height = image.size
+    except Exception:  # what is wrong with it is said where it is read
+        return
+    if width * height > MOST_PIXELS:
+        raise RefusedError(
+            400, f"images.{number}: {width} x {height} pixels are more than the {MOST_PIXELS} allowed", param="images"
+        )
