@@ -12,7 +12,7 @@ from tests.car.conftest import make_car
 
 from channelvq.car.model import CAR
 from channelvq.car.slots import Slots
-from channelvq.serve.engine import Engine
+from channelvq.serve.engine import Engine, Ticket
 from channelvq.serve.limits import Limits
 
 uvicorn = pytest.importorskip("uvicorn")
@@ -70,6 +70,11 @@ def server(car: CAR) -> Iterator[Running]:
         yield one
 
 
+def tickets(engine: Engine) -> list[Ticket]:
+    """Of all images that run or wait."""
+    return [ticket for ticket, _ in (*engine._running.values(), *engine._waiting)]
+
+
 @pytest.fixture
 def start(car: CAR) -> Iterator[Callable[..., Running]]:
     """Starts a server with limits of its own."""
@@ -78,12 +83,14 @@ def start(car: CAR) -> Iterator[Callable[..., Running]]:
 
 
 @pytest.fixture
-def slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every token takes 0.1 s more."""
-    step = Slots.step
+def go(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """No token is drawn until it is set."""
+    step, event = Slots.step, threading.Event()
 
-    def slowly(slots: Slots) -> None:
-        time.sleep(0.1)
+    def held(slots: Slots) -> None:
+        assert event.wait(60)
         step(slots)
 
-    monkeypatch.setattr(Slots, "step", slowly)
+    monkeypatch.setattr(Slots, "step", held)
+    yield event
+    event.set()

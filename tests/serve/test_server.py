@@ -17,7 +17,7 @@ from urllib.parse import urlparse
 import httpx
 import pytest
 from PIL import Image
-from tests.serve.conftest import Running, until
+from tests.serve.conftest import Running, tickets, until
 
 from channelvq.car.model import CAR
 from channelvq.errors import InputError
@@ -98,31 +98,25 @@ def test_unknown_paths_and_methods(server: Running) -> None:
     assert httpx.get(server.url + "/openapi.json").json()["paths"].keys() >= {GENERATE, "/v1/tokenize", "/healthz"}
 
 
-@pytest.mark.usefixtures("slow")
-def test_a_full_queue_is_refused_and_the_rest_is_served(start: Callable[..., Running], car: CAR) -> None:
-    server = start(waiting=2, images=8)
-    full = threading.Thread(target=post, args=(server,), kwargs={"prompt": "a", "n": 2})
-    answers: list[httpx.Response] = []
-    busy = [threading.Thread(target=lambda: answers.append(post(server, prompt="a", n=2))) for _ in range(4)]
-    for thread in busy:  # 8 rows
+def test_a_full_queue_is_refused_and_the_rest_is_served(start: Callable[..., Running], go: threading.Event) -> None:
+    server, answers = start(waiting=2), list[httpx.Response]()
+    threads = [threading.Thread(target=lambda n=n: answers.append(post(server, prompt="a", n=n))) for n in (1, 2)]
+    for i, thread in enumerate(threads):  # one runs, then two wait
         thread.start()
-        assert until(lambda: not server.engine._waiting)
-        time.sleep(0.15)
-    full.start()
-    assert until(lambda: len(server.engine._waiting) == 2)
+        assert until(lambda i=i: len(server.engine._running) == 1 and len(server.engine._waiting) == 2 * i)
     refused = post(server, prompt="a")
     assert refused.status_code == 429
     assert refused.json()["error"]["type"] == "rate_limit_error"
     assert int(refused.headers["Retry-After"]) > 0
-    for thread in (*busy, full):
+    go.set()
+    for thread in threads:
         thread.join()
-    assert [answer.status_code for answer in answers] == [200] * 4
+    assert [answer.status_code for answer in answers] == [200] * 2
     assert post(server, prompt="a").status_code == 200
 
 
-@pytest.mark.usefixtures("slow")
-def test_clients_that_vanish_leave_no_rows(start: Callable[..., Running]) -> None:
-    server, engine = (one := start()), one.engine
+def test_clients_that_vanish_leave_no_rows(start: Callable[..., Running], go: threading.Event) -> None:
+    server = start()
     place = urlparse(server.url)
     with ExitStack() as connections:
         for stream in ("true", "false") * 10:
@@ -131,7 +125,9 @@ def test_clients_that_vanish_leave_no_rows(start: Callable[..., Running]) -> Non
             connection = socket.create_connection((str(place.hostname), int(place.port or 0)))
             connections.enter_context(connection)
             connection.sendall(f"{head}{len(body)}\r\n\r\n".encode() + body)
-        assert until(lambda: len(engine._running) == 8 and len(engine._waiting) == 12)
+        assert until(lambda: len(tickets(server.engine)) == 20)
+    assert until(lambda: all(ticket.gone for ticket in tickets(server.engine)))
+    go.set()
     assert server.settles()
     lines = httpx.get(f"{server.url}/metrics").text.splitlines()
     assert "cvq_images_dropped_total 20.0" in lines
@@ -139,12 +135,13 @@ def test_clients_that_vanish_leave_no_rows(start: Callable[..., Running]) -> Non
     assert post(server, prompt="a", seed=1).status_code == 200
 
 
-@pytest.mark.usefixtures("slow")
-def test_too_slow_an_answer_is_given_up(start: Callable[..., Running]) -> None:
+def test_too_slow_an_answer_is_given_up(start: Callable[..., Running], go: threading.Event) -> None:
     server = start(seconds=0.3)
     answer = post(server, prompt="a")
     assert answer.status_code == 504
     assert "no answer within 0.3 seconds" in answer.json()["error"]["message"]
+    assert all(ticket.gone for ticket in tickets(server.engine))
+    go.set()
     assert server.settles()
 
 
@@ -162,15 +159,15 @@ def test_slow_clients_are_sent_away(start: Callable[..., Running], monkeypatch: 
         assert b" 408 " in connection.recv(1000)
 
 
-@pytest.mark.usefixtures("slow")
-def test_the_end_of_the_server_finishes_what_runs(start: Callable[..., Running], car: CAR) -> None:
+def test_the_end_of_the_server_finishes_what_runs(start: Callable[..., Running], go: threading.Event) -> None:
     server = start()
     answers: list[httpx.Response] = []
     clients = [threading.Thread(target=lambda: answers.append(post(server, prompt="a", seed=4))) for _ in range(10)]
     for client in clients:
         client.start()
-    assert until(lambda: len(server.engine._running) + len(server.engine._waiting) == 10)
+    assert until(lambda: len(tickets(server.engine)) == 10)
     server.server.should_exit = True  # as its handler of SIGTERM does
+    go.set()
     for client in clients:
         client.join()
     assert [answer.status_code for answer in answers] == [200] * 10
