@@ -109,11 +109,11 @@ def _add_rest(app: FastAPI, engine: Engine, metrics: Metrics) -> None:
         return Model(id=app.state.name, created=started)
 
     @app.get("/healthz")
-    async def health() -> dict[str, object]:
+    async def health() -> dict[str, str | int]:
         """Whether images can be drawn, and how many run and wait."""
         if not engine.alive:
             raise RefusedError(503, "the server does not draw any more; restart it")
-        return {"status": "ok"} | engine.counts()
+        return {"status": "ok", **engine.counts()}
 
     @app.get("/metrics")
     async def prometheus() -> Response:
