@@ -41,16 +41,19 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = (), *, of: 
 def train(recipe: Recipe) -> Figures | None:
     """Train a recipe; returns the last held-out figures, or None when a signal stopped it.
 
-    Of what the process has set nothing counts but the settings: an autocast around the call is off within it, another
-    default dtype than float32 is an InputError, and the number of threads is afterwards what it was.
+    Of what the process has set nothing counts but the settings: an autocast around the call, or another default dtype
+    than float32, is an InputError, and the number of threads is afterwards what it was.
     """
+    if any(torch.is_autocast_enabled(device) for device in ("cpu", "cuda")):
+        # Not switched off within: torch drops the weights that it cast only when the outermost autocast ends, so that
+        # a training inside of another would go on with those of its first step.
+        raise InputError("train: called within torch.autocast; call it outside, train.precision is what it computes in")
     if (dtype := torch.get_default_dtype()) != torch.float32:
         raise InputError(f"train: torch's default dtype is {dtype}, expected float32; see torch.set_default_dtype")
     check_run(recipe)  # before the task, which may draw and tokenize for minutes
     threads = torch.get_num_threads()
     torch.set_num_threads(recipe.train.threads or threads)
     try:
-        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", torch.float16, enabled=False):
-            return Engine(recipe.build(), recipe.train, recipe, checked=True).fit()
+        return Engine(recipe.build(), recipe.train, recipe, checked=True).fit()
     finally:
         torch.set_num_threads(threads)
