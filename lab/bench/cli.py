@@ -143,3 +143,19 @@ def bench_run(
     rich.print(shown(figures).terminal())
     if json_file:
         write_json(json_file, figures)
+
+
+@bench_app.command("serve")
+def bench_serve(
+    model: Annotated[str, typer.Option("--model", "-m", help="Of the server.")] = "bundled",
+    clients: Annotated[list[int] | None, typer.Option(min=1, help="At once. [default: 1 8 50]")] = None,
+    seconds: Annotated[float, typer.Option(min=1, help="Of each number of clients.")] = 60,
+    json_file: JsonOption = None,
+) -> None:
+    """`cvq serve` under load: throughput, time to the first partial image, answers that are lost or another's."""
+    import rich
+
+    from lab.bench.serve import run, shown
+
+    check_outputs([json_file])
+    rich.print(shown(run(model, clients or [1, 8, 50], seconds, json_file)).terminal())

@@ -214,6 +214,15 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", li
             images = in_chunks(lambda i: self.decoder(self._latents_of(i)), ids, exact=exact).clamp(-1.0, 1.0)
         return to_pil(images) if output == "pil" else images
 
+    @torch.no_grad()
+    def detokenize_prefixes(self, rows: Sequence[Sequence[int]]) -> list[Image.Image]:
+        """As `detokenize`, of sequences of different lengths: each picture is the one that it is alone."""
+        if not rows:
+            raise InputError("detokenize_prefixes: expected at least one sequence of ids, got none")
+        latents = torch.cat([self._latents_of(self.check_ids([list(row)])) for row in rows])
+        with evaluating(self):
+            return to_pil(in_chunks(self.decoder, latents).clamp(-1.0, 1.0))
+
     def ids_to_latents(self, ids: Int64[Tensor, "B k"]) -> Float[Tensor, "B C h w"]:
         """Codewords of the ids laid out as feature maps, zeros for the tokens that are missing.
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any, cast
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, Cache, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -142,6 +142,20 @@ def run_backbone(
         position_ids=positions,
         use_cache=cache is not None,
         **memory,
+    ).last_hidden_state
+
+
+def run_step(
+    model: PreTrainedModel,
+    inputs: Float[Tensor, "R 1 E"],
+    mask: Float[Tensor, "R 1 1 m"],
+    positions: Int64[Tensor, "R 1"],
+    cache: Cache,
+) -> Float[Tensor, "R 1 H"]:
+    """Last hidden states of one new input a row. mask: added to the attention's scores of all entries of the cache."""
+    memory = {_cache_argument(type(model)): cache}
+    return model(
+        inputs_embeds=inputs, attention_mask=mask, position_ids=positions, use_cache=True, **memory
     ).last_hidden_state
 
 

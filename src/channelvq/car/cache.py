@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import torch
+from jaxtyping import Int64
 from torch import Tensor
 from transformers import DynamicCache, DynamicLayer, PreTrainedConfig
 
@@ -38,3 +40,46 @@ def roomy_cache(config: PreTrainedConfig, capacity: int) -> DynamicCache:
     cache = DynamicCache(config=config)
     cache.layers = [RoomyLayer(capacity) if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
+
+
+class FixedLayer(DynamicLayer):
+    """Room for all entries: `place` says where the next one goes, and the attention mask which ones are there."""
+
+    is_compileable = True
+    keys: Tensor
+    values: Tensor
+
+    def __init__(self, filled: RoomyLayer, place: Int64[Tensor, "1"]) -> None:
+        super().__init__()
+        self.keys, self.values = filled.all_keys, filled.all_values
+        self.device, self.place, self.is_initialized = self.keys.device, place, True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Write the entry of one token; gives all the room."""
+        self.keys.index_copy_(2, self.place, key_states)
+        self.values.index_copy_(2, self.place, value_states)
+        return self.keys, self.values
+
+    def get_seq_length(self) -> int:
+        """Positions come with the inputs, so nothing is counted here."""
+        return 0
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """All the room, from its start."""
+        return self.keys.shape[2], 0
+
+
+class RowsLayer(FixedLayer):
+    """As FixedLayer, but `place`, (rows,), is another one in each row."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Write the entry of one token a row; gives all the room."""
+        rows = torch.arange(len(self.place), device=self.place.device)
+        self.keys[rows, :, self.place] = key_states[:, :, 0]
+        self.values[rows, :, self.place] = value_states[:, :, 0]
+        return self.keys, self.values
+
+
+def keeps_plain_attention(config: PreTrainedConfig) -> bool:
+    """Whether every layer's state is the keys and values of all tokens, which `FixedLayer` can hold."""
+    return all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)

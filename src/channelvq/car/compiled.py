@@ -12,40 +12,13 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float
 from torch import Tensor
-from transformers import DynamicCache, DynamicLayer
+from transformers import DynamicCache
 
-from channelvq.car.cache import RoomyLayer
+from channelvq.car.cache import FixedLayer, RoomyLayer
 from channelvq.car.model import CAR
 from channelvq.errors import InputError
-
-
-class FixedLayer(DynamicLayer):
-    """Room for all entries: `place` says where the next one goes, and the attention mask which ones are there."""
-
-    is_compileable = True
-    keys: Tensor
-    values: Tensor
-
-    def __init__(self, filled: RoomyLayer, place: Int64[Tensor, "1"]) -> None:
-        super().__init__()
-        self.keys, self.values = filled.all_keys, filled.all_values
-        self.device, self.place, self.is_initialized = self.keys.device, place, True
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Write the entry of one token; gives all the room."""
-        self.keys.index_copy_(2, self.place, key_states)
-        self.values.index_copy_(2, self.place, value_states)
-        return self.keys, self.values
-
-    def get_seq_length(self) -> int:
-        """Positions come with the inputs, so nothing is counted here."""
-        return 0
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """All the room, from its start."""
-        return self.keys.shape[2], 0
 
 
 class CompiledStep:

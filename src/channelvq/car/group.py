@@ -21,6 +21,7 @@ from channelvq.car.cache import roomy_cache
 from channelvq.car.choice import choose, guide
 from channelvq.car.compiled import CompiledStep
 from channelvq.car.model import CAR
+from channelvq.car.rows import Rows, can_have_rows
 from channelvq.car.settings import SamplingSettings
 from channelvq.car.text import TextBatch
 from channelvq.nn.modes import evaluating, row_independent_kernels
@@ -77,6 +78,8 @@ class Group:
         self.num_fed = 0  # image inputs in the cache, the marker included
         self.table = model.image_table()
         self.step: CompiledStep | None = None
+        self.text = TextBatch(filled(request.text.ids, rows), filled(request.text.mask, rows))
+        self.rows = Rows(model, settings.guided) if exact and can_have_rows(model) else None
 
     def advance_to(self, length: int) -> Int64[Tensor, "B length"]:
         """Draw tokens until there are `length`; gives the ids so far, without the rows that fill the group."""
@@ -90,14 +93,12 @@ class Group:
 
     def next_logits(self) -> Float[Tensor, "rows N"]:
         """Guided logits of the token after `ids`."""
-        logits = self._logits(self.ids.shape[1] + 1)
-        if not self.settings.guided:
-            return logits
-        conditional, unconditional = logits.chunk(2)
-        return guide(conditional, unconditional, self.settings.guidance_scale)
+        return guided_logits(self._logits(self.ids.shape[1] + 1), self.settings)
 
     def _logits(self, num_inputs: int) -> Float[Tensor, "R N"]:
         """After the first `num_inputs` image inputs."""
+        if self.rows is not None:
+            return self.model.logits(self._feed_rows(self.rows, num_inputs), self.table)[:, 0]
         if self.compiled and self.num_fed == num_inputs - 1 > 0:  # the compiled step takes one input, after the text
             have = self.text_ids.shape[1] + self.num_fed
             self.step = self.step or CompiledStep(self.model, self.cache, self.mask, have)
@@ -105,6 +106,16 @@ class Group:
             self.num_fed = num_inputs
             return logits
         return self.model.logits(self._feed(num_inputs)[:, -1:], self.table)[:, 0]
+
+    def _feed_rows(self, rows: Rows, num_inputs: int) -> Float[Tensor, "R 1 H"]:
+        hidden = torch.empty(0)  # as in `_feed`
+        for number in range(self.num_fed, num_inputs):
+            if number == 0:
+                hidden = rows.begin(range(len(self.text)), self.text.ids, self.text.mask)
+            else:
+                hidden = rows.step(self.ids[:, number - 1])
+            self.num_fed = number + 1
+        return hidden
 
     def _feed(self, num_inputs: int) -> Float[Tensor, "R n H"]:
         # Inputs that the cache lacks: one after each step, all of a given prefix. Exact: one by one, as when they were
@@ -125,6 +136,14 @@ class Group:
             text = self.model.text_embedding(self.text_ids)
             inputs = torch.cat([text, inputs.to(text.dtype)], dim=1)
         return inputs
+
+
+def guided_logits(logits: Float[Tensor, "R N"], settings: SamplingSettings) -> Float[Tensor, "rows N"]:
+    """What is drawn from: with guidance the second half of the rows is that without a prompt."""
+    if not settings.guided:
+        return logits
+    conditional, unconditional = logits.chunk(2)
+    return guide(conditional, unconditional, settings.guidance_scale)
 
 
 def filled(rows: Tensor, count: int) -> Tensor:

@@ -194,6 +194,15 @@ class CAR(nn.Module, PyTorchModelHubMixin, library_name="channelvq", license="ap
             inputs = inputs + self.channel_embedding[start : start + inputs.shape[1]]
         return inputs
 
+    def next_inputs(
+        self, ids: Int64[Tensor, " R"], numbers: Int64[Tensor, " R"], table: Float[Tensor, "N E"]
+    ) -> Float[Tensor, "R 1 E"]:
+        """As `image_inputs`, of one token a row, whose number among the image inputs is another one in each row."""
+        inputs = F.embedding(ids, table)[:, None]
+        if self.channel_embedding is not None:
+            inputs = inputs + self.channel_embedding[numbers][:, None]
+        return inputs.to(self.text_embedding.weight.dtype)
+
     def logits(
         self, hidden: Float[Tensor, "B n H"], table: Float[Tensor, "N E"] | None = None
     ) -> Float[Tensor, "B n N"]:

@@ -104,8 +104,13 @@ class Sampler:
         return self.model.text.encode(prompts, self.model.config.max_text_tokens).to(self.model.device)
 
     def _request(self, prompts: str | Sequence[str], num_tokens: int | None, prefix_ids: Any) -> Request:
-        text = self._encode(prompts)
+        request = self.request(prompts, num_tokens, prefix_ids)
         self.settings.warn(self.model.config.caption_dropout, TO_CALLER_OF_CAR)
+        return request
+
+    def request(self, prompts: str | Sequence[str], num_tokens: int | None = None, prefix_ids: Any = None) -> Request:
+        """What is to be drawn, checked; raises InputError as `CAR.generate` does, and draws nothing."""
+        text = self._encode(prompts)
         most, seed = self.model.num_tokens, self.settings.seed
         num_tokens = most if num_tokens is None else check_whole_number("num_tokens", num_tokens, 1, most)
         if seed > 2**63 - len(text):

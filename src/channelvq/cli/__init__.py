@@ -37,6 +37,7 @@ COMMANDS: Registry[Callable[..., None] | typer.Typer] = Registry(
         "compare": "channelvq.cli.compare:compare",
         "doctor": "channelvq.cli.doctor:doctor",
         "report": "channelvq.cli.generator:report",
+        "serve": "channelvq.cli.serve:serve",
         "export": "channelvq.cli.generator:export",
     },
 )
