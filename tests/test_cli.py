@@ -263,7 +263,7 @@ def test_train_writes_its_figures(cvq: Cvq, here: Path, monkeypatch: pytest.Monk
 
 def test_demo_writes_its_rows(cvq: Cvq, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     row = channelvq.demo.Row("CVQ", 4, 6.0, 17.25, 0.5, 0.1)
-    monkeypatch.setattr(channelvq.demo, "run", lambda output: [row])
+    monkeypatch.setattr(channelvq.demo, "run", lambda output, device: [row])
     assert cvq("demo", "--json", "f.json")[0] == 0
     expected = {"method": "CVQ", "tokens": 4, "num_bytes": 6.0, "psnr": 17.25, "ssim": 0.5, "seconds": 0.1}
     assert json.loads((here / "f.json").read_text()) == [expected]

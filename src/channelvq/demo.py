@@ -50,24 +50,24 @@ class Row:
     seconds: float
 
 
-def run(output: Path) -> list[Row]:
+def run(output: Path, device: str = "cpu") -> list[Row]:
     """Write a strip for each picture and contact-sheet.png to `output`, print the table and return its rows."""
-    tokenizer = CVQTokenizer.from_pretrained("bundled")
+    tokenizer = CVQTokenizer.from_pretrained("bundled", device=device)
     names, images = _pictures(tokenizer.image_size)
     rows, decoded = _tokenizer_rows(tokenizer, images)
     baseline_rows, baselines = _baseline_rows(images)
     _write_pictures(output, names, images, decoded, baselines)
     rich.print(_table(rows + baseline_rows, len(images)))
     rich.print(plain(f"{len(images)} strips and {output / 'contact-sheet.png'} written"))
-    seconds = draw_prompts(output)
+    seconds = draw_prompts(output, device)
     rich.print(plain(f"{len(PROMPTS)} prompts drawn in {seconds:.0f} s: {output / 'generated.png'}"))
     return rows + baseline_rows
 
 
-def draw_prompts(output: Path) -> float:
+def draw_prompts(output: Path, device: str = "cpu") -> float:
     """Draw every prompt with the bundled generator, from 1, 2, 4, ... tokens, as generated.png; gives the seconds."""
     began = time.perf_counter()
-    car = CAR.from_pretrained("bundled")
+    car = CAR.from_pretrained("bundled", device=device)
     ids = car.generate(PROMPTS, seed=SEED, guidance_scale=3.0, top_p=0.8).ids
     lengths = prefix_lengths(car.num_tokens)
     decoded = [car.tokenizer.detokenize(ids[:, :k]) for k in lengths]
@@ -111,7 +111,7 @@ def _tokenizer_rows(tokenizer: CVQTokenizer, images: Tensor) -> tuple[list[Row],
     rows, decoded = [], {}
     for k in prefix_lengths(tokenizer.num_tokens):
         began = time.perf_counter()
-        decoded[k] = to_uint8(tokenizer.detokenize(ids[:, :k], "tensor"))
+        decoded[k] = to_uint8(tokenizer.detokenize(ids[:, :k], "tensor")).cpu()
         seconds = encoding + time.perf_counter() - began
         rows.append(_row("CVQ", k, num_bytes(k, tokenizer.codebook_size), decoded[k], images, seconds))
     return rows, decoded

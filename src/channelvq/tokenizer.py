@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from channelvq.checks import whole_numbers
 from channelvq.config import STRICT, ImageSize
+from channelvq.devices import resolve_device
 from channelvq.errors import InputError
 from channelvq.images import ImageInput, images_to_batch, to_pil
 from channelvq.images.tensors import check_range
@@ -253,15 +254,18 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", li
         save_module(self, self.config, save_directory)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> "CVQTokenizer":
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path, *, device: str | torch.device = "cpu", **options: Any
+    ) -> "CVQTokenizer":
         """Load a tokenizer: "bundled" for the one inside this package, a folder, or the id of a hub repository.
 
-        options: subfolder, and those of `huggingface_hub.snapshot_download` (revision, cache_dir, token, ...), for a
-        hub repository. Not the mixin's own loader: it builds the config before unknown settings could be named well.
+        device: where its weights go, see `resolve_device`. options: subfolder, and those of
+        `huggingface_hub.snapshot_download` (revision, cache_dir, token, ...), for a hub repository. Not the mixin's own
+        loader: it builds the config before unknown settings could be named well.
         """
-        more = (CODE_TABLES,)
+        place, more = resolve_device(device), (CODE_TABLES,)
         folder = find_folder("tokenizer", pretrained_model_name_or_path, "tokenizer", more_files=more, **options)
-        tokenizer = load_module(cls, CVQConfig, folder)
+        tokenizer = load_module(cls, CVQConfig, folder).to(place)
         tokenizer.folder = folder
         return tokenizer
 

@@ -6,7 +6,15 @@ from typing import Annotated
 import typer
 
 from channelvq.cli.inputs import measured
-from channelvq.cli.options import DataArgument, JsonOption, MaxImagesOption, OverwriteOption, TokenizerArgument, outputs
+from channelvq.cli.options import (
+    DataArgument,
+    DeviceOption,
+    JsonOption,
+    MaxImagesOption,
+    OverwriteOption,
+    TokenizerArgument,
+    outputs,
+)
 
 
 def doctor(
@@ -15,6 +23,7 @@ def doctor(
     json_file: JsonOption = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write report.html and pictures here.")] = None,
     max_images: MaxImagesOption = None,
+    device: DeviceOption = "auto",
     overwrite: OverwriteOption = False,
 ) -> None:
     """What ails a codebook: use, entropy, errors, dead and duplicate codes, each finding with its remedy."""
@@ -24,7 +33,7 @@ def doctor(
     from channelvq.evaluate.doctor.examine import examine
 
     outputs(json_file, folder=output, inputs=(tokenizer, data), own=("report.html",), overwrite=overwrite)
-    tok, images, how = measured(tokenizer, data, max_images)
+    tok, images, how = measured(tokenizer, data, max_images, device)
     report, seen = examine(tok, images)
     rich.print(page.text(report, tokenizer))
     if json_file:

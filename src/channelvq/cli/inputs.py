@@ -32,7 +32,7 @@ def batches(paths: list[Path], size: int) -> Iterator[tuple[list[Path], list[Any
             typer.echo(f"{len(skipped)} file(s) skipped", err=True)
 
 
-def measured(tokenizer: str, data: Path, max_images: int | None) -> tuple[Any, Any, dict[str, Any]]:
+def measured(tokenizer: str, data: Path, max_images: int | None, device: str) -> tuple[Any, Any, dict[str, Any]]:
     """The tokenizer, uint8 images (n, 3, h, w) of a folder or of a named held-out set, and their protocol."""
     import torch
 
@@ -41,7 +41,7 @@ def measured(tokenizer: str, data: Path, max_images: int | None) -> tuple[Any, A
     from channelvq.evaluate.results import protocol
     from channelvq.images import to_tensor
 
-    tok = CVQTokenizer.from_pretrained(tokenizer)
+    tok = CVQTokenizer.from_pretrained(tokenizer, device=device)
     if (name := str(data)) in DESCRIPTIONS and not data.exists():
         images = held_out(name, max_images or 768, tok.image_size)  # 12 N tokens of the bundled tokenizer
         return tok, images, held_out_protocol(name, images, tok)

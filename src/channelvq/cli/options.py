@@ -19,6 +19,9 @@ JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write the 
 MarkdownOption = Annotated[Path | None, typer.Option("--markdown", help="Also write the table to this file.")]
 TokenizerArgument = Annotated[str, typer.Argument(help="'bundled', a folder or a hub repository.")]
 DataArgument = Annotated[Path, typer.Argument(help="A folder of images, or emoji, photos or scenes.")]
+DeviceOption = Annotated[
+    str, typer.Option("--device", help="Where to compute: auto (a GPU where there is one), cpu, cuda or cuda:n.")
+]
 SeedOption = Annotated[int, typer.Option(help="Image i uses seed + i.")]
 GuidanceOption = Annotated[float, typer.Option("--guidance-scale", help="1 is no guidance.")]
 TemperatureOption = Annotated[float, typer.Option(help="0 takes the likeliest token.")]

@@ -22,7 +22,8 @@ class TrainConfig:
 
     batch_size: images a step over all ranks. learning_rate: peak, after `warmup_steps`, then a cosine down to
     `final_lr_ratio` of it. ema: decay of the moving average of the weights that is evaluated and saved (0: none).
-    precision: of the networks; quantizers always work in float32. resume: go on from the newest checkpoint.
+    device: auto is a CUDA GPU where there is one, else the CPU; which GPU, CUDA_VISIBLE_DEVICES says. precision: of the
+    networks; quantizers always work in float32. resume: go on from the newest checkpoint.
     accumulation: parts that a rank's share of the batch is worked through in, one after the other, before the step; it
     saves memory and leaves the result as it is, but for rounding. compile: the networks by torch.compile.
     channels_last: their memory format. trackers: what else the figures of metrics.jsonl go to.
@@ -33,7 +34,7 @@ class TrainConfig:
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     output_dir: str = "runs/run"
     resume: bool = False
-    device: Literal["auto", "cpu"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Precision = "no"
     learning_rate: PositiveFloat = 1e-4
     betas: tuple[Beta, Beta] = (0.5, 0.9)
