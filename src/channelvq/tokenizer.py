@@ -44,7 +44,10 @@ FAR_OUTSIDE = 0.5
 
 @dataclass(frozen=True, config=STRICT)
 class CVQConfig:
-    """image_size: side of the square images in pixels. latent_channels: C, the number of tokens on the channel axis."""
+    """image_size: side of the square images in pixels. latent_channels: C, the number of tokens on the channel axis.
+
+    axis: what a token stands for. network: encoder and decoder. quantizer: the codebook, and how it learns.
+    """
 
     image_size: ImageSize = 64
     latent_channels: PositiveInt = 64

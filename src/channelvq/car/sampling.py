@@ -106,6 +106,7 @@ class Sampler:
     def _request(self, prompts: str | Sequence[str], num_tokens: int | None, prefix_ids: Any) -> Request:
         text = self._encode(prompts)
         self.settings.warn(self.model.config.caption_dropout, TO_CALLER_OF_CAR)
+        self.model.text.warn_of_unknown(prompts, TO_CALLER_OF_CAR)
         most, seed = self.model.num_tokens, self.settings.seed
         num_tokens = most if num_tokens is None else check_whole_number("num_tokens", num_tokens, 1, most)
         if seed > 2**63 - len(text):

@@ -12,6 +12,7 @@ from channelvq.cli.options import (
     JsonOption,
     MaxImagesOption,
     OverwriteOption,
+    SplitOption,
     TokenizerArgument,
     outputs,
 )
@@ -19,7 +20,8 @@ from channelvq.cli.options import (
 
 def doctor(
     tokenizer: TokenizerArgument,
-    data: DataArgument,
+    data: DataArgument = None,
+    split: SplitOption = None,
     json_file: JsonOption = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write report.html and pictures here.")] = None,
     max_images: MaxImagesOption = None,
@@ -33,7 +35,7 @@ def doctor(
     from channelvq.evaluate.doctor.examine import examine
 
     outputs(json_file, folder=output, inputs=(tokenizer, data), own=("report.html",), overwrite=overwrite)
-    tok, images, how = measured(tokenizer, data, max_images, device)
+    tok, images, how = measured(tokenizer, data, max_images, device, split)
     report, seen = examine(tok, images)
     rich.print(page.text(report, tokenizer))
     if json_file:

@@ -19,6 +19,7 @@ from channelvq.cli.options import (
     MaxImagesOption,
     OverwriteOption,
     SeedOption,
+    SplitOption,
     TemperatureOption,
     TokenizerArgument,
     TopKOption,
@@ -45,7 +46,8 @@ PcaOption = Annotated[
 @evaluate_app.command("reconstruction")
 def evaluate_reconstruction(
     tokenizer: TokenizerArgument,
-    data: DataArgument,
+    data: DataArgument = None,
+    split: SplitOption = None,
     json_file: JsonOption = None,
     markdown: MarkdownOption = None,
     plot: Annotated[
@@ -70,7 +72,7 @@ def evaluate_reconstruction(
     outputs(json_file, markdown, plot, inputs=(tokenizer, data, pca, features))
     if plot:
         check_plot(plot)
-    tok, images, how = measured(tokenizer, data, max_images, device)
+    tok, images, how = measured(tokenizer, data, max_images, device, split)
     measures = choose_measures(tok.image_size, features, tok.device)
     how |= measures.protocol(len(images))
     baseline = _load_pca(pca, tok.image_size) if plot else None
@@ -78,7 +80,7 @@ def evaluate_reconstruction(
     report = run(tok, images, batch_size=batch_size, measures=measures)
     seconds = time.perf_counter() - began
     rich.print(report.table())
-    record = make_record(tok.config, data=str(data), split=how["split"], metrics=report.to_dict())
+    record = make_record(tok.config, data=data or how["data"], split=how["split"], metrics=report.to_dict())
     record |= {"tokenizer": tokenizer, "evaluation_seconds": seconds, "images_per_second": len(images) / seconds}
     record["machine"] = machine()
     if target_psnr is not None:
