@@ -30,7 +30,7 @@ from channelvq.images.tensors import check_range
 from channelvq.nn.conv import ConvConfig
 from channelvq.nn.modes import evaluating, in_chunks, without_autocast
 from channelvq.nn.networks import AnyNetworkConfig
-from channelvq.pretrained import CODE_TABLES, find_folder, load_module, save_module
+from channelvq.pretrained import CARD, CODE_TABLES, find_folder, load_module, save_module
 from channelvq.quantize.axis import Axis, from_vectors, to_vectors
 from channelvq.quantize.base import check_keep
 from channelvq.quantize.channel_vq import ChannelVQ
@@ -78,7 +78,7 @@ class CVQConfig:
         return self.latent_size**2 if self.axis == "channel" else self.latent_channels
 
 
-class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", license="apache-2.0"):
+class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", model_card_template=CARD):
     """Image tokenizer with one token for each latent channel (arXiv 2605.26089), or for each patch for comparison.
 
     folder: where it was loaded from; None for one that was built.

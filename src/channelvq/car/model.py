@@ -33,7 +33,7 @@ from channelvq.devices import resolve_device
 from channelvq.errors import InputError
 from channelvq.nn.kept import Kept
 from channelvq.nn.modes import without_autocast
-from channelvq.pretrained import find_folder, load_module, own_state, undrawn
+from channelvq.pretrained import CARD, find_folder, load_module, own_state, undrawn
 from channelvq.tokenizer import CVQTokenizer
 
 
@@ -51,7 +51,7 @@ class Prediction:
         return self.nats.masked_fill(~self.counted, 0.0).sum() / self.counted.sum().clamp(min=1)
 
 
-class CAR(nn.Module, PyTorchModelHubMixin, library_name="channelvq", license="apache-2.0"):
+class CAR(nn.Module, PyTorchModelHubMixin, library_name="channelvq", model_card_template=CARD):
     """Channel-wise autoregressive text-to-image model (arXiv 2605.26089), with its image and its text tokenizer.
 
     tokenizer: the image tokenizer; it is frozen. generator: decides the fresh weights (default: seed 0). fresh: False

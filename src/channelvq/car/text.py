@@ -27,6 +27,7 @@ from channelvq.files import write_text_atomically
 
 NUM_BYTES = 256
 SHOWN_WORDS = 8
+LEAST_VOCABULARY = 512  # in a smaller one, words that every caption has are in pieces too
 FILE_NAME = "tokenizer.json"
 
 
@@ -111,10 +112,11 @@ class TextTokenizer:
     def unknown_words(self, prompt: str) -> list[str]:
         """Words of a prompt that are no token: captions that it was learned from do not have them, or seldom.
 
-        [] for a language model's own tokenizer, which was learned from more than captions.
+        [] for a language model's own tokenizer, which was learned from more than captions, and for a small vocabulary.
         """
         before = self.tokenizer.pre_tokenizer
-        if before is None or self.tokenizer.get_added_tokens_decoder():
+        own = not self.tokenizer.get_added_tokens_decoder() and self.vocab_size >= LEAST_VOCABULARY
+        if before is None or not own:
             return []
         words = before.pre_tokenize_str(prompt)
         return [prompt[a:b].strip() for word, (a, b) in words if self.tokenizer.token_to_id(word) is None]

@@ -1,5 +1,6 @@
 """`cvq train`, `recipes`, `show`, `plan`: a recipe from its name to its result, or what it would cost."""
 
+import shlex
 import shutil
 import warnings
 from textwrap import wrap
@@ -34,7 +35,7 @@ def train(
     if level == "error":
         warnings.simplefilter("ignore")
     config = load_recipe(recipe, overrides or ())
-    figures = run(config)
+    figures = run(config, command=shlex.join(["cvq", "train", recipe, *(overrides or ())]))
     main_process = leave()
     if figures is None or not main_process:  # stopped; or a rank that did not evaluate
         return

@@ -9,6 +9,7 @@ from channelvq.config import STRICT, differences, to_dict
 from channelvq.errors import InputError
 
 Tracker = Literal["tensorboard", "trackio", "wandb"]
+LICENSE = r"^[A-Za-z0-9][-A-Za-z0-9.+ ]*$"  # an identifier of SPDX or of the hub, such as mit or cc-by-4.0
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -34,6 +35,7 @@ class TrainConfig:
     one after the other, before the step; it saves memory and leaves the result as it is, but for rounding. compile: the
     networks by torch.compile. channels_last: their memory format. trackers: what else the figures of metrics.jsonl go
     to.
+    license: of the weights, for their card; null: the card says that none is given.
     """
 
     steps: PositiveInt = 1000
@@ -61,6 +63,7 @@ class TrainConfig:
     compile: bool | None = None
     channels_last: bool | None = None
     trackers: tuple[Tracker, ...] | None = None
+    license: Annotated[str, Field(pattern=LICENSE)] | None = None
 
 
 def check_start(source: str, given: Any, wanted: Any) -> None:
