@@ -78,7 +78,7 @@ def test_the_global_generator_is_left_alone_by_draws_out_of_place() -> None:
 def test_a_repository_is_asked_for_its_files_alone(hub: list[dict[str, Any]]) -> None:
     tokenizer = CVQTokenizer.from_pretrained("me/cvq", subfolder="tokenizer", revision="v1")
     assert torch.equal(tokenizer.quantizer.codes(), CVQTokenizer.from_pretrained("bundled").quantizer.codes())
-    files = ["tokenizer/config.json", "tokenizer/model.safetensors"]
+    files = ["tokenizer/config.json", "tokenizer/model.safetensors", "tokenizer/code_tables.safetensors"]
     assert hub == [{"source": "me/cvq", "allow_patterns": files, "revision": "v1"}]
 
 

@@ -44,7 +44,7 @@ def child(folder: Path, ids: Path, threads: int, batch: int) -> None:
     """Write what one setting gives: scores.npy (float64), pixels.npy and the files one after the other."""
     torch.set_num_threads(threads)
     car = CAR.from_pretrained("bundled")
-    scores, tokens = CARScores(car), torch.from_numpy(np.load(ids))
+    scores, tokens = CARScores(car), torch.from_numpy(np.load(ids, allow_pickle=False))
     walk = scores.start([""] * IMAGES)
     np.save(folder / "scores.npy", np.stack([walk.logits(tokens[:, :k]) for k in range(0, tokens.shape[1], 7)]))
     files = list[bytes]()
@@ -73,7 +73,9 @@ def run(others: list[Path], path: Path | None) -> dict[str, Any]:
             done = subprocess.run(call, env=os.environ | environment, capture_output=True, text=True)
             if done.returncode:
                 raise InputError(f"{name}: {program} failed: {done.stderr.strip().splitlines()[-1:]}")
-            arrays = {kind: np.load(folder / f"{kind}.npy") for kind in ("scores", "pixels", "files")}
+            arrays = {
+                kind: np.load(folder / f"{kind}.npy", allow_pickle=False) for kind in ("scores", "pixels", "files")
+            }
             found[name] = arrays | {"torch": (folder / "torch").read_text()}
     base = found["1 thread"]
     records = [{"setting": name, **_compared(one, base)} for name, one in found.items()]

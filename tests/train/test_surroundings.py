@@ -1,5 +1,6 @@
 """A run is decided by its recipe alone, not by what the process or its environment has set."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -48,11 +49,19 @@ def test_environment_of_accelerate_changes_nothing(
     assert_same(weights(tmp_path / "run"), expected)
 
 
-def test_autocast_around_a_run_changes_nothing(expected: dict[str, torch.Tensor], tmp_path: Path) -> None:
-    with torch.autocast("cpu", torch.bfloat16):
-        found = weights(tmp_path / "run")
-        assert torch.is_autocast_enabled("cpu")
-    assert_same(found, expected)
+def test_a_run_inside_of_an_autocast_is_refused(tmp_path: Path) -> None:
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(InputError, match=r"within torch\.autocast"):
+        weights(tmp_path / "run")
+
+
+def test_each_step_in_bfloat16_sees_the_weights_of_the_step_before(tmp_path: Path) -> None:
+    """Torch keeps cast weights as long as any autocast is on; a resumed run begins without them."""
+    settings = ("train.precision=bf16", "train.steps=4", "train.checkpoint_every=2")
+    whole = weights(tmp_path / "whole", *settings)
+    shutil.copytree(tmp_path / "whole", tmp_path / "parts")
+    for name in ("checkpoints/step-00000004", "final"):
+        shutil.rmtree(tmp_path / "parts" / name)
+    assert_same(weights(tmp_path / "parts", *settings, "train.resume=true"), whole)
 
 
 def test_another_default_dtype_is_refused(tmp_path: Path) -> None:

@@ -85,6 +85,10 @@ class Quantizer(nn.Module, ABC):
         """Codewords by index; equal to the bit to what the forward pass used."""
         return F.embedding(indices, self.codes())
 
+    def targets(self, z: Float[Tensor, "B K D"], codes: Float[Tensor, "B K D"]) -> Float[Tensor, "B K D"]:
+        """What each token was to stand for when it got its codeword: z, but where tokens pass on their errors."""
+        return z
+
     @torch.no_grad()
     def start_from(self, vectors: Float[Tensor, "M D"], generator: torch.Generator) -> None:
         """Start from the tokens of data: on rank 0, then broadcast, so that ranks agree.

@@ -6,7 +6,7 @@ a number of the image is the sum of all e_k that stand for it
 
 It is residual quantization (RVQ; Zeghidour et al. 2021, arXiv 2107.03312) of the principal components, where a token
 sees only the components of which most is left. A Gaussian source loses nothing by it (successive refinement: Equitz and
-Cover 1991), and every prefix is nearly as good as its bits allow (docs/decisions/0016).
+Cover 1991), and every prefix is nearly as good as its bits allow (docs/decisions/0017).
 """
 
 import math
@@ -75,18 +75,29 @@ class ResidualSimVQCodebook(TokenwiseSimVQCodebook):
 
     def _quantize(self, z: Float[Tensor, "B K D"], keep: Bool[Tensor, "B K"] | None) -> Quantized:
         with torch.no_grad():
-            indices, given = self._encode(z)
+            indices, given, total = self._encode(z)
             codes = self.indices_to_codes(indices)
         product = torch.einsum("bkr,kdr->bkd", self.basis[indices], self.weight)
-        left = z - given
-        losses = vq_losses(
-            left, straight_through(product, codes), keep, codebook=self.config.codebook_weight, beta=self.config.beta
-        )
+        codebook = vq_losses(
+            z - given, straight_through(product, codes), keep, codebook=self.config.codebook_weight, beta=0.0
+        )["codebook"]
+        # The encoder answers for what is left of a number in the end, once: the early tokens' errors are not its fault.
+        root = self.copies.sqrt()
+        commitment = vq_losses(z / root, total / root, keep, codebook=0.0, beta=self.config.beta)["commitment"]
         # A number that stands in m tokens gets the gradient of the image m times: a share of it each.
-        return Quantized(straight_through(z / self.copies, codes), indices, losses)
+        codes = straight_through(z / self.copies, codes)
+        return Quantized(codes, indices, {"codebook": codebook, "commitment": commitment})
 
-    def _encode(self, z: Float[Tensor, "B K D"]) -> tuple[Int64[Tensor, "B K"], Float[Tensor, "B K D"]]:
-        """(indices, what earlier tokens gave already of each number)."""
+    def targets(self, z: Float[Tensor, "B K D"], codes: Float[Tensor, "B K D"]) -> Float[Tensor, "B K D"]:
+        """What the tokens before left of each token's numbers."""
+        spent, left = z.new_zeros(len(z), int(self.numbers.max()) + 1), []
+        for numbers, token, code in zip(self.numbers, z.unbind(1), codes.unbind(1), strict=True):
+            left.append(token - spent[:, numbers])
+            spent.index_add_(1, numbers, code)
+        return torch.stack(left, 1)
+
+    def _encode(self, z: Float[Tensor, "B K D"]) -> tuple[Int64[Tensor, "B K"], Tensor, Tensor]:
+        """(indices, what earlier tokens gave of each token's numbers, what all of them give)."""
         spent = z.new_zeros(len(z), int(self.numbers.max()) + 1)
         indices, given = [], []
         for k, numbers in enumerate(self.numbers):
@@ -94,7 +105,7 @@ class ResidualSimVQCodebook(TokenwiseSimVQCodebook):
             index = nearest_mapped((z[:, k] - given[-1])[:, None], self.weight[k : k + 1], self.basis)
             spent.index_add_(1, numbers, self._codes_of(index, slice(k, k + 1))[:, 0])
             indices.append(index)
-        return torch.cat(indices, 1), torch.stack(given, 1)
+        return torch.cat(indices, 1), torch.stack(given, 1), spent[:, self.numbers]
 
     def _place(self, vectors: Float[Tensor, "M D"], generator: torch.Generator) -> None:
         z, codebook = vectors.unflatten(0, (-1, len(self.weight))), self.basis.float()

@@ -71,8 +71,9 @@ class TokenwiseSimVQCodebook(Quantizer):
             random_codebook(config.codebook_size, self.rank, config.power, generator),
             requires_grad=config.learn_codebook,
         )
-        self.weight = cast(nn.Parameter, UninitializedParameter())
-        if config.num_tokens is not None:
+        if config.num_tokens is None:
+            self.weight = cast(nn.Parameter, UninitializedParameter())
+        else:
             self.weight = nn.Parameter(torch.eye(dim, self.rank).repeat(config.num_tokens, 1, 1))
 
     @property

@@ -43,20 +43,23 @@ def train(recipe: Recipe, *, command: str | None = None) -> Figures | None:
     """Train a recipe; returns the last held-out figures, or None when a signal stopped it.
 
     command: the one that asked for it, for the model card in final/.
-    Of what the process has set nothing counts but the settings: an autocast around the call is off within it, another
-    default dtype than float32 is an InputError, and the number of threads is afterwards what it was.
+    Of what the process has set nothing counts but the settings: an autocast around the call, or another default dtype
+    than float32, is an InputError, and the number of threads is afterwards what it was.
     """
+    if any(torch.is_autocast_enabled(device) for device in ("cpu", "cuda")):
+        # Not switched off within: torch drops the weights that it cast only when the outermost autocast ends, so that
+        # a training inside of another would go on with those of its first step.
+        raise InputError("train: called within torch.autocast; call it outside, train.precision is what it computes in")
     if (dtype := torch.get_default_dtype()) != torch.float32:
         raise InputError(f"train: torch's default dtype is {dtype}, expected float32; see torch.set_default_dtype")
     check_run(recipe)  # before the task, which may draw and tokenize for minutes
     threads = torch.get_num_threads()
     torch.set_num_threads(recipe.train.threads or threads)
     try:
-        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", torch.float16, enabled=False):
-            engine = Engine(recipe.build(), recipe.train, recipe, checked=True)
-            figures = engine.fit()
-            if figures is not None and engine.accelerator.is_main_process:
-                write_card(recipe, figures, engine.seconds, command)
-            return figures
+        engine = Engine(recipe.build(), recipe.train, recipe, checked=True)
+        figures = engine.fit()
+        if figures is not None and engine.accelerator.is_main_process:
+            write_card(recipe, figures, engine.seconds, command)
+        return figures
     finally:
         torch.set_num_threads(threads)

@@ -22,6 +22,7 @@ from channelvq.evaluate.doctor.examine import (
     DoctorReport,
     Observation,
     diagnose,
+    effective_dimensions,
     entropy_bits,
     examine,
     knockout_loss,
@@ -81,7 +82,8 @@ def seen(ids: torch.Tensor, table: torch.Tensor, errors: torch.Tensor, variances
     return Observation(
         axis="channel", table=table.double(), usage=usage.result(), counts=usage.position_counts,
         errors=errors.double(), variances=variances.double(), feature_squares=variances.double(),
-        code_squares=variances.double(), mean_codes=torch.zeros(k, dim, dtype=torch.float64),
+        dimensions=torch.ones(k, dtype=torch.float64), code_squares=variances.double(),
+        mean_codes=torch.zeros(k, dim, dtype=torch.float64),
         features=torch.zeros(0, dim), feature_positions=torch.zeros(0, dtype=torch.int64),
     )  # fmt: skip
 
@@ -105,6 +107,14 @@ def test_entropy_of_constant_and_uniform_positions() -> None:
     counts[3] = 1  # every id once: as far as can be told, uniform
     counts[4, 0] = 1  # a single token
     assert entropy_bits(counts).tolist() == pytest.approx([0.0, 6.0, 1.0, 6.0, 0.0], abs=1e-6)
+
+
+def test_effective_dimensions() -> None:
+    covariances = torch.stack([torch.eye(6), torch.diag(torch.tensor([4.0, 4, 4, 0, 0, 0])), torch.ones(6, 6)]).double()
+    means = torch.randn(3, 6, generator=torch.Generator().manual_seed(0)).double()
+    moments = covariances + means[:, :, None] * means[:, None, :]
+    assert effective_dimensions(moments, means).tolist() == pytest.approx([6.0, 3.0, 1.0])
+    assert effective_dimensions(moments - covariances, means).tolist() == [0.0] * 3  # what does not vary
 
 
 def test_entropy_of_few_tokens_is_nearer_than_counting() -> None:
@@ -189,6 +199,12 @@ def test_images_of_another_size_are_refused() -> None:
 # The verdict
 
 
+def test_codewords_of_many_numbers_alike_are_used_but_empty(scenes: torch.Tensor) -> None:
+    report, _ = examine(CVQTokenizer.from_pretrained("bundled"), scenes)
+    assert "used but empty" in [each.name for each in findings(report)]
+    assert float(report.position_dimensions.median()) > 5
+
+
 def test_the_bundled_tokenizer_is_healthy(bundled: DoctorReport) -> None:
     found = findings(bundled)
     assert [each.name for each in found] == ["too few images to tell"]
@@ -223,6 +239,7 @@ def test_nothing_is_found_in_a_healthy_report(healthy: DoctorReport) -> None:
     ("change", "name", "remedy"),
     [
         ({"relative_error": 0.95}, "high quantization error", "codebook_size"),
+        ({"relative_error": 0.55}, "used but empty", "simvq-tokenwise"),
         ({"code_norm": 0.1}, "features run away", "beta"),
         ({"duplicates": ((1, 0),)}, "duplicate codes", "start_images"),
         ({"position_bits": torch.tensor([5.0, 0.2, 5, 5])}, "silent tokens", "latent_channels"),

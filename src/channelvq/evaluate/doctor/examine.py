@@ -34,6 +34,7 @@ PROTOCOL = {
     "images": "each once, however often it is given",
     "entropy": "bits, of each token position alone, coverage-adjusted (Chao and Shen 2003), at most log2 N",
     "quantization_error": "mean squared distance of features to their codewords over their unbiased variance",
+    "effective_dimension": "(sum of variances)^2 / sum of their squares, over the principal directions of a position",
     "gaussian_error": "N^(-2/D), the least such error for white Gaussian features at log2 N bits (Shannon)",
     "duplicates": f"codes within {DUPLICATE_TOLERANCE} of the rms distance of features to codewords from a lower index",
     "knockout": f"mean PSNR loss over the first {KNOCKOUT_IMAGES} images with one token set to zero",
@@ -45,7 +46,8 @@ class Observation:
     """Sums over all images, in float64 on the CPU.
 
     counts: how often a code came at a position. errors, variances, feature_squares, code_squares: means over images
-    of |z - e|^2, |z - mean z|^2 (over n - 1), |z|^2 and |e|^2 at each position. mean_codes: mean of e.
+    of |z - e|^2, |z - mean z|^2 (over n - 1), |z|^2 and |e|^2 at each position. dimensions: effective ones of z.
+    mean_codes: mean of e.
     features: some z, drawn from all images and positions, and at which position each was.
     """
 
@@ -55,6 +57,7 @@ class Observation:
     counts: Int64[Tensor, "K N"]
     errors: Float64[Tensor, " K"]
     variances: Float64[Tensor, " K"]
+    dimensions: Float64[Tensor, " K"]
     feature_squares: Float64[Tensor, " K"]
     code_squares: Float64[Tensor, " K"]
     mean_codes: Float64[Tensor, "K D"]
@@ -67,7 +70,8 @@ class DoctorReport:
     """The figures of a tokenizer on a set of images; `PROTOCOL` says how each is computed.
 
     relative_error: of all positions together; nan for features that do not vary. position_*: one number for each token
-    position: share of all codes in use, perplexity (1..N), bits (0..log2 N), relative error. knockout: PSNR in dB lost
+    position: share of all codes in use, perplexity (1..N), bits (0..log2 N), relative error, effective dimension of the
+    features. knockout: PSNR in dB lost
     without a token. dead: codes that never came. duplicates: (code, lower code that it repeats). feature_norm,
     code_norm: root mean squares over all tokens; table_norms: 5th, 50th and 95th percentile over all codes.
     """
@@ -81,6 +85,7 @@ class DoctorReport:
     position_perplexity: Float64[Tensor, " K"]
     position_bits: Float64[Tensor, " K"]
     position_errors: Float64[Tensor, " K"]
+    position_dimensions: Float64[Tensor, " K"]
     relative_error: float
     knockout: Float64[Tensor, " K"]
     dead: tuple[int, ...]
@@ -112,17 +117,21 @@ class DoctorReport:
             "code_norm": self.code_norm,
             "table_norms": list(self.table_norms),
             "positions": [
-                {"use": use, "perplexity": perplexity, "bits": bits, "quantization_error": error, "knockout_psnr": loss}
-                for use, perplexity, bits, error, loss in self.position_rows()
+                {
+                    "use": use, "perplexity": perplexity, "bits": bits, "quantization_error": error,
+                    "variance_kept": 1 - error, "effective_dimension": dimension, "knockout_psnr": loss,
+                }
+                for use, perplexity, bits, error, dimension, loss in self.position_rows()
             ],
-        }
+        }  # fmt: skip
 
-    def position_rows(self) -> list[tuple[float, float, float, float, float]]:
-        """(use, perplexity, bits, relative error, knock-out loss in dB) of each position."""
+    def position_rows(self) -> list[tuple[float, float, float, float, float, float]]:
+        """(use, perplexity, bits, relative error, effective dimension, knock-out loss in dB) of each position."""
         columns = (
-            self.position_use, self.position_perplexity, self.position_bits, self.position_errors, self.knockout
+            self.position_use, self.position_perplexity, self.position_bits, self.position_errors,
+            self.position_dimensions, self.knockout,
         )  # fmt: skip
-        return [(a, b, c, d, e) for a, b, c, d, e in torch.stack(columns, dim=1).tolist()]
+        return [(a, b, c, d, e, f) for a, b, c, d, e, f in torch.stack(columns, dim=1).tolist()]
 
 
 def examine(tokenizer: CVQTokenizer, images: UInt8[Tensor, "n 3 h w"]) -> tuple[DoctorReport, Observation]:
@@ -142,7 +151,9 @@ def observe(tokenizer: CVQTokenizer, images: UInt8[Tensor, "n 3 h w"]) -> Observ
     check_fit(images, tokenizer.image_size)
     axis, usage = tokenizer.config.axis, CodebookUsage(tokenizer.codebook_size)
     sums = [torch.zeros(tokenizer.num_tokens, dtype=torch.float64) for _ in range(3)]
-    z_sum, e_sum = torch.zeros(2, tokenizer.num_tokens, tokenizer.config.codebook_dim, dtype=torch.float64)
+    dim = tokenizer.config.codebook_dim
+    z_sum, e_sum = torch.zeros(2, tokenizer.num_tokens, dim, dtype=torch.float64)
+    moments = torch.zeros(tokenizer.num_tokens, dim, dim, dtype=torch.float64)
     sampled = _sample(len(images), tokenizer.num_tokens)
     features: list[Tensor] = []
     for start in range(0, len(images), CHUNK_ROWS):
@@ -150,10 +161,12 @@ def observe(tokenizer: CVQTokenizer, images: UInt8[Tensor, "n 3 h w"]) -> Observ
         with evaluating(tokenizer):
             quantized = tokenizer.quantizer(latents)
         usage.update(quantized.indices)
-        z, e = (to_vectors(maps, axis).double().cpu() for maps in (latents, quantized.z_q))
+        z, e = (to_vectors(maps, axis) for maps in (latents.float(), quantized.z_q))
+        z, e = (vectors.double().cpu() for vectors in (tokenizer.quantizer.quantizer.targets(z, e), e))
         for total, square in zip(sums, ((z - e).square(), z.square(), e.square()), strict=True):
             total += square.sum(dim=(0, 2))
         z_sum += z.sum(dim=0)
+        moments += torch.bmm(z.permute(1, 2, 0), z.transpose(0, 1))
         e_sum += e.sum(dim=0)
         # Rows of this chunk among the sampled ones, as numbers image * K + position.
         here = sampled[sampled // z.shape[1] // CHUNK_ROWS == start // CHUNK_ROWS] - start * z.shape[1]
@@ -169,6 +182,7 @@ def observe(tokenizer: CVQTokenizer, images: UInt8[Tensor, "n 3 h w"]) -> Observ
         counts=usage.position_counts,
         errors=errors,
         variances=torch.where(variances > _CONSTANT * z_squares, variances, 0.0),
+        dimensions=effective_dimensions(moments / len(images), z_sum / len(images)),
         feature_squares=z_squares,
         code_squares=e_squares,
         mean_codes=e_sum / len(images),
@@ -195,6 +209,7 @@ def diagnose(seen: Observation, knockout: Float64[Tensor, " K"]) -> DoctorReport
         position_perplexity=torch.tensor(seen.usage.position_bits, dtype=torch.float64).exp2(),
         position_bits=entropy_bits(seen.counts),
         position_errors=_ratio(seen.errors, seen.variances),
+        position_dimensions=seen.dimensions,
         relative_error=_ratio(seen.errors.sum(), seen.variances.sum()).item(),
         knockout=knockout,
         dead=tuple((total == 0).nonzero().flatten().tolist()),
@@ -203,6 +218,14 @@ def diagnose(seen: Observation, knockout: Float64[Tensor, " K"]) -> DoctorReport
         code_norm=seen.code_squares.mean().sqrt().item(),
         table_norms=(norms[0], norms[1], norms[2]),
     )
+
+
+def effective_dimensions(moments: Float64[Tensor, "K D D"], means: Float64[Tensor, "K D"]) -> Float64[Tensor, " K"]:
+    """(tr S)^2 / tr S^2 of the covariances S = moments - mean mean^T: D for white features, 1 on a line; 0 for none."""
+    covariances = moments - means[:, :, None] * means[:, None, :]
+    traces = covariances.diagonal(dim1=1, dim2=2).sum(1).clamp(min=0)
+    real = traces > _CONSTANT * moments.diagonal(dim1=1, dim2=2).sum(1)
+    return torch.where(real, traces.square() / covariances.square().sum((1, 2)).clamp(min=1e-300), 0.0)
 
 
 def entropy_bits(counts: Int64[Tensor, "K N"]) -> Float64[Tensor, " K"]:

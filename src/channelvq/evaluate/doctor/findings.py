@@ -3,12 +3,17 @@
 The thresholds were set between runs known to be well and runs known to be ill (docs/decisions/0003 and docs/doctor.md).
 """
 
+import math
+
 from channelvq.evaluate.doctor.examine import DoctorReport
 from channelvq.evaluate.findings import GUIDE, Finding, usage_findings
 
 # Share of what log2 N bits could achieve for white Gaussian features (Shannon's bound), as variance that the codewords
 # explain and as their norm. Good runs: 1.0 and more, and 0.95 and more; too little commitment: 0.5 and 0.45.
 GAUSSIAN_SHARE = 0.7
+# Share of the features' variance that the codewords keep. Convolutional channels keep 26 % although all codes are in
+# use, and the decoder sees noise; patches keep 88 %, channels with a map of their own 95 % (decision 0014).
+EMPTY = 0.5
 DUPLICATE_SHARE = 0.01  # below one code in a hundred it costs less than 0.02 bits a token
 SILENT_BITS = 1.0  # a token that says less than one bit where it is paid for with log2 N
 ENOUGH_IMAGES = 16  # to judge single tokens: fewer may have the same code by chance, and a variance far from the true
@@ -19,6 +24,7 @@ def findings(report: DoctorReport) -> list[Finding]:
     made = [
         *usage_findings(report.usage, report.codebook_size),
         *_error(report),
+        *_empty(report),
         *_norms(report),
         *_duplicates(report),
         *_silent(report),
@@ -45,6 +51,26 @@ def _error(report: DoctorReport) -> list[Finding]:
         f"possible for white noise, more than {most:.2f} is high"
     )
     return [_ERROR.on(measured)]
+
+
+def _empty(report: DoctorReport) -> list[Finding]:
+    kept = 1 - report.relative_error
+    if not kept < EMPTY or report.num_images < ENOUGH_IMAGES or _explained(report):
+        return []
+    dims = float(report.position_dimensions.median())
+    return [
+        _EMPTY.on(
+            f"{report.usage.use:.0%} of the codes are in use, but they keep {kept:.0%} of the features' variance: a "
+            f"{report.position} varies in {dims:.0f} effective dimensions, {math.log2(report.codebook_size):.0f} bits "
+            "are shared out to all of them"
+        )
+    ]
+
+
+def _explained(report: DoctorReport) -> bool:
+    """Whether low use, or codewords far from the features, is cause enough of a large error."""
+    ill_used = any(found.level != "note" for found in usage_findings(report.usage, report.codebook_size))
+    return ill_used or bool(_error(report))
 
 
 def _norms(report: DoctorReport) -> list[Finding]:
@@ -88,6 +114,15 @@ _ERROR = Finding(
     "Codewords are far from the features: the decoder sees little of what the encoder found.",
     "If use is low, mend that first. Else a larger model.quantizer.codebook_size, smaller codewords (a smaller "
     f"latent size), a heavier commitment (model.quantizer.beta near 0.25) or longer training; {GUIDE}.",
+)
+_EMPTY = Finding(
+    "used but empty",
+    "warning",
+    "Codes are chosen often and say little: a codeword stands for more independent numbers than its bits can tell, so "
+    "most of what the decoder gets is noise. Full use hides it.",
+    "Give each token few numbers that matter: a linear map for each token over one shared codebook, started from the "
+    "data (model.quantizer.kind=simvq-tokenwise with model.network.kind=linear, as in small/tokens-channel); or more "
+    "tokens, or a smaller latent size. See docs/decisions/0014-channel-tokens-from-a-linear-coder.md.",
 )
 _NORMS = Finding(
     "features run away",

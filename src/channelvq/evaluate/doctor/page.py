@@ -30,6 +30,7 @@ _COLOURS = {"problem": "red", "warning": "yellow", "note": "blue"}
 def figures(report: DoctorReport) -> list[tuple[str, str]]:
     """(name, value) of the whole codebook, for people."""
     usage, bits = report.usage, report.position_bits
+    kept, dims = 1 - report.position_errors, report.position_dimensions
     five, median, ninety_five = report.table_norms
     return [
         ("different images", f"{report.num_images}"),
@@ -42,6 +43,8 @@ def figures(report: DoctorReport) -> list[tuple[str, str]]:
             "quantization error",
             f"{report.relative_error:.3f} of the variance (white noise: {report.gaussian_error:.3f})",
         ),
+        (f"variance that the codes keep of a {report.position}", f"{kept.min():.0%} to {kept.max():.0%}"),
+        (f"effective dimension of a {report.position}", f"{dims.min():.1f} to {dims.max():.1f}"),
         (f"entropy of a {report.position}", f"{bits.min():.1f} to {bits.max():.1f} bits"),
         ("norm of features, codewords", f"{report.feature_norm:.3g}, {report.code_norm:.3g} (rms over tokens)"),
         ("norm of the codes", f"{median:.3g} (5 %: {five:.3g}, 95 %: {ninety_five:.3g})"),
@@ -104,10 +107,10 @@ def html_page(name: str, data: str, report: DoctorReport, drawn: Pictures) -> st
     """The report as one HTML document, its pictures inside."""
     ailments = findings(report)
     level = ailments[0].level if ailments else "healthy"
-    headings = (report.position, "use", "perplexity", "bits", "error", "dB lost without it")
+    headings = (report.position, "use", "perplexity", "bits", "error", "dimension", "dB lost without it")
     positions = [
-        [str(k), f"{use:.2%}", f"{perplexity:.0f}", f"{bits:.2f}", f"{error:.3f}", f"{loss:.3f}"]
-        for k, (use, perplexity, bits, error, loss) in enumerate(report.position_rows())
+        [str(k), f"{use:.2%}", f"{perplexity:.0f}", f"{bits:.2f}", f"{error:.3f}", f"{dim:.1f}", f"{loss:.3f}"]
+        for k, (use, perplexity, bits, error, dim, loss) in enumerate(report.position_rows())
     ]
     return document(
         f"cvq doctor: {name}",
