@@ -103,9 +103,9 @@ def decode(
 
     def owners(header: Header, name: str) -> tuple[Any, Any]:
         used = (scores or at_hand.scores_for(header, name).to(place)) if header.kind == "car" else None
-        if given is None and used is None:
-            return at_hand.tokenizer_for(header, name).to(place), None
-        return given or used.tokenizer, used
+        if used is not None:
+            return given or used.tokenizer, used
+        return given or at_hand.tokenizer_for(header, name).to(place), None
 
     written = list[Path]()
     with _progress("decoding") as step:
