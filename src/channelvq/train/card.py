@@ -44,6 +44,8 @@ def write_card(recipe: Recipe, figures: Figures, seconds: float, command: str | 
     """
     run = Path(recipe.train.output_dir)
     path = run / "final" / "README.md"
+    if not path.parent.is_dir():  # a task of somebody's own may save nothing there
+        return
     before = path.read_text(encoding="utf-8") if path.is_file() else PLAIN
     if WRITTEN not in before and PLAIN not in before:
         return
@@ -60,7 +62,7 @@ def card(recipe: Recipe, figures: Figures, seconds: float, command: str | None, 
     header = ["---", "library_name: channelvq"]
     header += [f"license: {license_}"] if license_ else []
     header += [f"tags: {TAGS[task]}"] if task in TAGS else []
-    size = sum(tensor.numel() for tensor in read_header(Path(train.output_dir) / "final" / WEIGHTS).values())
+    size = _size(Path(train.output_dir) / "final" / WEIGHTS)
     parts = ["\n".join([*header, "---"]), f"# {name}"]
     if pictured:
         parts.append(f"![samples]({PICTURE})\n\n{PICTURED.get(task, 'Samples of the last evaluation.')}")
@@ -69,7 +71,7 @@ def card(recipe: Recipe, figures: Figures, seconds: float, command: str | None, 
     parts += [
         f"## Data\n\n{_data(recipe)}",
         f"## Training\n\n`{command or 'channelvq.train.run.train(...)'}`: {train.steps:,} steps of {train.batch_size} "
-        f"images, {_duration(seconds)} on {machine()}, channelvq {__version__}. {size / 1e6:.2f} M numbers.",
+        f"images, {_duration(seconds)} on {machine()}, channelvq {__version__}.{size}",
         f"## Figures\n\nOn {_held_out(recipe)}, at the end of training:\n\n{_figures(figures)}",
         "## Licence\n\n" + (license_ or "None is given yet: who trained it names one by `train.license`, or here."),
         f"{WRITTEN} {__version__}; change it, but for this line, as you like.",
@@ -93,6 +95,12 @@ def _data(recipe: Recipe) -> str:
 def _held_out(recipe: Recipe) -> str:
     count = getattr(getattr(recipe, "data", None), "validation_images", None)
     return f"{count} images of the validation split" if count else "held-out data"
+
+
+def _size(weights: Path) -> str:
+    if not weights.is_file():
+        return ""
+    return f" {sum(tensor.numel() for tensor in read_header(weights).values()) / 1e6:.2f} M numbers."
 
 
 def _figures(figures: Figures) -> str:
