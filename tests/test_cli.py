@@ -226,7 +226,7 @@ def test_a_cache_below_a_file(cvq: Cvq, here: Path, monkeypatch: pytest.MonkeyPa
     ],
 )
 def test_errors_of_a_training(cvq: Cvq, monkeypatch: pytest.MonkeyPatch, error: Exception, part: str) -> None:
-    def fail(config: object) -> None:
+    def fail(config: object, command: str) -> None:
         raise error
 
     monkeypatch.setattr(channelvq.train.run, "train", fail)
@@ -234,10 +234,10 @@ def test_errors_of_a_training(cvq: Cvq, monkeypatch: pytest.MonkeyPatch, error: 
 
 
 def test_an_interrupt_and_a_fault_of_ours(cvq: Cvq, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(config: object) -> None:
+    def interrupt(config: object, command: str) -> None:
         raise KeyboardInterrupt
 
-    def fault(config: object) -> None:
+    def fault(config: object, command: str) -> None:
         raise AssertionError("ours")
 
     monkeypatch.setattr(channelvq.train.run, "train", interrupt)
@@ -253,7 +253,7 @@ def test_an_interrupt_and_a_fault_of_ours(cvq: Cvq, monkeypatch: pytest.MonkeyPa
 
 def test_train_writes_its_figures(cvq: Cvq, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     results: Iterator[dict[str, float] | None] = iter([{"psnr": 20.5}, None])
-    monkeypatch.setattr(channelvq.train.run, "train", lambda config: next(results))
+    monkeypatch.setattr(channelvq.train.run, "train", lambda config, command: next(results))
     assert cvq("train", "small/smoke", "train.output_dir=r", "--json", "f.json")[0] == 0
     expected = {"recipe": "small/smoke", "output_dir": "r", "metrics": {"psnr": 20.5}}
     assert json.loads((here / "f.json").read_text()) == expected
@@ -263,7 +263,7 @@ def test_train_writes_its_figures(cvq: Cvq, here: Path, monkeypatch: pytest.Monk
 
 def test_demo_writes_its_rows(cvq: Cvq, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     row = channelvq.demo.Row("CVQ", 4, 6.0, 17.25, 0.5, 0.1)
-    monkeypatch.setattr(channelvq.demo, "run", lambda output: [row])
+    monkeypatch.setattr(channelvq.demo, "run", lambda output, device: [row])
     assert cvq("demo", "--json", "f.json")[0] == 0
     expected = {"method": "CVQ", "tokens": 4, "num_bytes": 6.0, "psnr": 17.25, "ssim": 0.5, "seconds": 0.1}
     assert json.loads((here / "f.json").read_text()) == [expected]

@@ -130,7 +130,7 @@ def _read_recipe(name_or_path: str | Path, above: tuple[str, ...]) -> dict[str, 
     if name in above:
         raise InputError(f"recipe {name!r} is its own base: {' -> '.join((*above, name))}")
     try:
-        data = OmegaConf.to_container(OmegaConf.create(_recipe_text(name)), resolve=True)
+        data = OmegaConf.to_container(OmegaConf.create(recipe_text(name)), resolve=True)
     except UNREADABLE as error:
         raise InputError(f"recipe {name!r} is not valid YAML: {error}") from None
     if not isinstance(data, dict):
@@ -155,7 +155,8 @@ def _is_path(name: str) -> bool:
     return Path(name).suffix in {".yaml", ".yml"}
 
 
-def _recipe_text(name: str) -> str:
+def recipe_text(name: str) -> str:
+    """The YAML of a recipe, by name or path, as it is written."""
     if _is_path(name):
         if not Path(name).is_file():
             raise InputError(f"recipe {name!r}: there is no such file")

@@ -16,7 +16,6 @@ from channelvq.data.drawn.scenes import SceneSource
 from channelvq.data.fetched.emoji import EmojiSource
 from channelvq.data.fetched.packages import find_package
 from channelvq.data.source import Source
-from channelvq.errors import InputError
 from channelvq.evaluate.baselines import PCABaseline, jpeg, webp
 from channelvq.evaluate.metrics import psnr, ssim
 from channelvq.images import grid, load_image, normalize, resize_crop, save_image, strip, to_pil, to_tensor, to_uint8
@@ -50,24 +49,26 @@ class Row:
     seconds: float
 
 
-def run(output: Path) -> list[Row]:
+def run(output: Path, device: str = "cpu") -> list[Row]:
     """Write a strip for each picture and contact-sheet.png to `output`, print the table and return its rows."""
-    tokenizer = CVQTokenizer.from_pretrained("bundled")
-    names, images = _pictures(tokenizer.image_size)
+    tokenizer = CVQTokenizer.from_pretrained("bundled", device=device)
+    names, images, left_out = _pictures(tokenizer.image_size)
     rows, decoded = _tokenizer_rows(tokenizer, images)
     baseline_rows, baselines = _baseline_rows(images)
     _write_pictures(output, names, images, decoded, baselines)
     rich.print(_table(rows + baseline_rows, len(images)))
+    for line in left_out:
+        rich.print(plain(line))
     rich.print(plain(f"{len(images)} strips and {output / 'contact-sheet.png'} written"))
-    seconds = draw_prompts(output)
+    seconds = draw_prompts(output, device)
     rich.print(plain(f"{len(PROMPTS)} prompts drawn in {seconds:.0f} s: {output / 'generated.png'}"))
     return rows + baseline_rows
 
 
-def draw_prompts(output: Path) -> float:
+def draw_prompts(output: Path, device: str = "cpu") -> float:
     """Draw every prompt with the bundled generator, from 1, 2, 4, ... tokens, as generated.png; gives the seconds."""
     began = time.perf_counter()
-    car = CAR.from_pretrained("bundled")
+    car = CAR.from_pretrained("bundled", device=device)
     ids = car.generate(PROMPTS, seed=SEED, guidance_scale=3.0, top_p=0.8).ids
     lengths = prefix_lengths(car.num_tokens)
     decoded = [car.tokenizer.detokenize(ids[:, :k]) for k in lengths]
@@ -79,29 +80,38 @@ def draw_prompts(output: Path) -> float:
     return time.perf_counter() - began
 
 
-def _pictures(size: int) -> tuple[list[str], Tensor]:
-    """Names and uint8 pictures: test photographs, scenes of held-out combinations, held-out emoji if at hand."""
+def _pictures(size: int) -> tuple[list[str], Tensor, list[str]]:
+    """Names, uint8 pictures, and lines about what is left out.
+
+    Test photographs and held-out emoji where they are at hand, and scenes of held-out combinations.
+    """
     pictures: list[tuple[str, Tensor]] = []
-    for name in PHOTOGRAPHS:
-        photo = _photograph(name)
+    left_out: list[str] = []
+    photographs = _photographs()
+    if not photographs:
+        left_out.append("without photographs, which come with scikit-image: pip install 'channelvq[demo]'")
+    for name, photo in photographs.items():
         part = photo.crop((photo.width // 4, 0, photo.width * 3 // 4, photo.height // 2))
         views = {name: photo, f"{name}-part": part}
         pictures += [(view, to_tensor(resize_crop(shown, size))) for view, shown in views.items()]
     sources: dict[str, Source] = {"scene": SceneSource(size=size, split="test", sprites="shapes")}
     if find_package("fluent-emoji") and find_package("emojibase-data"):
         sources["emoji"] = EmojiSource(style="fluent", size=size, split="test")
+    else:
+        left_out.append("without emoji, which `cvq data fetch fluent-emoji emojibase-data` brings")
     for kind, source in sources.items():
         for i in range(3):
             pictures.append((f"{kind}-{i}", source.sample(7 * i + 1, torch.Generator().manual_seed(i)).image))
-    return [name for name, _ in pictures], torch.stack([image for _, image in pictures])
+    return [name for name, _ in pictures], torch.stack([image for _, image in pictures]), left_out
 
 
-def _photograph(name: str) -> Image.Image:
+def _photographs() -> dict[str, Image.Image]:
+    """By name; none where scikit-image, in which they are, is not installed."""
     try:
         data = importlib.import_module("skimage.data")
     except ImportError:
-        raise InputError("the demo's photographs come with scikit-image: pip install 'channelvq[demo]'") from None
-    return load_image(getattr(data, name)())
+        return {}
+    return {name: load_image(getattr(data, name)()) for name in PHOTOGRAPHS}
 
 
 def _tokenizer_rows(tokenizer: CVQTokenizer, images: Tensor) -> tuple[list[Row], dict[int, Tensor]]:
@@ -111,7 +121,7 @@ def _tokenizer_rows(tokenizer: CVQTokenizer, images: Tensor) -> tuple[list[Row],
     rows, decoded = [], {}
     for k in prefix_lengths(tokenizer.num_tokens):
         began = time.perf_counter()
-        decoded[k] = to_uint8(tokenizer.detokenize(ids[:, :k], "tensor"))
+        decoded[k] = to_uint8(tokenizer.detokenize(ids[:, :k], "tensor")).cpu()
         seconds = encoding + time.perf_counter() - began
         rows.append(_row("CVQ", k, num_bytes(k, tokenizer.codebook_size), decoded[k], images, seconds))
     return rows, decoded

@@ -32,6 +32,9 @@ from channelvq.files import parse_json, replace_file, write_text_atomically
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 CODE_TABLES = "code_tables.safetensors"  # beside a tokenizer: how often each code is used, for `channelvq.codec`
+# Of what is saved with no card of its own; whose weights they are, and under which licence, is for others to say.
+PLAIN = "A model of `channelvq`, channel-wise vector quantization (arXiv 2605.26089). No licence is given here."
+CARD = f"---\n{{{{ card_data }}}}\n---\n\n{PLAIN}\nWhat it is made of: config.json.\n"
 PACKAGE = Path(__file__).parent
 HUB_OPTIONS = signature(snapshot_download).parameters.keys()
 # Functions of torch.nn.init, and of transformers in its place, by which layers fill fresh weights.

@@ -23,13 +23,14 @@ from torch import Tensor, nn
 
 from channelvq.checks import whole_numbers
 from channelvq.config import STRICT, ImageSize
+from channelvq.devices import resolve_device
 from channelvq.errors import InputError
 from channelvq.images import ImageInput, images_to_batch, to_pil
 from channelvq.images.tensors import check_range
 from channelvq.nn.conv import ConvConfig
 from channelvq.nn.modes import evaluating, in_chunks, without_autocast
 from channelvq.nn.networks import AnyNetworkConfig
-from channelvq.pretrained import CODE_TABLES, find_folder, load_module, save_module
+from channelvq.pretrained import CARD, CODE_TABLES, find_folder, load_module, save_module
 from channelvq.quantize.axis import Axis, from_vectors, to_vectors
 from channelvq.quantize.base import check_keep
 from channelvq.quantize.channel_vq import ChannelVQ
@@ -43,7 +44,10 @@ FAR_OUTSIDE = 0.5
 
 @dataclass(frozen=True, config=STRICT)
 class CVQConfig:
-    """image_size: side of the square images in pixels. latent_channels: C, the number of tokens on the channel axis."""
+    """image_size: side of the square images in pixels. latent_channels: C, the number of tokens on the channel axis.
+
+    axis: what a token stands for. network: encoder and decoder. quantizer: the codebook, and how it learns.
+    """
 
     image_size: ImageSize = 64
     latent_channels: PositiveInt = 64
@@ -74,7 +78,7 @@ class CVQConfig:
         return self.latent_size**2 if self.axis == "channel" else self.latent_channels
 
 
-class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", license="apache-2.0"):
+class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", model_card_template=CARD):
     """Image tokenizer with one token for each latent channel (arXiv 2605.26089), or for each patch for comparison.
 
     folder: where it was loaded from; None for one that was built.
@@ -262,15 +266,18 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", li
         save_module(self, self.config, save_directory)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> "CVQTokenizer":
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path, *, device: str | torch.device = "cpu", **options: Any
+    ) -> "CVQTokenizer":
         """Load a tokenizer: "bundled" for the one inside this package, a folder, or the id of a hub repository.
 
-        options: subfolder, and those of `huggingface_hub.snapshot_download` (revision, cache_dir, token, ...), for a
-        hub repository. Not the mixin's own loader: it builds the config before unknown settings could be named well.
+        device: where its weights go, see `resolve_device`. options: subfolder, and those of
+        `huggingface_hub.snapshot_download` (revision, cache_dir, token, ...), for a hub repository. Not the mixin's own
+        loader: it builds the config before unknown settings could be named well.
         """
-        more = (CODE_TABLES,)
+        place, more = resolve_device(device), (CODE_TABLES,)
         folder = find_folder("tokenizer", pretrained_model_name_or_path, "tokenizer", more_files=more, **options)
-        tokenizer = load_module(cls, CVQConfig, folder)
+        tokenizer = load_module(cls, CVQConfig, folder).to(place)
         tokenizer.folder = folder
         return tokenizer
 

@@ -29,10 +29,11 @@ from channelvq.car.files import ELSEWHERE, TOKENIZERS, read_tokenizers, write_ge
 from channelvq.car.generation import Generation
 from channelvq.car.settings import SamplingSettings
 from channelvq.car.text import TextTokenizer
+from channelvq.devices import resolve_device
 from channelvq.errors import InputError
 from channelvq.nn.kept import Kept
 from channelvq.nn.modes import without_autocast
-from channelvq.pretrained import find_folder, load_module, own_state, undrawn
+from channelvq.pretrained import CARD, find_folder, load_module, own_state, undrawn
 from channelvq.tokenizer import CVQTokenizer
 
 
@@ -50,7 +51,7 @@ class Prediction:
         return self.nats.masked_fill(~self.counted, 0.0).sum() / self.counted.sum().clamp(min=1)
 
 
-class CAR(nn.Module, PyTorchModelHubMixin, library_name="channelvq", license="apache-2.0"):
+class CAR(nn.Module, PyTorchModelHubMixin, library_name="channelvq", model_card_template=CARD):
     """Channel-wise autoregressive text-to-image model (arXiv 2605.26089), with its image and its text tokenizer.
 
     tokenizer: the image tokenizer; it is frozen. generator: decides the fresh weights (default: seed 0). fresh: False
@@ -301,19 +302,23 @@ class CAR(nn.Module, PyTorchModelHubMixin, library_name="channelvq", license="ap
         write_generator(save_directory, self.config, self.tokenizer, self.text, weights)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> "CAR":
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path, *, device: str | torch.device = "cpu", **options: Any
+    ) -> "CAR":
         """Load a generator with its tokenizers: "bundled", a folder, or the id of a hub repository.
 
-        options: subfolder, and those of `huggingface_hub.snapshot_download` (revision, cache_dir, token, ...), for a
-        hub repository. Raises InputError if a file is missing or if weights, image tokenizer and text tokenizer do not
-        fit together.
+        device: where their weights go, see `resolve_device`. options: subfolder, and those of
+        `huggingface_hub.snapshot_download` (revision, cache_dir, token, ...), for a hub repository. Raises InputError
+        if a file is missing or if weights, image tokenizer and text tokenizer do not fit together.
         """
+        place = resolve_device(device)
         folder = find_folder("generator", pretrained_model_name_or_path, "car", more_files=TOKENIZERS, **options)
         tokenizer, text = read_tokenizers(folder)
         # A generator that was saved in half precision is one, its image tokenizer too.
-        return load_module(
+        model = load_module(
             lambda config: cls(config, tokenizer, text, fresh=False), CARConfig, folder, ELSEWHERE, "codebook"
         )
+        return model.to(place)
 
 
 def _predict(logits: Tensor, targets: Tensor, counted: Tensor) -> Prediction:

@@ -106,6 +106,7 @@ class Sampler:
     def _request(self, prompts: str | Sequence[str], num_tokens: int | None, prefix_ids: Any) -> Request:
         request = self.request(prompts, num_tokens, prefix_ids)
         self.settings.warn(self.model.config.caption_dropout, TO_CALLER_OF_CAR)
+        self.model.text.warn_of_unknown(prompts, TO_CALLER_OF_CAR)
         return request
 
     def request(self, prompts: str | Sequence[str], num_tokens: int | None = None, prefix_ids: Any = None) -> Request:

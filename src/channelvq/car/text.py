@@ -7,6 +7,7 @@ slot no prompt can change the picture of its neighbour.
 """
 
 import json
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
@@ -25,6 +26,8 @@ from channelvq.errors import InputError
 from channelvq.files import write_text_atomically
 
 NUM_BYTES = 256
+SHOWN_WORDS = 8
+LEAST_VOCABULARY = 512  # in a smaller one, words that every caption has are in pieces too
 FILE_NAME = "tokenizer.json"
 
 
@@ -41,6 +44,10 @@ class TextBatch:
     def to(self, device: torch.device) -> "TextBatch":
         """The same on another device."""
         return TextBatch(self.ids.to(device), self.mask.to(device))
+
+
+class UnknownWordsWarning(UserWarning):
+    """A prompt has words that the generator has not learned."""
 
 
 def train_bpe(captions: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -101,6 +108,30 @@ class TextTokenizer:
         rows = [[-1] * (length - len(ids)) + ids for ids in encoded]
         ids = torch.tensor(rows, dtype=torch.int64).view(len(rows), length)
         return TextBatch(ids.clamp(min=0), ids >= 0)
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        """Words of a prompt that are no token: captions that it was learned from do not have them, or seldom.
+
+        [] for a language model's own tokenizer, which was learned from more than captions, and for a small vocabulary.
+        """
+        before = self.tokenizer.pre_tokenizer
+        own = not self.tokenizer.get_added_tokens_decoder() and self.vocab_size >= LEAST_VOCABULARY
+        if before is None or not own:
+            return []
+        words = before.pre_tokenize_str(prompt)
+        return [prompt[a:b].strip() for word, (a, b) in words if self.tokenizer.token_to_id(word) is None]
+
+    def warn_of_unknown(self, prompts: str | Iterable[str], stacklevel: int) -> None:
+        """UnknownWordsWarning that names the words that are unknown; stacklevel: as for `warnings.warn`."""
+        prompts = [prompts] if isinstance(prompts, str) else prompts
+        unknown = list(dict.fromkeys(word for prompt in prompts for word in self.unknown_words(prompt)))
+        if unknown:
+            shown = ", ".join(map(repr, unknown[:SHOWN_WORDS])) + ", ..." * (len(unknown) > SHOWN_WORDS)
+            warnings.warn(
+                f"the captions that the generator learned from do not have, or seldom, {shown}: it cannot draw them",
+                UnknownWordsWarning,
+                stacklevel=stacklevel + 1,
+            )
 
     def digest(self) -> str:
         """SHA-256 of its vocabulary and merges."""

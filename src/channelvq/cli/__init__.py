@@ -4,13 +4,14 @@ import sys
 import warnings
 from collections.abc import Callable
 from difflib import get_close_matches
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 from typer.models import CommandInfo
 
+from channelvq import __version__
 from channelvq.cli.options import HELD
 from channelvq.errors import InputError
 from channelvq.registry import Registry
@@ -31,6 +32,7 @@ COMMANDS: Registry[Callable[..., None] | typer.Typer] = Registry(
         "generate": "channelvq.cli.generator:generate",
         "data": "channelvq.cli.data:data_app",
         "recipes": "channelvq.cli.training:recipes",
+        "show": "channelvq.cli.training:show",
         "plan": "channelvq.cli.training:plan",
         "train": "channelvq.cli.training:train",
         "evaluate": "channelvq.cli.evaluate:evaluate_app",
@@ -83,11 +85,21 @@ def _command(name: str) -> Any:
     return command
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"channelvq {__version__}")
+        raise typer.Exit()
+
+
 app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False, help=HELP)
 
 
 @app.callback()
-def _all() -> None:
+def _all(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="The version, and nothing else.")
+    ] = False,
+) -> None:
     """The commands are listed in COMMANDS; typer wants a function where none is added to it."""
 
 

@@ -12,12 +12,14 @@ from channelvq.cli.inputs import batches
 from channelvq.cli.options import (
     MODEL_HELP,
     NUMBERED,
+    DeviceOption,
     OverwriteOption,
     TokenizerOption,
     note_older,
     output_name,
     outputs,
 )
+from channelvq.devices import resolve_device
 from channelvq.errors import InputError
 
 SUFFIX = ".cvq"
@@ -42,6 +44,7 @@ def encode(
     ] = True,
     tokenizer: TokenizerOption = "bundled",
     car: Annotated[str, typer.Option("--car", "-c", help=f"With --model car. {MODEL_HELP}")] = "bundled",
+    device: DeviceOption = "auto",
     overwrite: OverwriteOption = False,
 ) -> None:
     """Images -> .cvq files."""
@@ -51,10 +54,10 @@ def encode(
 
     single = output.suffix == SUFFIX
     _check(output, single, (*images, tokenizer, car), SUFFIX, overwrite)
-    scores = _scores(car) if model == "car" else None
+    scores = _scores(car, device) if model == "car" else None
     if scores is not None and tokenizer != "bundled":
         raise InputError("--tokenizer: with --model car it is the generator's own; leave it out")
-    tok = CVQTokenizer.from_pretrained(tokenizer) if scores is None else scores.tokenizer
+    tok = CVQTokenizer.from_pretrained(tokenizer, device=device) if scores is None else scores.tokenizer
     written, total = list[Path](), 0
     with _progress("encoding") as step:
         for names, pictures in batches(images, tok.image_size):
@@ -84,6 +87,7 @@ def decode(
         str | None, typer.Option("--tokenizer", "-t", help="Default: of the bundled ones the one that wrote the file.")
     ] = None,
     car: Annotated[str | None, typer.Option("--car", "-c", help="The same for a generator.")] = None,
+    device: DeviceOption = "auto",
     overwrite: OverwriteOption = False,
 ) -> None:
     """.cvq files, or beginnings of them -> images."""
@@ -93,12 +97,15 @@ def decode(
 
     single = bool(output.suffix)
     _check(output, single, (*files, tokenizer, car), ".png", overwrite)
-    given = None if tokenizer is None else CVQTokenizer.from_pretrained(tokenizer)
-    scores = None if car is None else _scores(car)
+    place = resolve_device(device)
+    given = None if tokenizer is None else CVQTokenizer.from_pretrained(tokenizer, device=place)
+    scores = None if car is None else _scores(car, place)
 
     def owners(header: Header, name: str) -> tuple[Any, Any]:
-        used = (scores or at_hand.scores_for(header, name)) if header.kind == "car" else None
-        return given or (used.tokenizer if used is not None else at_hand.tokenizer_for(header, name)), used
+        used = (scores or at_hand.scores_for(header, name).to(place)) if header.kind == "car" else None
+        if used is not None:
+            return given or used.tokenizer, used
+        return given or at_hand.tokenizer_for(header, name).to(place), None
 
     written = list[Path]()
     with _progress("decoding") as step:
@@ -145,6 +152,7 @@ def info(files: FilesArgument) -> None:
 def tables(
     images: Annotated[list[Path], typer.Argument(help="Training images: files or folders of them.")],
     tokenizer: Annotated[Path, typer.Option("--tokenizer", "-t", help="The tokenizer's folder; they are put there.")],
+    device: DeviceOption = "auto",
 ) -> None:
     """Count how often a tokenizer uses each code, for smaller .cvq files."""
     import torch
@@ -156,7 +164,7 @@ def tables(
     if not tokenizer.is_dir():
         raise InputError(f"--tokenizer {str(tokenizer)!r}: expected the folder of a saved tokenizer")
     outputs(tokenizer / CODE_TABLES, inputs=images)
-    tok, parts = CVQTokenizer.from_pretrained(tokenizer), list[Any]()
+    tok, parts = CVQTokenizer.from_pretrained(tokenizer, device=device), list[Any]()
     with _progress("counting") as step:
         for names, pictures in batches(images, tok.image_size):
             parts.append(tok.tokenize(pictures))
@@ -176,11 +184,11 @@ def _check(output: Path, single: bool, inputs: tuple[str | Path | None, ...], su
     )
 
 
-def _scores(car: str) -> Any:
+def _scores(car: str, device: Any) -> Any:
     from channelvq import CAR
     from channelvq.codec.car_scores import CARScores
 
-    return CARScores(CAR.from_pretrained(car))
+    return CARScores(CAR.from_pretrained(car, device=device))
 
 
 def _opened(paths: list[Path], owners: Any = None) -> Iterator[tuple[Path, bytes, Any, Any]]:

@@ -3,15 +3,20 @@
 from dataclasses import asdict
 from pathlib import Path
 
-from channelvq.cli.options import JsonOption, OutputOption, OverwriteOption, outputs
+from channelvq.cli.options import DeviceOption, JsonOption, OutputOption, OverwriteOption, outputs
 
 
-def demo(output: OutputOption = Path("demo"), json_file: JsonOption = None, overwrite: OverwriteOption = False) -> None:
+def demo(
+    output: OutputOption = Path("demo"),
+    json_file: JsonOption = None,
+    device: DeviceOption = "auto",
+    overwrite: OverwriteOption = False,
+) -> None:
     """Tokenize pictures that the bundled tokenizer never saw; strips, a contact sheet and a table."""
     from channelvq.demo import run
     from channelvq.evaluate.results import write_json
 
     outputs(json_file, folder=output, own=("contact-sheet.png", "generated.png"), overwrite=overwrite)
-    rows = run(output)
+    rows = run(output, device)
     if json_file:
         write_json(json_file, [asdict(row) for row in rows])

@@ -6,15 +6,26 @@ from typing import Annotated
 import typer
 
 from channelvq.cli.inputs import measured
-from channelvq.cli.options import DataArgument, JsonOption, MaxImagesOption, OverwriteOption, TokenizerArgument, outputs
+from channelvq.cli.options import (
+    DataArgument,
+    DeviceOption,
+    JsonOption,
+    MaxImagesOption,
+    OverwriteOption,
+    SplitOption,
+    TokenizerArgument,
+    outputs,
+)
 
 
 def doctor(
     tokenizer: TokenizerArgument,
-    data: DataArgument,
+    data: DataArgument = None,
+    split: SplitOption = None,
     json_file: JsonOption = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write report.html and pictures here.")] = None,
     max_images: MaxImagesOption = None,
+    device: DeviceOption = "auto",
     overwrite: OverwriteOption = False,
 ) -> None:
     """What ails a codebook: use, entropy, errors, dead and duplicate codes, each finding with its remedy."""
@@ -24,7 +35,7 @@ def doctor(
     from channelvq.evaluate.doctor.examine import examine
 
     outputs(json_file, folder=output, inputs=(tokenizer, data), own=("report.html",), overwrite=overwrite)
-    tok, images, how = measured(tokenizer, data, max_images)
+    tok, images, how = measured(tokenizer, data, max_images, device, split)
     report, seen = examine(tok, images)
     rich.print(page.text(report, tokenizer))
     if json_file:

@@ -12,12 +12,14 @@ from channelvq.car.settings import SamplingSettings
 from channelvq.cli.inputs import measured
 from channelvq.cli.options import (
     DataArgument,
+    DeviceOption,
     GuidanceOption,
     JsonOption,
     MarkdownOption,
     MaxImagesOption,
     OverwriteOption,
     SeedOption,
+    SplitOption,
     TemperatureOption,
     TokenizerArgument,
     TopKOption,
@@ -44,7 +46,8 @@ PcaOption = Annotated[
 @evaluate_app.command("reconstruction")
 def evaluate_reconstruction(
     tokenizer: TokenizerArgument,
-    data: DataArgument,
+    data: DataArgument = None,
+    split: SplitOption = None,
     json_file: JsonOption = None,
     markdown: MarkdownOption = None,
     plot: Annotated[
@@ -56,6 +59,7 @@ def evaluate_reconstruction(
     features: FeaturesOption = "auto",
     per_image: Annotated[bool, typer.Option(help="Keep the values of each image in the JSON file.")] = True,
     pca: PcaOption = None,
+    device: DeviceOption = "auto",
 ) -> None:
     """Quality, distances and codebook use for 1, 2, 4, ... C tokens."""
     import rich
@@ -68,15 +72,15 @@ def evaluate_reconstruction(
     outputs(json_file, markdown, plot, inputs=(tokenizer, data, pca, features))
     if plot:
         check_plot(plot)
-    tok, images, how = measured(tokenizer, data, max_images)
-    measures = choose_measures(tok.image_size, features)
+    tok, images, how = measured(tokenizer, data, max_images, device, split)
+    measures = choose_measures(tok.image_size, features, tok.device)
     how |= measures.protocol(len(images))
     baseline = _load_pca(pca, tok.image_size) if plot else None
     began = time.perf_counter()
     report = run(tok, images, batch_size=batch_size, measures=measures)
     seconds = time.perf_counter() - began
     rich.print(report.table())
-    record = make_record(tok.config, data=str(data), split=how["split"], metrics=report.to_dict())
+    record = make_record(tok.config, data=data or how["data"], split=how["split"], metrics=report.to_dict())
     record |= {"tokenizer": tokenizer, "evaluation_seconds": seconds, "images_per_second": len(images) / seconds}
     record["machine"] = machine()
     if target_psnr is not None:
@@ -153,6 +157,7 @@ def evaluate_geneval(
     top_p: TopPOption = SamplingSettings.top_p,
     split: Annotated[Literal["validation", "test"], typer.Option(help="Of the closed world's prompts.")] = "test",
     detector: Annotated[str, typer.Option(help="'bundled', or a folder of a detector.")] = "bundled",
+    device: DeviceOption = "auto",
     overwrite: OverwriteOption = False,
 ) -> None:
     """GenEval over the classes of our scenes; with --prompts, images for the official scorers."""
@@ -174,7 +179,8 @@ def evaluate_geneval(
     file = read_prompts(prompts, samples) if prompts else None
     if file and not output:
         raise InputError("--prompts: give --output, the folder for the images")
-    model, judge = CAR.from_pretrained(car), Detector.load(detector)
+    model = CAR.from_pretrained(car, device=device)
+    judge = Detector.load(detector).to(model.device)
     with _progress("drawing") as progress:
         if file and output:
             result = run_file(model, judge, file, samples, sampling, output, progress)

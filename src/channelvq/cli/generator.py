@@ -9,6 +9,7 @@ from channelvq.car.settings import SamplingSettings
 from channelvq.cli.options import (
     MODEL_HELP,
     NUMBERED,
+    DeviceOption,
     GuidanceOption,
     JsonOption,
     OutputOption,
@@ -37,6 +38,7 @@ def generate(
     temperature: TemperatureOption = SamplingSettings.temperature,
     top_k: TopKOption = SamplingSettings.top_k,
     top_p: TopPOption = SamplingSettings.top_p,
+    device: DeviceOption = "auto",
     overwrite: OverwriteOption = False,
 ) -> None:
     """Text -> images, by next-channel prediction."""
@@ -46,7 +48,7 @@ def generate(
     outputs(folder=output, inputs=(car,), own=NUMBERED, overwrite=overwrite)
     if stream is not None and stream.resolve() != output.resolve():
         outputs(folder=stream, inputs=(car,), own=NUMBERED, overwrite=overwrite)
-    model = CAR.from_pretrained(car)
+    model = CAR.from_pretrained(car, device=device)
     done, written = None, list[Path]()
     steps = model.stream(
         prompts, every if stream else model.num_tokens, seed=seed, num_tokens=num_tokens,
@@ -95,6 +97,7 @@ def report(
     top_k: TopKOption = SamplingSettings.top_k,
     top_p: TopPOption = SamplingSettings.top_p,
     sweep: Annotated[bool, typer.Option("--sweep", help="Also guidance 1 to 5 and two temperatures.")] = False,
+    device: DeviceOption = "auto",
     json_file: JsonOption = None,
     overwrite: OverwriteOption = False,
 ) -> None:
@@ -111,7 +114,8 @@ def report(
     outputs(json_file, folder=output, inputs=(car, recipe), own=("report.html",), overwrite=overwrite)
     sampling = SamplingSettings(guidance_scale, temperature, top_k, top_p)
     settings = ReportSettings(prompts, seeds, sampling, sweep)
-    result = run(CAR.from_pretrained(car), car, load_recipe(recipe, of=CARRecipe), output, settings, typer.echo)
+    model = CAR.from_pretrained(car, device=device)
+    result = run(model, car, load_recipe(recipe, of=CARRecipe), output, settings, typer.echo)
     rich.print(terminal_table(("figure", "value"), figures(result), car))
     if json_file:
         write_json(json_file, result)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import typer
 
@@ -11,6 +11,9 @@ from channelvq.errors import InputError
 from channelvq.terminal import printable
 
 BATCH_SIZE = 64  # images in memory at a time
+HELD_OUT_IMAGES = 768  # 12 N tokens of the bundled tokenizer
+MOST_SPLIT_IMAGES = 4096  # without --max-images: of drawn scenes there is no end
+Split = Literal["validation", "test"]
 
 
 def batches(paths: list[Path], size: int) -> Iterator[tuple[list[Path], list[Any]]]:
@@ -32,8 +35,14 @@ def batches(paths: list[Path], size: int) -> Iterator[tuple[list[Path], list[Any
             typer.echo(f"{len(skipped)} file(s) skipped", err=True)
 
 
-def measured(tokenizer: str, data: Path, max_images: int | None) -> tuple[Any, Any, dict[str, Any]]:
-    """The tokenizer, uint8 images (n, 3, h, w) of a folder or of a named held-out set, and their protocol."""
+def measured(
+    tokenizer: str, data: str | None, max_images: int | None, device: str, split: Split | None = None
+) -> tuple[Any, Any, dict[str, Any]]:
+    """The tokenizer, uint8 images (n, 3, h, w) and their protocol.
+
+    data: a folder, or the name of a held-out set, which means that set even where there is a folder of its name.
+    split: instead of data, the images of a split of what the tokenizer's own recipe trains on.
+    """
     import torch
 
     from channelvq import CVQTokenizer
@@ -41,11 +50,64 @@ def measured(tokenizer: str, data: Path, max_images: int | None) -> tuple[Any, A
     from channelvq.evaluate.results import protocol
     from channelvq.images import to_tensor
 
-    tok = CVQTokenizer.from_pretrained(tokenizer)
-    if (name := str(data)) in DESCRIPTIONS and not data.exists():
-        images = held_out(name, max_images or 768, tok.image_size)  # 12 N tokens of the bundled tokenizer
-        return tok, images, held_out_protocol(name, images, tok)
-    pictures = (picture for _, batch in batches([data], tok.image_size) for picture in batch)
+    if data is not None and split is not None:
+        raise InputError(f"DATA {data} and --split {split}: give one of them")
+    tok = CVQTokenizer.from_pretrained(tokenizer, device=device)
+    if data is None:
+        return tok, *_own_split(tok, split, max_images)
+    if data in DESCRIPTIONS:
+        if Path(data).exists():
+            typer.echo(f"note: {data} is the held-out set of that name; the folder here is ./{data}", err=True)
+        images = held_out(data, max_images or HELD_OUT_IMAGES, tok.image_size)
+        return tok, images, held_out_protocol(data, images, tok)
+    if _trained_on(tok, Path(data)):
+        line = f"warning: {data}: the tokenizer was trained on images of it; --split test instead measures the others"
+        typer.echo(printable(line), err=True)
+    pictures = (picture for _, batch in batches([Path(data)], tok.image_size) for picture in batch)
     images = torch.stack([to_tensor(picture) for picture in islice(pictures, max_images)])
     how = {"split": "given", "resize": "antialiased", "crop": "centred square"}
-    return tok, images, protocol(images, data=name, tokenizer=tok, **how)
+    return tok, images, protocol(images, data=data, tokenizer=tok, **how)
+
+
+def _own_split(tok: Any, split: Split | None, max_images: int | None) -> tuple[Any, dict[str, Any]]:
+    """Images of a split of a trained tokenizer's own data, and their protocol; InputError where that is not known."""
+    from channelvq.config import to_dict
+    from channelvq.data.build import build_mixture
+    from channelvq.data.stream import fixed_images
+    from channelvq.evaluate.results import protocol
+
+    if split is None:
+        raise InputError("expected DATA, a folder or a held-out set, or --split test for that of the tokenizer's run")
+    recipe = _own_recipe(tok)
+    if recipe is None:
+        raise InputError(
+            f"--split {split}: {tok.folder} is not the final/ of a run, beside its config.yaml, which says what it was "
+            "trained on; give DATA instead"
+        )
+    mixture = build_mixture(recipe.data, tok.image_size, split, seed=0)
+    there = sum(map(len, mixture.sources))
+    images = fixed_images(mixture, min(max_images or MOST_SPLIT_IMAGES, there))
+    how = protocol(
+        images, data="+".join(recipe.data.sources), split=split, resize="antialiased", crop="see recipe", tokenizer=tok
+    )
+    return images, how | {"recipe": to_dict(recipe.data)}
+
+
+def _trained_on(tok: Any, data: Path) -> bool:
+    """Whether a folder is one that the tokenizer's own recipe reads for training, or within it, or around it."""
+    recipe = _own_recipe(tok)
+    sources = () if recipe is None else recipe.data.sources.values()
+    roots = [Path(root).resolve() for source in sources if source.weight and (root := getattr(source, "root", None))]
+    data = data.resolve()
+    return any(data == root or root in data.parents or data in root.parents for root in roots)
+
+
+def _own_recipe(tok: Any) -> Any:
+    """The recipe that trained a tokenizer, where that lies in its run's folder; None elsewhere."""
+    config = None if tok.folder is None else tok.folder.resolve().parent / "config.yaml"
+    if config is None or not config.is_file():
+        return None
+    from channelvq.train.run import load_recipe
+    from channelvq.train.tokenizer_task import TokenizerRecipe
+
+    return load_recipe(config, of=TokenizerRecipe)

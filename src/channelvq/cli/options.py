@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -18,7 +18,16 @@ PrefixOption = Annotated[int | None, typer.Option("--num-tokens", "-k", help="Us
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")]
 MarkdownOption = Annotated[Path | None, typer.Option("--markdown", help="Also write the table to this file.")]
 TokenizerArgument = Annotated[str, typer.Argument(help="'bundled', a folder or a hub repository.")]
-DataArgument = Annotated[Path, typer.Argument(help="A folder of images, or emoji, photos or scenes.")]
+DataArgument = Annotated[
+    str | None, typer.Argument(help="A folder of images (./photos), or a held-out set: emoji, photos or scenes.")
+]
+SplitOption = Annotated[
+    Literal["validation", "test"] | None,
+    typer.Option("--split", help="Instead of DATA: this split of what the tokenizer's own run trains on."),
+]
+DeviceOption = Annotated[
+    str, typer.Option("--device", help="Where to compute: auto (a GPU where there is one), cpu, cuda or cuda:n.")
+]
 SeedOption = Annotated[int, typer.Option(help="Image i uses seed + i.")]
 GuidanceOption = Annotated[float, typer.Option("--guidance-scale", help="1 is no guidance.")]
 TemperatureOption = Annotated[float, typer.Option(help="0 takes the likeliest token.")]

@@ -8,6 +8,7 @@ import typer
 from channelvq.cli.inputs import batches
 from channelvq.cli.options import (
     NUMBERED,
+    DeviceOption,
     OutputOption,
     OverwriteOption,
     PrefixOption,
@@ -24,13 +25,14 @@ def tokenize(
     images: Annotated[list[Path], typer.Argument(help="Image files or folders of them.")],
     output: OutputOption = Path("tokens.json"),
     tokenizer: TokenizerOption = "bundled",
+    device: DeviceOption = "auto",
 ) -> None:
     """Images -> ids, as a JSON file."""
     from channelvq import CVQTokenizer
     from channelvq.evaluate.token_file import TokenRow, write_tokens
 
     outputs(output, inputs=(*images, tokenizer))
-    tok = CVQTokenizer.from_pretrained(tokenizer)
+    tok = CVQTokenizer.from_pretrained(tokenizer, device=device)
     rows = []
     for names, pictures in batches(images, tok.image_size):
         ids = tok.tokenize(pictures).tolist()
@@ -45,6 +47,7 @@ def detokenize(
     output: OutputOption = Path("decoded"),
     num_tokens: PrefixOption = None,
     tokenizer: Annotated[str | None, typer.Option("--tokenizer", "-t", help="Default: the file's own.")] = None,
+    device: DeviceOption = "auto",
     overwrite: OverwriteOption = False,
 ) -> None:
     """Ids -> images, from all tokens or any prefix of them."""
@@ -54,7 +57,7 @@ def detokenize(
 
     outputs(folder=output, inputs=(tokens, tokenizer), own=NUMBERED, overwrite=overwrite)
     file = read_tokens(tokens)
-    tok = CVQTokenizer.from_pretrained(tokenizer or file.tokenizer)
+    tok = CVQTokenizer.from_pretrained(tokenizer or file.tokenizer, device=device)
     check_fits(file, tokens, tok, num_tokens)
     written: list[Path] = []
     for number, image in decode_rows(tok, file.rows, num_tokens):
@@ -69,6 +72,7 @@ def reconstruct(
     output: OutputOption = Path("reconstructed"),
     num_tokens: PrefixOption = None,
     tokenizer: TokenizerOption = "bundled",
+    device: DeviceOption = "auto",
     overwrite: OverwriteOption = False,
 ) -> None:
     """Images -> tokens -> images: for each a strip of the original and 1, 2, 4, ... tokens."""
@@ -77,7 +81,7 @@ def reconstruct(
     from channelvq.pictures import prefix_strips
 
     outputs(folder=output, inputs=(*images, tokenizer), own=NUMBERED, overwrite=overwrite)
-    tok = CVQTokenizer.from_pretrained(tokenizer)
+    tok = CVQTokenizer.from_pretrained(tokenizer, device=device)
     written: list[Path] = []
     for names, pictures in batches(images, tok.image_size):
         for name, picture in zip(names, prefix_strips(tok, pictures, num_tokens), strict=True):

@@ -1,6 +1,10 @@
-"""`cvq train`, `recipes`, `plan`: a recipe from its name to its result, or what it would cost."""
+"""`cvq train`, `recipes`, `show`, `plan`: a recipe from its name to its result, or what it would cost."""
 
-from typing import Annotated
+import shlex
+import shutil
+import warnings
+from textwrap import wrap
+from typing import Annotated, Literal
 
 import typer
 
@@ -12,17 +16,26 @@ def train(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Settings as key=value, such as train.steps=100.")
     ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="The result and errors only.")] = False,
+    log_level: Annotated[
+        Literal["info", "warning", "error"], typer.Option(help="info: progress, warning: what may go wrong, error.")
+    ] = "info",
     json_file: JsonOption = None,
 ) -> None:
     """Train by a recipe; the same command with train.resume=true goes on after a stop."""
     from channelvq.evaluate.results import write_json
     from channelvq.train.launch import leave
+    from channelvq.train.progress import LOGGER
     from channelvq.train.run import load_recipe
     from channelvq.train.run import train as run
 
     outputs(json_file, inputs=(recipe,))
+    level = "error" if quiet else log_level
+    LOGGER.setLevel(level.upper())
+    if level == "error":
+        warnings.simplefilter("ignore")
     config = load_recipe(recipe, overrides or ())
-    figures = run(config)
+    figures = run(config, command=shlex.join(["cvq", "train", recipe, *(overrides or ())]))
     main_process = leave()
     if figures is None or not main_process:  # stopped; or a rank that did not evaluate
         return
@@ -32,10 +45,29 @@ def train(
 
 
 def recipes() -> None:
-    """Names of the recipes that come with the library."""
+    """The recipes that come with the library, and what each is for."""
     from channelvq.config import recipe_names
+    from channelvq.train.recipe_text import purpose
 
-    typer.echo("\n".join(recipe_names()))
+    names = recipe_names()
+    column = max(map(len, names)) + 2
+    width = max(column + 40, min(120, shutil.get_terminal_size((100, 20)).columns))
+    for name in names:
+        first, *rest = wrap(purpose(name), width - column) or [""]
+        typer.echo(f"{name:{column}}{first}".rstrip())
+        for line in rest:
+            typer.echo(" " * column + line)
+
+
+def show(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name, or the path of a YAML file.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Settings as key=value.")] = None,
+) -> None:
+    """A recipe with all of its settings and what each means, as YAML that `cvq train` takes."""
+    from channelvq.train.recipe_text import shown
+    from channelvq.train.run import load_recipe
+
+    typer.echo(shown(recipe, load_recipe(recipe, overrides or ())), nl=False)
 
 
 def plan(
@@ -44,6 +76,9 @@ def plan(
     gpus: Annotated[int, typer.Option(help="GPUs that share the weights' states.")] = 8,
     peak: Annotated[float, typer.Option(help="TFLOP/s of one GPU in the training precision (989: H100, bf16).")] = 989,
     mfu: Annotated[float, typer.Option(help="Share of the peak that training reaches.")] = 0.4,
+    timed: Annotated[
+        bool, typer.Option("--time", help="Also take three steps here and tell the hours on this machine.")
+    ] = False,
     json_file: JsonOption = None,
 ) -> None:
     """What a recipe costs: parameters, tokens, FLOPs, memory, GPU-hours; built without memory."""
@@ -55,7 +90,18 @@ def plan(
     from channelvq.train.run import load_recipe
 
     outputs(json_file, inputs=(recipe,))
-    costs = make(recipe, load_recipe(recipe, overrides or ()), Machine(gpus, peak, mfu))
+    config = load_recipe(recipe, overrides or ())
+    costs = make(recipe, config, Machine(gpus, peak, mfu))
     rich.print(table(costs))
+    result = costs.to_dict()
+    if timed:
+        from channelvq.train.timing import time_steps
+
+        here = time_steps(config)
+        result["this_machine"] = here.to_dict()
+        typer.echo(
+            f"on this machine ({here.device}, {here.threads} threads): {here.seconds:.2f} s a step, "
+            f"{here.hours:.2f} hours for {here.steps:,} steps, evaluations not counted"
+        )
     if json_file:
-        write_json(json_file, costs.to_dict())
+        write_json(json_file, result)

@@ -40,6 +40,12 @@ class CARScores:
         self._model = copy.deepcopy(car).double().eval()
         _round_computed(self._model)
 
+    def to(self, device: torch.device) -> "CARScores":
+        """Moved there; the levels, and so the files, are those of every device."""
+        self._model.to(device)
+        self.tokenizer.to(device)
+        return self
+
     def start(self, captions: list[str]) -> "CARWalk":
         """The walk through the tokens of at most 8 pictures; a caption "" is none."""
         return CARWalk(self._model, captions)

@@ -25,6 +25,7 @@ from channelvq.nn.modes import CHUNK_ROWS, in_chunks
 from channelvq.nn.perceptual import PerceptualNetwork
 from channelvq.pretrained import weights_sha256
 
+CPU = torch.device("cpu")
 # The official networks take one image at a time: in larger chunks the place of an image changes its last bits.
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 LPIPS_FILES = {"lpips_alex": "alexnet-owt-7be5be79.pth", "lpips_vgg": "vgg16-397923af.pth"}
@@ -47,14 +48,14 @@ class FeatureSpace:
 
 
 def perceptual_space(network: PerceptualNetwork, name: str = "bundled") -> FeatureSpace:
-    """That of our network: its embeddings scaled to unit variance a number."""
+    """That of our network: its embeddings scaled to unit variance a number; on the CPU, wherever it computes."""
     return FeatureSpace(
         "perceptual", f"channelvq perceptual network, {name}", weights_sha256(network), network.config.embedding,
-        lambda images: embeddings(network, images),
+        lambda images: embeddings(network, images).cpu(),
     )  # fmt: skip
 
 
-def inception_space() -> FeatureSpace:
+def inception_space(device: torch.device = CPU) -> FeatureSpace:
     """That of FID: the official Inception of torch-fidelity; InputError where it, or its weights file, is not here."""
     path = _weights(INCEPTION_FILE)
     if path is None:
@@ -63,11 +64,11 @@ def inception_space() -> FeatureSpace:
         package = importlib.import_module("torch_fidelity.feature_extractor_inceptionv3")
     except ImportError as error:
         raise InputError(f"FID: torch-fidelity (with torchvision) cannot be imported ({error}); install it") from None
-    network = package.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], str(path))
+    network = package.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], str(path)).to(device)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return FeatureSpace(
         "inception", "Inception, torch-fidelity", digest, 2048,
-        lambda images: in_chunks(lambda part: network(part)[0], images, rows=1),
+        lambda images: in_chunks(lambda part: network(part)[0], images.to(device), rows=1).cpu(),
     )  # fmt: skip
 
 
@@ -76,7 +77,7 @@ def embeddings(network: PerceptualNetwork, images: UInt8[Tensor, "n 3 h w"]) -> 
     """Embeddings of uint8 images, scaled to unit variance a number; raises InputError for others."""
     check_images(images)
     scale = network.config.embedding**0.5  # unit vectors of E numbers: a variance of 1/E
-    return in_chunks(network, normalize(images)) * scale
+    return in_chunks(network, normalize(images.to(_place(network)))) * scale
 
 
 @torch.no_grad()
@@ -86,9 +87,13 @@ def pair_distances(
     """A distance of two batches in [-1, 1], of uint8 images; raises InputError for others."""
     check_images(x_hat)
     check_images(x)
-    both = torch.cat([normalize(x_hat), normalize(x)], dim=1)
+    both = torch.cat([normalize(x_hat), normalize(x)], dim=1).to(_place(distance))
     rows = CHUNK_ROWS if isinstance(distance, FeatureDistance) else 1
     return in_chunks(lambda pairs: distance(pairs[:, :3], pairs[:, 3:]), both, rows=rows)
+
+
+def _place(network: nn.Module) -> torch.device:
+    return next((weights.device for weights in network.parameters()), CPU)
 
 
 def _checkpoints() -> Path:

@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from channelvq.errors import InputError
-from channelvq.evaluate.features import FeatureSpace, inception_space, pair_distances, perceptual_space
+from channelvq.evaluate.features import CPU, FeatureSpace, inception_space, pair_distances, perceptual_space
 from channelvq.evaluate.metrics import BASIC, METRICS, PairFunction, PairMetric, SetMetric, psnr, ssim
 from channelvq.evaluate.results import library_versions
 from channelvq.nn.perceptual import PerceptualNetwork
@@ -60,13 +61,14 @@ class Measures:
                 yield name, metric
 
 
-def choose_measures(image_size: int, features: str = "auto") -> Measures:
+def choose_measures(image_size: int, features: str = "auto", device: torch.device = CPU) -> Measures:
     """All that can be measured on square images of a size.
 
     PSNR and SSIM always; MS-SSIM where its five scales fit; LPIPS where its weights are on this machine. features:
     "bundled" or the folder of a perceptual network (its distance of each pair, KID's kernel distance and a Frechet
     distance of the sets), "inception" (the pairs as with "bundled", the sets by the official Inception: FID), "auto"
-    (that where it is on this machine, else "bundled") or "none". Raises InputError for what is not here.
+    (that where it is on this machine, else "bundled") or "none". device: where their networks compute. Raises
+    InputError for what is not here.
     """
     perceptual = "bundled" if features in ("auto", "inception", "none") else features
     pairs: dict[str, PairFunction] = {}
@@ -78,16 +80,16 @@ def choose_measures(image_size: int, features: str = "auto") -> Measures:
         if metric.measure is not None:
             pairs[name] = metric.measure
         elif features != "none" and metric.network and (network := metric.network(perceptual)) is not None:
-            pairs[name] = partial(pair_distances, network)
+            pairs[name] = partial(pair_distances, network.to(device))
             networks[name] = weights_sha256(network)
-    return Measures(pairs, None if features == "none" else _space(features, perceptual), networks)
+    return Measures(pairs, None if features == "none" else _space(features, perceptual, device), networks)
 
 
-def _space(features: str, perceptual: str) -> FeatureSpace:
+def _space(features: str, perceptual: str, device: torch.device) -> FeatureSpace:
     if features in ("auto", "inception"):
         try:
-            return inception_space()
+            return inception_space(device)
         except InputError:
             if features == "inception":
                 raise
-    return perceptual_space(PerceptualNetwork.load(perceptual), perceptual)
+    return perceptual_space(PerceptualNetwork.load(perceptual).to(device), perceptual)

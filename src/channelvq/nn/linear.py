@@ -38,8 +38,9 @@ class LinearConfig:
     slots: how many numbers of the maps hold a coefficient; None: one for each. More of them where tokens share
     coefficients, which a quantizer that passes errors on (simvq-residual) makes use of.
     form: "full", a basis of whole images, up to about 96 px; "separable", a transform of pixel blocks of side `block`
-    to `features` numbers each and then one of each feature's grid (nn/separable.py), for any size. encoder, decoder:
-    the residual networks; None for none. start_images: how many images the linear part is fitted to.
+    to `features` numbers each and then one of each feature's grid (nn/separable.py), for any size. block: side of its
+    pixel blocks. features: numbers of each block. encoder, decoder: the residual networks; None for none. start_images:
+    how many images the linear part is fitted to.
     """
 
     kind: Literal["linear"] = "linear"

@@ -27,6 +27,7 @@ POSITIONS = "embeddings.position_embedding.weight"
 class ViTConfig:
     """The shape of the encoder, and the convolutional decoder beside it (docs/decisions/0010).
 
+    hidden_size: width of a layer. intermediate_size: width of its feed-forward part. num_heads: of its attention.
     patch_size: f. num_layers: n, the first layers of `weights`. weights: the SigLIP checkpoint, a folder or a hub id,
     that training starts from (`ViTEncoder.load_weights`); None starts fresh. Building the network does not read it, so
     a saved tokenizer needs its own files alone. decoder: its downsampling must be f too.

@@ -43,6 +43,7 @@ GAIN = 0.1  # how fast the temperature follows
 @dataclass(frozen=True, config=STRICT)
 class IBQConfig:
     """beta, codebook_weight, start, kmeans_iterations: see `PlainConfig`. index_weight: of ||z - z_q||^2.
+    entropy_weight: of the entropy term. spread: the codes that a token's softmax spreads over at first.
 
     logits: "distance" is (z.e - |e|^2/2) / tau, whose argmax is the nearest codeword; "dot" is z.e / tau, the paper's;
     "cosine" is z.e / (|z| |e| tau). temperature: tau; None sets it from the data, so that the softmax of a token

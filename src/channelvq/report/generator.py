@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -69,15 +69,15 @@ def run(
         raise InputError("report: the held-out images of the recipe have one caption; it takes two to compare")
     say(f"predicting {len(sets.test)} held-out images")
     prediction = evaluate_next_channel(car, sets.test, sets.train_ids).to_dict()
-    network = PerceptualNetwork.load("bundled")
+    network = PerceptualNetwork.load("bundled").to(car.device)
     say(f"drawing {len(prompts)} prompts x {settings.seeds} seeds")
     samples = draw(car, prompts, settings.seeds, settings.sampling)
     training = fixed_images(scenes(recipe, car.tokenizer, "train"), TRAINING)
     training = training[distinct(training)]
     sampled = sample_report(
-        embeddings(network, samples).view(len(prompts), settings.seeds, -1),
-        embeddings(network, training),
-        embeddings(network, _restored(car, sets)),
+        _embedded(network, samples).view(len(prompts), settings.seeds, -1),
+        _embedded(network, training),
+        _embedded(network, _restored(car, sets)),
     )
     metrics: dict[str, Any] = prediction | {"samples": sampled.to_dict() | {"count": len(samples)}}
     pictures = _pictures(car, prompts, samples, training, sampled, prediction)
@@ -112,6 +112,10 @@ def draw(car: CAR, prompts: Sequence[str], seeds: int, sampling: SamplingSetting
     return to_uint8(car.tokenizer.detokenize(ids, "tensor")).cpu()
 
 
+def _embedded(network: PerceptualNetwork, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n E"]:
+    return embeddings(network, images).cpu()
+
+
 def _restored(car: CAR, sets: TokenSets) -> UInt8[Tensor, "n 3 h w"]:
     """Held-out images as the tokenizer restores them: a generator cannot be sharper."""
     return to_uint8(car.tokenizer.detokenize(sets.test.ids.long(), "tensor")).cpu()
@@ -138,13 +142,13 @@ def _sweep(
     say: Callable[[str], None],
 ) -> list[dict[str, float]]:
     """By guidance and temperature: kernel distance to the restored held-out images, and how much samples vary."""
-    real = embeddings(network, _restored(car, sets))
+    real = _embedded(network, _restored(car, sets))
     found = []
     for guidance in GUIDANCE:
         for temperature in TEMPERATURE:
             say(f"guidance {guidance:g}, temperature {temperature:g}")
             sampling = replace(settings.sampling, guidance_scale=guidance, temperature=temperature)
-            drawn = embeddings(network, draw(car, prompts, settings.seeds, sampling))
+            drawn = _embedded(network, draw(car, prompts, settings.seeds, sampling))
             by_prompt = sample_report(drawn.view(len(prompts), settings.seeds, -1), real, real).to_dict()
             count = min(len(drawn), len(real))  # the distance takes two sets of one size
             kid = kernel_distance(drawn[:count], real[:count])

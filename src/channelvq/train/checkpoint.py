@@ -61,7 +61,7 @@ def checkpoints(run_dir: Path) -> list[Path]:
 # Settings that a run may change when it goes on; `steps` too: the schedule then follows the new length.
 FREE = (
     "output_dir", "resume", "steps", "threads", "device", "data_workers", "accumulation", "compile", "channels_last",
-    "trackers",
+    "trackers", "license",
 )  # fmt: skip
 FREE_ENDINGS = ("_every", "_checkpoints")
 

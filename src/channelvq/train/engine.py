@@ -4,6 +4,7 @@ A task (train/task.py) says what is trained on what; the engine does everything 
 precision, clipping, moving averages, progress, metrics, checkpoints, resuming and stopping well.
 """
 
+import logging
 import math
 import time
 from collections.abc import Sequence
@@ -119,7 +120,7 @@ class Engine:
         main, sink = self.accelerator.is_main_process, self.accelerator.log
         with StopSignals() as signals, Progress(config.steps, start_step, self.run_dir, main, sink) as progress:
             for line in launch.advice(config):
-                progress.say(line)
+                progress.say(line, logging.WARNING)
             for step in range(start_step, config.steps):
                 done = step + 1
                 last = done == config.steps
@@ -133,13 +134,15 @@ class Engine:
                     figures = self._evaluate(done)
                     progress.log_evaluation(done, figures)
                     for line in self.task.alarms(figures):
-                        progress.say(line)
+                        progress.say(line, logging.WARNING)
                 # After the step and not in it, so that what is saved is a state that training has been in.
                 stopping = self._anywhere(signals.received)
                 if done % config.checkpoint_every == 0 or last or stopping:
                     save_checkpoint(self.accelerator, self.run_dir, done, config, self.seconds, self.run_state)
                 if stopping and not last:
-                    progress.say(f"stopped by {stopping} after step {done}; go on with train.resume=true")
+                    progress.say(
+                        f"stopped by {stopping} after step {done}; go on with train.resume=true", logging.ERROR
+                    )
                     launch.stop_trackers(self.accelerator)
                     return None
         if figures is None:  # resumed a run that had already ended

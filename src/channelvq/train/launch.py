@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from channelvq.config import to_dict
+from channelvq.devices import resolve_device
 from channelvq.errors import InputError
 from channelvq.nn.processor import bfloat16_speedup, check_compiler
 from channelvq.train.config import TrainConfig
@@ -42,7 +43,8 @@ def build_accelerator(config: TrainConfig, idle_parameters: bool) -> Accelerator
     # Accelerate keeps the first run's precision for the process; several runs in one process may differ.
     AcceleratorState._reset_state()
     accelerator = Accelerator(
-        cpu=config.device == "cpu",
+        # Accelerate by itself would take Apple's GPU, which has no float64.
+        cpu=config.device == "cpu" or (torch.backends.mps.is_available() and not on_gpu(config)),
         mixed_precision=config.precision,
         # Said here, or environment variables of Accelerate would say it: the recipe alone decides.
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
@@ -65,7 +67,7 @@ def build_accelerator(config: TrainConfig, idle_parameters: bool) -> Accelerator
 
 def on_gpu(config: TrainConfig) -> bool:
     """Whether a run by these settings takes a GPU."""
-    return config.device == "auto" and torch.cuda.is_available()
+    return resolve_device(config.device).type == "cuda"
 
 
 def advice(config: TrainConfig) -> list[str]:
@@ -79,7 +81,8 @@ def advice(config: TrainConfig) -> list[str]:
 
 
 def check_installed(config: TrainConfig) -> None:
-    """InputError for trackers, or a compiler, that the settings ask for and that are not there."""
+    """InputError for a device, trackers or a compiler that the settings ask for and that are not there."""
+    resolve_device(config.device)
     check_trackers(config.trackers or ())
     if config.compile:
         check_compiler("train.compile=true", on_gpu(config))

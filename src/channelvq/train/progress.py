@@ -1,8 +1,10 @@
 """What a run shows while it goes: a live line on a terminal, plain lines elsewhere, and metrics.jsonl always."""
 
 import json
+import logging
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,10 @@ from rich.progress import Progress as Bar
 
 from channelvq.files import parse_json, write_text_atomically
 from channelvq.terminal import plain, silence
+
+# Its level decides what of a run people see; metrics.jsonl has everything at every level.
+LOGGER = logging.getLogger("channelvq.train")
+LOGGER.setLevel(logging.INFO)
 
 Sink = Callable[[dict[str, float], int], None]
 
@@ -36,15 +42,20 @@ class Progress:
 
     def __init__(self, steps: int, start_step: int, run_dir: Path, active: bool, sink: Sink | None = None) -> None:
         self.active, self.sink = active, sink
+        self.steps, self.began = steps, (start_step, time.perf_counter())
         self.path = run_dir / "metrics.jsonl"
         self.console = _Console()
         columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(20), TimeElapsedColumn(), TextColumn("left"),
                    TimeRemainingColumn(), TextColumn("{task.fields[line]}", markup=False))  # fmt: skip
         self.logged = (start_step, time.perf_counter())
-        self.bar = Bar(*columns, console=self.console, disable=not (active and self.console.is_terminal))
+        self.bar = Bar(*columns, console=self.console, disable=not (active and self._live))
         self.row = self.bar.add_task("train", total=steps, completed=start_step, line="")
         if active:
             self._drop_after(start_step)
+
+    @property
+    def _live(self) -> bool:
+        return self.console.is_terminal and LOGGER.isEnabledFor(logging.INFO)
 
     def _drop_after(self, step: int) -> None:
         if not self.path.exists():
@@ -78,9 +89,9 @@ class Progress:
         self.logged = (step, time.perf_counter())
         self._record("evaluate", step, figures)
 
-    def say(self, text: str) -> None:
-        """A line for people only."""
-        if self.active:
+    def say(self, text: str, level: int = logging.INFO) -> None:
+        """A line for people only; level: as for `logging`."""
+        if self.active and LOGGER.isEnabledFor(level):
             try:
                 self.console.print(plain(text), highlight=False)
             except BrokenPipeError:  # of older rich, which leaves it to the caller
@@ -95,7 +106,15 @@ class Progress:
         if self.sink is not None:
             self.sink({f"{kind}/{key}": value for key, value in figures.items()}, step)
         line = "  ".join(f"{key} {value:.4g}" for key, value in figures.items())
-        if self.console.is_terminal and kind == "train":
+        if self._live and kind == "train":
             self.bar.update(self.row, completed=step, line=line)
         else:
-            self.say(f"{kind} step {step}: {line}")
+            self.say(f"{kind} step {step}: {line}" + (self._left(step) if kind == "train" else ""))
+
+    def _left(self, step: int) -> str:
+        """The time that the steps to come take, if they take what those of this sitting took, evaluations and all."""
+        first, began = self.began
+        if step in (first, self.steps):
+            return ""
+        seconds = (time.perf_counter() - began) / (step - first) * (self.steps - step)
+        return f"  left {timedelta(seconds=round(seconds))}"

@@ -9,6 +9,7 @@ import torch
 from channelvq.config import apply_overrides, from_dict, read_recipe
 from channelvq.errors import InputError
 from channelvq.registry import Registry
+from channelvq.train.card import write_card
 from channelvq.train.engine import Engine, check_run
 from channelvq.train.task import Figures, Recipe
 
@@ -38,9 +39,10 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = (), *, of: 
     return recipe
 
 
-def train(recipe: Recipe) -> Figures | None:
+def train(recipe: Recipe, *, command: str | None = None) -> Figures | None:
     """Train a recipe; returns the last held-out figures, or None when a signal stopped it.
 
+    command: the one that asked for it, for the model card in final/.
     Of what the process has set nothing counts but the settings: an autocast around the call, or another default dtype
     than float32, is an InputError, and the number of threads is afterwards what it was.
     """
@@ -54,6 +56,10 @@ def train(recipe: Recipe) -> Figures | None:
     threads = torch.get_num_threads()
     torch.set_num_threads(recipe.train.threads or threads)
     try:
-        return Engine(recipe.build(), recipe.train, recipe, checked=True).fit()
+        engine = Engine(recipe.build(), recipe.train, recipe, checked=True)
+        figures = engine.fit()
+        if figures is not None and engine.accelerator.is_main_process:
+            write_card(recipe, figures, engine.seconds, command)
+        return figures
     finally:
         torch.set_num_threads(threads)

@@ -43,6 +43,7 @@ _SEMANTIC = when_given("channelvq.losses.semantic:SemanticConfig")
 class ObjectiveConfig:
     """Weights of the terms, and the plain codebook's care.
 
+    pixel: how pixels are compared. pixel_weight: of that term. quantizer_weight: of the quantizer's own terms.
     start_step: the codebook enters at this step; before it the network trains without quantization. start_images: how
     many images' tokens its start is drawn from. codebook_lr_ratio: the codebook's learning rate over the network's.
     perceptual, adversarial: the loss on features, and a discriminator and its game, where there is to be one.

@@ -93,7 +93,10 @@ def picture_split(name: DomainName, key: str) -> Split | None:
 
 @settings(frozen=True, config=STRICT, kw_only=True)
 class DomainConfig:
-    """Random squares of the pictures of a domain, of at least `min_side` px or the domain's own (`DOMAINS`)."""
+    """Random squares of the pictures of a domain, of at least `min_side` px or the domain's own (`DOMAINS`).
+
+    name: of the domain.
+    """
 
     name: DomainName
     kind: Literal["domain"] = "domain"

@@ -93,7 +93,7 @@ def list_sprites(style: Style, *, skin_tones: bool = False, cache: Path | str | 
 
 @settings(frozen=True, config=STRICT)
 class EmojiConfig:
-    """Emoji of one art set on coloured backgrounds; augment: varied scale and place in the train split."""
+    """Emoji on coloured backgrounds; style: the art set; augment: varied scale and place in the train split."""
 
     kind: Literal["emoji"] = "emoji"
     style: Style = "fluent"

@@ -57,7 +57,8 @@ class _FileSource(Collection):
 class FolderConfig(ImageOptions):
     """Every image below the folder `root`.
 
-    validation_root, test_root: folders of these splits, where they are given; `root` then has no share of them.
+    root: the folder. validation_root, test_root: folders of these splits, where they are given; `root` then has no
+    share of them.
     labels: the first folder below the root names what is shown: "folders", or a file of names (data/files/labels.py).
     """
 
@@ -102,7 +103,10 @@ class FolderSource(_FileSource):
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
 class ManifestConfig(ImageOptions):
-    """The images that the .jsonl or .csv file `path` lists; its field `split`, where there is one, decides."""
+    """The images that the .jsonl or .csv file `path` lists; its field `split`, where there is one, decides.
+
+    path: the manifest.
+    """
 
     path: str
     kind: Literal["manifest"] = "manifest"

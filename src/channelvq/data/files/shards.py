@@ -36,7 +36,8 @@ SHOWN = 3  # missing shards that an error names
 class ShardsConfig(ImageOptions):
     """The images and captions of the tar shards `urls`, such as "data/train-{00000..00256}.tar".
 
-    validation_urls, test_urls: shards of these splits, where they are given; `urls` then has no share of them.
+    urls: of the shards, braces for numbers. validation_urls, test_urls: shards of these splits, where they are given;
+    `urls` then has no share of them.
     caption_field: of .json members. captioned: leave out images without a caption.
     """
 
