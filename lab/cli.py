@@ -133,7 +133,7 @@ def train(
     for task in OWN_TASKS:
         import_module(f"lab.bundle.{task}_task")
     own = Path(__file__).parent / f"bundle/{recipe}.yaml"
-    train_recipe(str(own) if recipe in OWN_TASKS else recipe, overrides, json_file)
+    train_recipe(str(own) if recipe in OWN_TASKS else recipe, overrides, json_file=json_file)
 
 
 @app.command("tables")
