@@ -60,9 +60,9 @@ def calls(car: CAR) -> dict[str, Callable[[], torch.Tensor]]:
         "latents": lambda: tokenizer.latents(x),
         "detokenize": lambda: tokenizer.detokenize(ids, "tensor"),
         "decode": lambda: tokenizer.decode(tokenizer.ids_to_latents(ids)),
-        "generate": lambda: car.generate(["a red circle"], num_tokens=6).ids,
-        "stream": lambda: list(car.stream(["a red circle"], 3, num_tokens=6))[-1].ids,
-        "score": lambda: car.score(["a red circle"], ids[:1, :6]),
+        "generate": lambda: car.generate(["a photo of a red cat"], num_tokens=6).ids,
+        "stream": lambda: list(car.stream(["a photo of a red cat"], 3, num_tokens=6))[-1].ids,
+        "score": lambda: car.score(["a photo of a red cat"], ids[:1, :6]),
     }
 
 
@@ -95,13 +95,13 @@ def test_default_dtype_of_others_changes_nothing(car: CAR, name: str) -> None:
 
 def test_what_is_loaded_under_another_default_dtype_is_what_was_saved(car: CAR) -> None:
     x, alone = images(), CVQTokenizer.from_pretrained("bundled")
-    ids, others, generated = car.tokenizer.tokenize(x), alone.tokenize(x), car.generate(["a red circle"]).ids
+    ids, others, generated = car.tokenizer.tokenize(x), alone.tokenize(x), car.generate(["a photo of a red cat"]).ids
     with default_dtype(torch.float64):
         loaded = CAR.from_pretrained("bundled")
         assert {t.dtype for t in loaded.state_dict().values() if t.is_floating_point()} == {torch.float32}
         assert torch.equal(loaded.tokenizer.tokenize(x), ids)
         assert torch.equal(CVQTokenizer.from_pretrained("bundled").tokenize(x), others)
-    assert torch.equal(loaded.generate(["a red circle"]).ids, generated)
+    assert torch.equal(loaded.generate(["a photo of a red cat"]).ids, generated)
 
 
 @pytest.mark.parametrize("kind", ["plain", "ema", "simvq", "simvq-tokenwise", "ibq", "lc", "fsq", "lfq"])

@@ -20,6 +20,7 @@ from channelvq.data.drawn.sprites import COLOURS, FLUENT_CLASSES, ShapeSprites, 
 from channelvq.data.fetched.catalogue import PACKAGES
 from channelvq.data.fetched.packages import find_package
 from channelvq.errors import InputError
+from channelvq.files import write_sums
 
 HAS_FLUENT = all(find_package(name) for name in ("fluent-emoji", "emojibase-data"))
 SETS = [
@@ -217,6 +218,8 @@ def test_scenes_of_a_package_use_its_pictures_and_only_the_classes_it_has(tmp_pa
         picture.save(
             tmp_path / PACKAGES["fluent-emoji"].folder / "images" / f"{FLUENT_CLASSES[name]}.webp", lossless=True
         )
+    for name in ("fluent-emoji", "emojibase-data"):
+        write_sums(tmp_path / PACKAGES[name].folder)
     source = SceneSource(64, "train", "fluent", cache=tmp_path)
     assert source.sprites.names == tuple(names)
     for scene in (source.scene(index) for index in range(60)):

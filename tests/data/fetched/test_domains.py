@@ -21,6 +21,7 @@ from channelvq.data.fetched.domains import (
 )
 from channelvq.data.fetched.packages import find_package
 from channelvq.errors import InputError
+from channelvq.files import write_sums
 
 NAMES = {
     "textures": [
@@ -46,6 +47,7 @@ def cache(tmp_path: Path) -> Path:
         for number, file in enumerate(files):
             (folder / "images" / file).parent.mkdir(exist_ok=True)
             Image.new("L", (300, 280), number).save(folder / "images" / file)
+        write_sums(folder)
     return tmp_path
 
 

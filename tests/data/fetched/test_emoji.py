@@ -11,6 +11,7 @@ from channelvq.data.fetched.emoji import EmojiSource, family, list_sprites, norm
 from channelvq.data.fetched.packages import find_package
 from channelvq.data.split import assign_split
 from channelvq.errors import InputError
+from channelvq.files import write_sums
 
 CAT, WAVE, WAVE_DARK, HASH = "1f408", "1f44b", "1f44b-1f3ff", "0023-fe0f-20e3"
 HAS_PACKAGES = all(find_package(name) for name in ("fluent-emoji", "noto", "twemoji", "emojibase-data"))
@@ -39,6 +40,8 @@ def cache(tmp_path: Path) -> Path:
     sprite.paste((255, 0, 0, 255), (32, 32, 96, 96))
     for code in (CAT, WAVE, WAVE_DARK, HASH, "23-fe0f-20e3", "1f999-unlabelled"):
         sprite.save(tmp_path / PACKAGES["fluent-emoji"].folder / "images" / f"{code}.webp", lossless=True)
+    for name in ("fluent-emoji", "emojibase-data"):
+        write_sums(tmp_path / PACKAGES[name].folder)
     return tmp_path
 
 

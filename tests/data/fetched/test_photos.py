@@ -9,6 +9,7 @@ from channelvq.data.fetched.packages import find_package
 from channelvq.data.fetched.photo_list import PHOTOS
 from channelvq.data.fetched.photos import PhotoSource
 from channelvq.errors import InputError
+from channelvq.files import write_sums
 
 SIZES = [(400, 300), (300, 700), (2000, 1000)]
 NAMES = [photo.name for photo in PHOTOS]
@@ -32,6 +33,7 @@ def cache(tmp_path: Path) -> Path:
         image.convert("L").save(folder / "images" / photo.file) if number == 0 else image.save(
             folder / "images" / photo.file, quality=100, subsampling=0
         )
+    write_sums(folder)
     return tmp_path
 
 
