@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from channelvq.errors import InputError
+from channelvq.nn.linear import LinearConfig
 from channelvq.train.car_task import CARRecipe
 from channelvq.train.run import load_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe
@@ -20,6 +21,7 @@ from lab.study import RecipeStudy, runs_table
 STUDIES = {
     name: study for name in studies() if isinstance(study := study_module(name).STUDY, RecipeStudy)
 }  # fmt: skip
+GROWING = ("tokens",)  # studies whose runs are not all done yet
 TINY = (
     "model.image_size=32", "model.latent_channels=4", "model.network.base_channels=8", "train.steps=2",
     "model.quantizer.codebook_size=16", "data.validation_images=4", "objective.start_images=8", "train.batch_size=2",
@@ -115,10 +117,16 @@ def test_studies_compare_like_with_like(study: str) -> None:
     for tokens in {recipe.model.num_tokens for recipe in found}:
         group = [recipe for recipe in found if recipe.model.num_tokens == tokens]
         if tokens == 64:  # four times the patches need a network that halves once less
-            assert len({str(recipe.model.network) for recipe in group}) == 1
+            assert len({str(_trained_network(recipe)) for recipe in group}) == 1
         for recipe in group:
             assert recipe.data == found[0].data
             assert (recipe.train.steps, recipe.train.batch_size) == (found[0].train.steps, found[0].train.batch_size)
+
+
+def _trained_network(recipe: TokenizerRecipe) -> object:
+    """What of the network is trained: the linear part of a linear coder is fitted, and differs between the axes."""
+    network = recipe.model.network
+    return (network.encoder, network.decoder) if isinstance(network, LinearConfig) else network
 
 
 def test_table1_takes_the_rate_that_validation_found() -> None:
@@ -129,10 +137,10 @@ def test_table1_takes_the_rate_that_validation_found() -> None:
 
 @pytest.mark.parametrize("study", sorted(STUDIES))
 def test_stored_results_belong_to_the_recipes_as_they_are(study: str) -> None:
-    result = STUDIES[study].load(Path(__file__).parents[2] / f"results/{study}-small.json")
-    keys = STUDIES[study].keys()
-    assert {row["name"]: row["run"] for row in result["records"]} == keys
-    assert len(runs_table(result).rows) == len(keys)
+    result = STUDIES[study].load(Path(__file__).parents[2] / "results" / studies()[study].result)
+    keys, stored = STUDIES[study].keys(), {row["name"]: row["run"] for row in result["records"]}
+    assert stored == {name: key for name, key in keys.items() if name in stored or study not in GROWING}
+    assert len(runs_table(result).rows) == len(stored)
     for row in result["records"]:
         assert row["metrics"]["usage_tokens"] >= 8 * row["codes"]
 
