@@ -3,8 +3,9 @@
 Importing this package is cheap: torch is loaded when the first name below is used.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from channelvq.lazy import lazily
 
 if TYPE_CHECKING:
     from channelvq.car.model import CAR
@@ -15,19 +16,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["CAR", "CVQTokenizer", "ChannelVQ", "Quantized", "SamplingSettings", "__version__"]
 
-_HOMES = {
+__getattr__ = lazily(__name__, {
     "CAR": "channelvq.car.model",
     "CVQTokenizer": "channelvq.tokenizer",
     "ChannelVQ": "channelvq.quantize",
     "Quantized": "channelvq.quantize",
     "SamplingSettings": "channelvq.car.settings",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'channelvq' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+})  # fmt: skip
 
 
 def __dir__() -> list[str]:

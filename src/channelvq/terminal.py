@@ -4,9 +4,13 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
+
+if TYPE_CHECKING:  # a third of what the module takes to import
+    from rich.progress import Progress, ProgressColumn
 
 
 def printable(text: str) -> str:
@@ -21,6 +25,15 @@ def silence() -> None:
     """Let what is still to be written to stdout go nowhere, once its reader is gone."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def progress_bar(*columns: "str | ProgressColumn", transient: bool = True) -> "Progress":
+    """A bar on stderr, where that is a terminal; nothing elsewhere. columns: default those of rich."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, transient=transient, disable=not console.is_terminal)
 
 
 def plain(text: str, style: str = "") -> Text:

@@ -21,6 +21,7 @@ from channelvq.cli.options import (
 )
 from channelvq.devices import resolve_device
 from channelvq.errors import InputError
+from channelvq.terminal import progress_bar
 
 SUFFIX = ".cvq"
 GROUP = 8  # pictures that a generator scores at once
@@ -231,13 +232,10 @@ def _read(path: Path) -> bytes:
 
 
 @contextmanager
-def _progress(what: str, total: int | None = None) -> Iterator[Any]:
+def _progress(what: str) -> Iterator[Any]:
     """A line that counts, on a terminal only."""
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import MofNCompleteColumn, TextColumn, TimeElapsedColumn
 
-    columns = TextColumn(what), MofNCompleteColumn(), TimeElapsedColumn()
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=total)
+    with progress_bar(TextColumn(what), MofNCompleteColumn(), TimeElapsedColumn()) as bar:
+        task = bar.add_task(what, total=None)
         yield lambda count: bar.advance(task, count)

@@ -27,6 +27,7 @@ from channelvq.cli.options import (
     outputs,
 )
 from channelvq.errors import InputError
+from channelvq.terminal import progress_bar
 
 evaluate_app = typer.Typer(add_completion=False, no_args_is_help=True, help="Measure a model on held-out data.")
 DRAWN = ("[0-9]*", "*.png", "*.jpg")  # what the official scorers call images and their folders
@@ -194,11 +195,7 @@ def evaluate_geneval(
 @contextmanager
 def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on a terminal, nothing elsewhere."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal) as bar:
+    with progress_bar(transient=False) as bar:
         row = bar.add_task(what)
         yield lambda done, total: bar.update(row, completed=done, total=total)
 

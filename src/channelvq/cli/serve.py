@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from channelvq.cli.options import MODEL_HELP
+from channelvq.cli.options import MODEL_HELP, DeviceOption
 from channelvq.errors import InputError
 
 
@@ -14,7 +14,7 @@ def serve(
     host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in; then give --api-key-file.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
     api_key_file: Annotated[Path | None, typer.Option(help="A file with the key that clients must send.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
+    device: DeviceOption = "cpu",
     batches: Annotated[int, typer.Option(help="Of 8 images, at once; more pay on a GPU.")] = 1,
     max_images: Annotated[int, typer.Option(help="Images of a request.")] = 10,
     max_waiting: Annotated[int, typer.Option(help="Images that may wait; then 429.")] = 128,
@@ -35,13 +35,6 @@ def serve(
     key = None if api_key_file is None else read_key(api_key_file)
     if key is None and host not in ("127.0.0.1", "::1", "localhost"):
         typer.echo(f"warning: whoever reaches {host}:{port} can draw images; give --api-key-file", err=True)
-    car = _on_device(CAR.from_pretrained(model), device)
+    car = CAR.from_pretrained(model, device=device)
     typer.echo(f"http://{host}:{port}/v1 serves {model!r}; http://{host}:{port}/docs describes it", err=True)
     run(car, model, host, port, limits, key)
-
-
-def _on_device(car, device: str):  # type: ignore[no-untyped-def]
-    try:
-        return car.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {device}: {str(error).splitlines()[0]}") from None

@@ -3,8 +3,9 @@
 Importing this package is cheap: torch is loaded when the first name below is used.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from channelvq.lazy import lazily
 
 if TYPE_CHECKING:
     from channelvq.codec.container import DamagedWarning, Header, read_header
@@ -24,23 +25,17 @@ __all__ = [
     "read_header",
 ]
 
-_HOMES = {
-    "CodeTables": "tables",
-    "DamagedWarning": "container",
-    "Decoded": "decode",
-    "Header": "container",
-    "compress": "encode",
-    "compress_ids": "encode",
-    "decompress": "decode",
-    "decompress_ids": "decode",
-    "read_header": "container",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'channelvq.codec' has no attribute {name!r}")
-    return getattr(import_module(f"channelvq.codec.{_HOMES[name]}"), name)
+__getattr__ = lazily(__name__, {
+    "CodeTables": "channelvq.codec.tables",
+    "DamagedWarning": "channelvq.codec.container",
+    "Decoded": "channelvq.codec.decode",
+    "Header": "channelvq.codec.container",
+    "compress": "channelvq.codec.encode",
+    "compress_ids": "channelvq.codec.encode",
+    "decompress": "channelvq.codec.decode",
+    "decompress_ids": "channelvq.codec.decode",
+    "read_header": "channelvq.codec.container",
+})  # fmt: skip
 
 
 def __dir__() -> list[str]:

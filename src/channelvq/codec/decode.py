@@ -66,16 +66,14 @@ def decompress(
     return _pictures(tokenizer, [one.ids for one in decoded])
 
 
-@torch.no_grad()
 def _pictures(tokenizer: CVQTokenizer, rows: Sequence[Sequence[int]]) -> list[Image.Image]:
-    pictures: dict[int, Image.Image] = {}
-    for length in {len(ids) for ids in rows}:  # those of one length at once
-        places = [i for i, ids in enumerate(rows) if len(ids) == length]
-        drawn = tokenizer.detokenize(torch.tensor([rows[i] for i in places])) if length else [_nothing(tokenizer)]
-        pictures |= zip(places, drawn if length else drawn * len(places), strict=True)
-    return [pictures[i] for i in range(len(rows))]
+    given = [ids for ids in rows if ids]
+    drawn = iter(tokenizer.detokenize_prefixes(given) if given else ())
+    nothing = [_nothing(tokenizer)] if len(given) < len(rows) else []
+    return [next(drawn) if ids else nothing[0] for ids in rows]
 
 
+@torch.no_grad()
 def _nothing(tokenizer: CVQTokenizer) -> Image.Image:
     config = tokenizer.config
     side = config.latent_size

@@ -22,7 +22,7 @@ from torch import Tensor
 from channelvq.config import STRICT
 from channelvq.errors import InputError
 from channelvq.lookup.mapped import nearest_mapped
-from channelvq.quantize.quantized import Quantized, straight_through, vq_losses
+from channelvq.quantize.quantized import Quantized, mean_over_kept, straight_through
 from channelvq.quantize.tokenwise import TokenwiseSimVQCodebook, TokenwiseSimVQConfig
 from channelvq.quantize.tokenwise_start import fit_codebook, fit_maps, principal_maps
 
@@ -75,18 +75,17 @@ class ResidualSimVQCodebook(TokenwiseSimVQCodebook):
 
     def _quantize(self, z: Float[Tensor, "B K D"], keep: Bool[Tensor, "B K"] | None) -> Quantized:
         with torch.no_grad():
-            indices, given, total = self._encode(z)
-            codes = self.indices_to_codes(indices)
+            indices, codes, left, total = self._encode(z)
         product = torch.einsum("bkr,kdr->bkd", self.basis[indices], self.weight)
-        codebook = vq_losses(
-            z - given, straight_through(product, codes), keep, codebook=self.config.codebook_weight, beta=0.0
-        )["codebook"]
+        missed = (left - straight_through(product, codes)).square()
         # The encoder answers for what is left of a number in the end, once: the early tokens' errors are not its fault.
-        root = self.copies.sqrt()
-        commitment = vq_losses(z / root, total / root, keep, codebook=0.0, beta=self.config.beta)["commitment"]
+        last = (z - total).square() / self.copies
+        losses = {
+            "codebook": self.config.codebook_weight * mean_over_kept(missed.mean(2), keep),
+            "commitment": self.config.beta * mean_over_kept(last.mean(2), keep),
+        }
         # A number that stands in m tokens gets the gradient of the image m times: a share of it each.
-        codes = straight_through(z / self.copies, codes)
-        return Quantized(codes, indices, {"codebook": codebook, "commitment": commitment})
+        return Quantized(straight_through(z / self.copies, codes), indices, losses)
 
     def targets(self, z: Float[Tensor, "B K D"], codes: Float[Tensor, "B K D"]) -> Float[Tensor, "B K D"]:
         """What the tokens before left of each token's numbers."""
@@ -96,16 +95,16 @@ class ResidualSimVQCodebook(TokenwiseSimVQCodebook):
             spent.index_add_(1, numbers, code)
         return torch.stack(left, 1)
 
-    def _encode(self, z: Float[Tensor, "B K D"]) -> tuple[Int64[Tensor, "B K"], Tensor, Tensor]:
-        """(indices, what earlier tokens gave of each token's numbers, what all of them give)."""
+    def _encode(self, z: Float[Tensor, "B K D"]) -> tuple[Int64[Tensor, "B K"], Tensor, Tensor, Tensor]:
+        """(indices, codewords, what earlier tokens left of each token's numbers, what all of them give of these)."""
         spent = z.new_zeros(len(z), int(self.numbers.max()) + 1)
-        indices, given = [], []
+        indices, codes, left = [], [], []
         for k, numbers in enumerate(self.numbers):
-            given.append(spent[:, numbers])
-            index = nearest_mapped((z[:, k] - given[-1])[:, None], self.weight[k : k + 1], self.basis)
-            spent.index_add_(1, numbers, self._codes_of(index, slice(k, k + 1))[:, 0])
-            indices.append(index)
-        return torch.cat(indices, 1), torch.stack(given, 1), spent[:, self.numbers]
+            left.append(z[:, k] - spent[:, numbers])
+            indices.append(nearest_mapped(left[-1][:, None], self.weight[k : k + 1], self.basis))
+            codes.append(self._codes_of(indices[-1], slice(k, k + 1)))
+            spent.index_add_(1, numbers, codes[-1][:, 0])
+        return torch.cat(indices, 1), torch.cat(codes, 1), torch.stack(left, 1), spent[:, self.numbers]
 
     def _place(self, vectors: Float[Tensor, "M D"], generator: torch.Generator) -> None:
         z, codebook = vectors.unflatten(0, (-1, len(self.weight))), self.basis.float()

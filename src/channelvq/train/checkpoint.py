@@ -99,7 +99,7 @@ def _refuse_changes(run_dir: Path, resolved: Any) -> None:
 def check_inputs(run_dir: Path, inputs: dict[str, str]) -> None:
     """Refuse to go on where what a run reads beside its settings has changed since it began.
 
-    inputs: digests by what they are of. RunState as inputs.json; runs of before it was written are let pass.
+    inputs: digests by what they are of. Kept as inputs.json; runs of before it was written are let pass.
     """
     path = run_dir / "inputs.json"
     if checkpoints(run_dir) and path.is_file():
@@ -222,7 +222,7 @@ def read_state(folder: Path) -> dict[str, Any]:
     try:
         state = read_settings(folder / "progress.json")
         return state | {"step": int(state["step"])}
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise _unusable(folder, f"cannot be read ({error})") from None
 
 

@@ -2,7 +2,8 @@
 
 import copy
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -68,6 +69,17 @@ def build_accelerator(config: TrainConfig, idle_parameters: bool) -> Accelerator
 def on_gpu(config: TrainConfig) -> bool:
     """Whether a run by these settings takes a GPU."""
     return resolve_device(config.device).type == "cuda"
+
+
+@contextmanager
+def own_threads(config: TrainConfig) -> Iterator[None]:
+    """Within it torch has the threads that the settings ask for; afterwards as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(config.threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def advice(config: TrainConfig) -> list[str]:

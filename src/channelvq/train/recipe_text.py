@@ -9,7 +9,7 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from channelvq.config import read_recipe, recipe_text, to_dict
+from channelvq.config import recipe_text, to_dict
 from channelvq.train.task import Recipe
 
 WIDTH = 100
@@ -77,15 +77,14 @@ def _told(docstring: str, names: set[str]) -> Iterator[tuple[str, str]]:
 def shown(name: str, recipe: Recipe) -> str:
     """A resolved recipe as YAML that `cvq train` takes, a comment above each setting."""
     head = [f"# {line}" for line in wrap(comment(name), WIDTH)]
-    if base := read_recipe_base(name):
+    if base := _base(name):
         head.append(f"# Built on {base}.")
     return "\n".join([*head, *_lines(recipe, to_dict(recipe), "")]) + "\n"
 
 
-def read_recipe_base(name: str) -> str | None:
+def _base(name: str) -> str | None:
     """The recipe that a recipe names as its base."""
     found = re.search(r"^base: *(\S+)", recipe_text(name), re.MULTILINE)
-    read_recipe(name)  # so that a broken one is refused
     return found[1] if found else None
 
 

@@ -11,6 +11,7 @@ from channelvq.errors import InputError
 from channelvq.registry import Registry
 from channelvq.train.card import write_card
 from channelvq.train.engine import Engine, check_run
+from channelvq.train.launch import own_threads
 from channelvq.train.task import Figures, Recipe
 
 R = TypeVar("R", bound=Recipe)
@@ -53,13 +54,9 @@ def train(recipe: Recipe, *, command: str | None = None) -> Figures | None:
     if (dtype := torch.get_default_dtype()) != torch.float32:
         raise InputError(f"train: torch's default dtype is {dtype}, expected float32; see torch.set_default_dtype")
     check_run(recipe)  # before the task, which may draw and tokenize for minutes
-    threads = torch.get_num_threads()
-    torch.set_num_threads(recipe.train.threads or threads)
-    try:
+    with own_threads(recipe.train):
         engine = Engine(recipe.build(), recipe.train, recipe, checked=True)
         figures = engine.fit()
         if figures is not None and engine.accelerator.is_main_process:
             write_card(recipe, figures, engine.seconds, command)
         return figures
-    finally:
-        torch.set_num_threads(threads)

@@ -11,6 +11,7 @@ import torch
 
 from channelvq.train.car_task import CARRecipe
 from channelvq.train.engine import Engine
+from channelvq.train.launch import own_threads
 from channelvq.train.task import Recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe
 
@@ -47,13 +48,8 @@ def time_steps(recipe: Recipe) -> StepTime:
     Raises InputError where the recipe cannot begin, as training does: where its data, or the tokenizer that it builds
     on, is not here.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(recipe.train.threads or before)
-    try:
-        with TemporaryDirectory() as folder:
-            return _timed(_shortened(recipe, folder))
-    finally:
-        torch.set_num_threads(before)
+    with own_threads(recipe.train), TemporaryDirectory() as folder:
+        return _timed(_shortened(recipe, folder))
 
 
 def _timed(recipe: Recipe) -> StepTime:

@@ -17,8 +17,6 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO, get_args
 
-from rich.console import Console
-from rich.progress import Progress
 from webdataset.writer import TarWriter
 
 from channelvq.data.files.checked import decoding
@@ -28,6 +26,7 @@ from channelvq.data.split import Split
 from channelvq.errors import InputError
 from channelvq.files import parse_json, write_atomically, write_text_atomically
 from channelvq.images import IMAGE_SUFFIXES, load_image
+from channelvq.terminal import progress_bar
 
 AT_ONCE = 128  # image files in memory
 
@@ -95,9 +94,8 @@ def write_shards(
     record = folder / f"{prefix}.json"
     written = _begun(record, prefix, _digest(entries, images_per_shard))
     _note(record, written)
-    console = Console(stderr=True)
     start = written.shards[-1].end if written.shards else 0
-    with decoding() as pool, Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
+    with decoding() as pool, progress_bar() as bar:
         row = bar.add_task(f"writing {prefix}-*.tar", total=len(entries), completed=start)
         files = _usable(entries, start, pool, written.skipped)
         while not written.complete:

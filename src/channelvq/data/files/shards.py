@@ -17,8 +17,6 @@ import numpy as np
 from PIL import Image
 from pydantic import NonNegativeFloat
 from pydantic.dataclasses import dataclass
-from rich.console import Console
-from rich.progress import Progress
 from webdataset.shardlists import expand_urls
 
 from channelvq.config import STRICT
@@ -28,6 +26,7 @@ from channelvq.data.options import ImageOptions, SplitOrAll
 from channelvq.data.split import Split, split_mask
 from channelvq.errors import InputError
 from channelvq.images import Skipped, load_image
+from channelvq.terminal import progress_bar
 
 SHOWN = 3  # missing shards that an error names
 
@@ -136,11 +135,10 @@ def shard_paths(urls: str) -> list[Path]:
 
 def _indices(paths: Sequence[Path], caption_field: str) -> list[ShardIndex]:
     """The index of each shard, with a bar on a terminal."""
-    console = Console(stderr=True)
     indices: dict[int, ShardIndex] = {}
     # Processes of one run begin at different shards: what one has indexed, another finds in the cache.
     first = os.getpid() * 7919 % len(paths)
-    with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
+    with progress_bar() as bar:
         for number in bar.track([*range(first, len(paths)), *range(first)], description="indexing shards"):
             indices[number] = index_shard(paths[number], caption_field)
     return [indices[number] for number in range(len(paths))]

@@ -47,8 +47,7 @@ class Observation:
 
     counts: how often a code came at a position. errors, variances, feature_squares, code_squares: means over images
     of |z - e|^2, |z - mean z|^2 (over n - 1), |z|^2 and |e|^2 at each position. dimensions: effective ones of z.
-    mean_codes: mean of e.
-    features: some z, drawn from all images and positions, and at which position each was.
+    mean_codes: mean of e. features: some z, drawn from all images and positions, and at which position each was.
     """
 
     axis: Axis
@@ -71,9 +70,9 @@ class DoctorReport:
 
     relative_error: of all positions together; nan for features that do not vary. position_*: one number for each token
     position: share of all codes in use, perplexity (1..N), bits (0..log2 N), relative error, effective dimension of the
-    features. knockout: PSNR in dB lost
-    without a token. dead: codes that never came. duplicates: (code, lower code that it repeats). feature_norm,
-    code_norm: root mean squares over all tokens; table_norms: 5th, 50th and 95th percentile over all codes.
+    features. knockout: PSNR in dB lost without a token. dead: codes that never came. duplicates: (code, lower code that
+    it repeats). feature_norm, code_norm: root mean squares over all tokens; table_norms: 5th, 50th and 95th percentile
+    over all codes.
     """
 
     axis: Axis

@@ -21,10 +21,10 @@ ENOUGH_IMAGES = 16  # to judge single tokens: fewer may have the same code by ch
 
 def findings(report: DoctorReport) -> list[Finding]:
     """All that the figures give cause to say, the worst first; empty for a healthy tokenizer."""
+    causes = [*usage_findings(report.usage, report.codebook_size), *_error(report)]
     made = [
-        *usage_findings(report.usage, report.codebook_size),
-        *_error(report),
-        *_empty(report),
+        *causes,
+        *_empty(report, causes),
         *_norms(report),
         *_duplicates(report),
         *_silent(report),
@@ -53,9 +53,11 @@ def _error(report: DoctorReport) -> list[Finding]:
     return [_ERROR.on(measured)]
 
 
-def _empty(report: DoctorReport) -> list[Finding]:
+def _empty(report: DoctorReport, causes: list[Finding]) -> list[Finding]:
+    """causes: low use, or codewords far from the features, which explain a large error by themselves."""
     kept = 1 - report.relative_error
-    if not kept < EMPTY or report.num_images < ENOUGH_IMAGES or _explained(report):
+    explained = any(cause.level != "note" for cause in causes)
+    if not kept < EMPTY or report.num_images < ENOUGH_IMAGES or explained:
         return []
     dims = float(report.position_dimensions.median())
     return [
@@ -65,12 +67,6 @@ def _empty(report: DoctorReport) -> list[Finding]:
             "are shared out to all of them"
         )
     ]
-
-
-def _explained(report: DoctorReport) -> bool:
-    """Whether low use, or codewords far from the features, is cause enough of a large error."""
-    ill_used = any(found.level != "note" for found in usage_findings(report.usage, report.codebook_size))
-    return ill_used or bool(_error(report))
 
 
 def _norms(report: DoctorReport) -> list[Finding]:
