@@ -224,6 +224,18 @@ def test_a_young_workplace_is_left_alone(tmp_path: Path) -> None:
     assert not left.exists()
 
 
+def test_what_writers_of_other_places_left_is_swept_and_folders_of_the_user_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "YOUNG", 0.0)
+    for name in (".b.with_a_lock", ".b.x1y2z3_4", ".mine", ".mine.x1y2z3_4"):
+        (tmp_path / name).mkdir()
+    (tmp_path / ".b.with_a_lock" / files.WORKPLACE_LOCK).touch()
+    (tmp_path / ".mine.x1y2z3_4" / "text").touch()
+    write_text_atomically(tmp_path / "a", "")
+    assert {path.name for path in tmp_path.iterdir()} == {"a", ".mine", ".mine.x1y2z3_4"}
+
+
 def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path: Path, full_disk: Callable) -> None:
     write_text_atomically(tmp_path / "a.json", "before")
     with full_disk(), pytest.raises(OSError, match="File too large") as caught:

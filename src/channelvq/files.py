@@ -1,7 +1,7 @@
 """Files and folders that are written completely or not at all, by one process at a time, and known by their digests.
 
 What is written grows in a folder of its own beside its place, `workplace`, and takes its place at the end. A process
-that is killed leaves that folder behind; the next one that writes to the same place sweeps it.
+that is killed leaves that folder behind; the next one that writes beside it sweeps it.
 """
 
 import errno
@@ -13,7 +13,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from glob import escape
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,6 +23,7 @@ from channelvq.errors import InputError
 
 LOCK = ".lock"  # in a folder that one process writes to
 WORKPLACE_LOCK = ".channelvq-writing"
+WORKPLACE = re.compile(r"\..+\.[a-z0-9_]{8}")  # as tempfile makes them
 PATIENCE = 1.0  # seconds to wait for a lock: those who only ask whether it is held have it for a moment
 YOUNG = 2.0  # seconds in which a workplace may not have its lock yet
 SUMS = "SHA256SUMS"
@@ -66,20 +66,40 @@ def check_not_held(folder: Path) -> None:
 def workplace(place: Path) -> Iterator[Path]:
     """A new folder beside `place` to write in, which is gone afterwards; what killed writers left there is swept."""
     place.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{place.name}."
-    for left in place.parent.glob(f"{escape(prefix)}*/{WORKPLACE_LOCK}"):
-        _sweep(left)
-    made = tempfile.TemporaryDirectory(dir=place.parent, prefix=prefix, ignore_cleanup_errors=True)
+    _sweep(place.parent)
+    made = tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}.", ignore_cleanup_errors=True)
     with made as folder, FileLock(Path(folder, WORKPLACE_LOCK)):
-        yield Path(folder)
+        try:
+            yield Path(folder)
+        finally:  # while the lock says whose it is: a folder without a lock is only swept where it is empty
+            _empty(Path(folder))
 
 
-def _sweep(lock: Path) -> None:
-    with suppress(OSError):  # its writer has just ended
-        if time.time() - lock.stat().st_mtime < YOUNG:
-            return
-        with suppress(Timeout), FileLock(lock, timeout=0):  # held by a writer that is alive
-            shutil.rmtree(lock.parent, ignore_errors=True)
+def _sweep(folder: Path) -> None:
+    """Remove the workplaces in a folder whose writers were killed, at whatever place each would have written."""
+    for lock in folder.glob(f".*/{WORKPLACE_LOCK}"):
+        with suppress(OSError):  # its writer has just ended
+            if not _is_young(lock):
+                with suppress(Timeout), FileLock(lock, timeout=0):  # held by a writer that is alive
+                    _empty(lock.parent)
+                    shutil.rmtree(lock.parent, ignore_errors=True)
+    for left in folder.glob(".*"):
+        with suppress(OSError):  # it is not empty, or not a folder
+            if WORKPLACE.fullmatch(left.name) and not _is_young(left):
+                left.rmdir()  # its writer was killed before it had its lock, or after it had given it back
+
+
+def _is_young(path: Path) -> bool:
+    return time.time() - path.stat().st_mtime < YOUNG
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != WORKPLACE_LOCK:
+            with suppress(OSError):
+                path.unlink()
 
 
 # Whole or not at all
