@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
+from channelvq.byte_rows import SCALE, with_byte_rows
 from channelvq.config import to_dict
 from channelvq.data.build import DataConfig, build_mixture
 from channelvq.data.drawn.scenes import SceneConfig
@@ -43,6 +45,7 @@ from lab.study import Tables, prefix_table
 RECIPE = "small/bundled"
 IMAGES = 768  # 49,152 tokens, 12 for each code
 PCA_IMAGES, PCA_COMPONENTS = 6000, 256
+LARGE = 2**16  # numbers of a matrix that is stored as bytes
 FINAL = ("model.safetensors", "config.json")
 
 
@@ -56,7 +59,7 @@ def bundle(run_dir: Path, package: Path, results: Path, command: str) -> dict[st
     works_of(recipe.data)
     check_plot()
     with replaced_folder(package / "tokenizer") as folder:
-        copy_half(run_dir / "final", folder)
+        copy_small(run_dir / "final", folder)
         tokenizer = CVQTokenizer.from_pretrained(folder)
         fitted = PCABaseline.fit(fixed_images(_train_mixture(recipe), PCA_IMAGES), num_components=PCA_COMPONENTS)
         fitted.save(folder / "pca.safetensors")
@@ -90,9 +93,20 @@ def copy_half(source: Path, folder: Path) -> None:
     halve(folder / "model.safetensors")
 
 
+def copy_small(source: Path, folder: Path) -> None:
+    """As `copy_half`, but large matrices a byte a number."""
+    for name in FINAL:
+        shutil.copy(source / name, folder / name)
+    path = folder / "model.safetensors"
+    state = read_weights(path)
+    large = {name for name, t in state.items() if t.is_floating_point() and t.ndim > 1 and t.numel() >= LARGE}
+    write_weights(path, with_byte_rows(state, large), read_metadata(path))
+    halve(path, keep={name + SCALE for name in large})
+
+
 def halve(path: Path, keep: Collection[str] = ()) -> None:
     """Store the floating-point weights of a file in half precision, but for the ones to keep."""
-    state = read_weights(path)
+    state = load_file(path)
     half = {name: t.half() if t.is_floating_point() and name not in keep else t for name, t in state.items()}
     write_weights(path, half, read_metadata(path))
 

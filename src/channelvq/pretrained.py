@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
+from channelvq.byte_rows import without_byte_rows
 from channelvq.config import from_dict, to_dict
 from channelvq.errors import InputError, reason
 from channelvq.files import parse_json, replace_file, write_text_atomically
@@ -41,7 +42,7 @@ HUB_OPTIONS = signature(snapshot_download).parameters.keys()
 DRAWS = {"kaiming_uniform_", "normal_", "uniform_"}
 # Types of numbers in a safetensors file that weights may have; what is neither of these nor integer is refused.
 FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
-INTEGERS = {"BOOL": torch.bool, "U8": torch.uint8, "I32": torch.int32, "I64": torch.int64}
+INTEGERS = {"BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I32": torch.int32, "I64": torch.int64}
 TABLES = 64 * 2**20  # bytes that a module may take beside its weights: masks, rotary tables, the grid of a scalar code
 FACTORIES = {torch.empty, torch.eye, torch.linspace, torch.ones, torch.rand, torch.randn, torch.zeros}
 
@@ -55,7 +56,7 @@ M = TypeVar("M", bound=nn.Module)
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The state dict of a safetensors file; raises InputError that names a damaged one."""
     with _naming_damage(path):
-        return load_file(path)
+        return without_byte_rows(load_file(path))
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -65,7 +66,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def read_header(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file on the meta device: their names, types and shapes, read without the numbers.
+    """What `read_weights` gives, on the meta device: names, types and shapes, read without the numbers.
 
     Raises InputError that names a damaged file, or a type of numbers that weights do not have.
     """
@@ -75,7 +76,10 @@ def read_header(path: Path) -> dict[str, Tensor]:
     kinds = FLOATS | INTEGERS
     if other := [f"{name} ({kind})" for name, (kind, _) in told.items() if kind not in kinds]:
         raise InputError(f"{path}: expected numbers of type {', '.join(kinds)}, got {', '.join(other[:5])}")
-    return {name: torch.empty(shape, dtype=kinds[kind], device="meta") for name, (kind, shape) in told.items()}
+    with _naming_damage(path):
+        return without_byte_rows(
+            {name: torch.empty(shape, dtype=kinds[kind], device="meta") for name, (kind, shape) in told.items()}
+        )
 
 
 def read_settings(path: Path) -> Any:

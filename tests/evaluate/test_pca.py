@@ -28,9 +28,11 @@ def baseline() -> PCABaseline:
 
 def test_the_axes_are_orthonormal_and_ordered_by_variance(baseline: PCABaseline) -> None:
     gram = baseline.basis.double() @ baseline.basis.double().T
-    torch.testing.assert_close(gram, torch.eye(COMPONENTS, dtype=torch.float64), rtol=0, atol=2e-3)
+    # Stored a byte a number: errors of at most half a scale, which are independent of each other.
+    error = baseline.basis.abs().amax(1).max() / 127 / 12**0.5
+    torch.testing.assert_close(gram, torch.eye(COMPONENTS, dtype=torch.float64), rtol=0, atol=6 * float(error))
     variances = baseline.distortion[:, 0]
-    assert (variances.diff() <= 0).all()
+    assert (variances[:4].diff() <= 0).all()  # those beyond are noise: equal but for chance and the rounding
     assert variances[:3].sum() > 0.95 * variances.sum()
 
 
@@ -79,9 +81,9 @@ def test_saved_and_loaded_is_equal_to_the_bit(baseline: PCABaseline, tmp_path) -
     images = images_of(5, seed=4)
     baseline.save(tmp_path / "pca.safetensors")
     loaded = PCABaseline.load(tmp_path / "pca.safetensors")
-    assert loaded.basis.dtype == torch.float16
+    assert torch.equal(loaded.basis, baseline.basis)
     assert torch.equal(loaded.reconstruct(images, 3), baseline.reconstruct(images, 3))
-    assert (tmp_path / "pca.safetensors").stat().st_size < 2 * COMPONENTS * 3 * SIZE**2 + 6_000
+    assert (tmp_path / "pca.safetensors").stat().st_size < COMPONENTS * 3 * SIZE**2 + 6_000
 
 
 def test_a_file_of_something_else_is_refused(tmp_path) -> None:

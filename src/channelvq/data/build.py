@@ -39,6 +39,7 @@ SOURCES: Registry[type[SourceConfig]] = Registry(
         "waves": "channelvq.data.drawn.waves:WaveConfig",
         "emoji": "channelvq.data.fetched.emoji:EmojiConfig",
         "photos": "channelvq.data.fetched.photos:PhotoConfig",
+        "fashion-mnist": "channelvq.data.fetched.fashion:FashionConfig",
         "domain": "channelvq.data.fetched.domains:DomainConfig",
         "folder": "channelvq.data.files.folder:FolderConfig",
         "manifest": "channelvq.data.files.folder:ManifestConfig",

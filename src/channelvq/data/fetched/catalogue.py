@@ -115,6 +115,15 @@ FREE = (
                 "69a15dce2ac25ed8708ac518cd0cee5f4eb0c70ed15da2fdb8899a19ac0ee058"),
     ), tuple(Work(photo.name, photo.licence, photo.attribution) for photo in PHOTOS)),
 )  # fmt: skip
+# What weights of its own may be trained on: the bundled clothes.
+CLOTHES = Package("fashion-mnist", (
+    Archive("apt", "dataset-fashion-mnist", "0.0~git20200523.55506a9-1",
+            {"./usr/share/datasets/fashion-mnist/*.gz": "",
+             "./usr/share/doc/dataset-fashion-mnist/copyright": "upstream"},
+            "39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0"),
+), (
+    Work("Fashion-MNIST", "MIT", "Copyright (c) 2017 Zalando SE"),
+))  # fmt: skip
 # What is for measuring on this machine alone (data/fetched/domains.py).
 LOCAL = (
     Package("textures", (
@@ -152,4 +161,4 @@ LOCAL = (
         Work("retina (medical)", "CC0-1.0", "Fundus of a left eye, Mikael Häggström"),
     )),
 )  # fmt: skip
-PACKAGES: Mapping[str, Package] = {package.name: package for package in FREE + LOCAL}
+PACKAGES: Mapping[str, Package] = {package.name: package for package in (*FREE, CLOTHES, *LOCAL)}
