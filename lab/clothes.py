@@ -109,11 +109,11 @@ def features(
 
 
 class Judge:
-    """Judges pictures against the real test pictures."""
+    """Judges pictures against the real ones of a split."""
 
-    def __init__(self, store: Path, seed: int = 0) -> None:
+    def __init__(self, store: Path, split: Split = "test", seed: int = 0) -> None:
         self.network = classifier(store, seed)
-        images, labels = pictures("test")
+        images, labels = pictures(split)
         self.real, taken = features(self.network, images)
         self.accuracy = float((taken == labels).float().mean())
         self._radius = _radii(self.real)
