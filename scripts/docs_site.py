@@ -78,6 +78,10 @@ def outside(target: Path) -> str:
 def settings_page() -> str:
     """All settings of recipes: from the dataclasses, with the help that `cvq show` prints."""
     from channelvq.data.build import SOURCES, DataConfig
+    from channelvq.losses.adversarial import AdversarialConfig
+    from channelvq.losses.perceptual import PerceptualLossConfig
+    from channelvq.losses.semantic import SemanticConfig
+    from channelvq.nested import CurriculumConfig
     from channelvq.nn.networks import NETWORKS
     from channelvq.nn.unet import UNetConfig
     from channelvq.quantize.registry import QUANTIZERS
@@ -86,8 +90,6 @@ def settings_page() -> str:
     from channelvq.train.tokenizer_task import TokenizerRecipe
 
     tokenizer, car = get_type_hints(TokenizerRecipe), get_type_hints(CARRecipe)
-    losses = {name: _settings_in(hint) for name, hint in get_type_hints(tokenizer["objective"]).items()}
-    curriculum = _settings_in(get_type_hints(tokenizer["nested"])["curriculum"])
     sections: list[tuple[str, Any]] = [
         ("`train`: the loop, whatever is trained", TrainConfig),
         ("`model`: a tokenizer", tokenizer["model"]),
@@ -95,9 +97,11 @@ def settings_page() -> str:
         ("`model.network.encoder` and `decoder` of kind `linear`", UNetConfig),
         *((f"`model.quantizer`, kind `{name}`", QUANTIZERS[name]) for name in QUANTIZERS.names()),
         ("`nested`: prefixes that decode", tokenizer["nested"]),
-        ("`nested.curriculum`", curriculum),
+        ("`nested.curriculum`", CurriculumConfig),
         ("`objective`: a tokenizer", tokenizer["objective"]),
-        *((f"`objective.{name}`", cls) for name, cls in losses.items() if cls),
+        ("`objective.perceptual`", PerceptualLossConfig),
+        ("`objective.adversarial`", AdversarialConfig),
+        ("`objective.semantic`", SemanticConfig),
         ("`data`: what it is trained on", DataConfig),
         *((f"`data.sources.NAME`, kind `{name}`", SOURCES[name]) for name in SOURCES.names()),
         ("A recipe of a generator (`task: car`)", CARRecipe),
@@ -110,12 +114,6 @@ def settings_page() -> str:
         "all of them filled in. A key that does not exist is an error, and all mistakes are named at once.\n"
     )
     return head + "".join(f"\n## {title}\n\n{_settings_table(cls)}" for title, cls in sections)
-
-
-def _settings_in(hint: Any) -> Any:
-    """The class of settings in a hint such as `Config | None`; None where there is none."""
-    found = [cls for cls in (hint, *get_args(hint)) if hasattr(cls, "__dataclass_fields__")]
-    return found[0] if found else None
 
 
 def _settings_table(cls: Any) -> str:

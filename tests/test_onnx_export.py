@@ -1,6 +1,7 @@
 """A tokenizer as ONNX files gives the ids and the pictures of the tokenizer, without torch."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from channelvq.errors import InputError
 from channelvq.images.tensors import to_uint8
@@ -76,16 +78,23 @@ def test_equal_ids_and_pictures(recipe: str, more: list[str], tmp_path: Path) ->
     assert np.array_equal(*again)
 
 
-def test_the_command_on_the_bundled_tokenizer(cvq: Callable[..., tuple[int, str, str]], here: Path) -> None:
-    code, out, err = cvq("export", "bundled", "served", "--format", "onnx")
+def test_the_command_and_the_code_of_the_page(cvq: Callable[..., tuple[int, str, str]], here: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs/guide/onnx.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^cvq (.*)$", page, re.MULTILINE)
+    code, out, err = cvq(*command.split())
     assert code == 0, err
     assert "256 ids compared, 0 differ" in out
-    code, _, err = cvq("export", "bundled", "served", "--format", "onnx", "--dtype", "bfloat16")
-    assert code == 2
-    assert "--dtype" in err
-    assert {path.name for path in (here / "served").iterdir()} == {
+    assert {path.name for path in (here / "tokenizer-onnx").iterdir()} == {
         "encoder.onnx", "decoder.onnx", "channelvq-onnx.json",
     }  # fmt: skip
+    Image.fromarray(np.linspace(0, 255, 90 * 120 * 3).reshape(90, 120, 3).astype(np.uint8)).save("photo.png")
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(example, {})
+    with Image.open("coarse.png") as picture:
+        assert picture.size == (64, 64)
+    code, _, err = cvq("export", "bundled", "other", "--format", "onnx", "--dtype", "bfloat16")
+    assert code == 2
+    assert "--dtype" in err
 
 
 def test_a_kind_without_a_graph_and_other_weights_are_refused(tmp_path: Path) -> None:
