@@ -110,8 +110,8 @@ def settings_page() -> str:
     ]
     head = (
         "# Settings\n\nEvery setting that a recipe can have. Give them on the command line as `key=value` "
-        "(`cvq train small/own train.steps=500`), or in a YAML file of your own. `cvq show RECIPE` prints a recipe with "
-        "all of them filled in. A key that does not exist is an error, and all mistakes are named at once.\n"
+        "(`cvq train small/own train.steps=500`), or in a YAML file of your own. `cvq show RECIPE` prints a recipe "
+        "with all of them filled in. A key that does not exist is an error, and all mistakes are named at once.\n"
     )
     return head + "".join(f"\n## {title}\n\n{_settings_table(cls)}" for title, cls in sections)
 

@@ -15,7 +15,8 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
-# onnx.md is run by test_onnx_export.py. Pages of which every block of Python is a program by itself, or goes on from the one before.
+# onnx.md is run by test_onnx_export.py.
+# Pages of which every block of Python is a program by itself, or goes on from the one before.
 RUN = ("index.md", "guide/tutorial.md", "guide/quantizer.md", "guide/from-vector-quantize-pytorch.md",
        "guide/cvq-files.md")  # fmt: skip
 

@@ -63,7 +63,9 @@ def test_scripts(script: str, words: list[str], made: str, tmp_path: Path) -> No
     pixels = np.linspace(0, 255, 90 * 120 * 3).reshape(90, 120, 3).astype(np.uint8)
     for i in range(2):
         Image.fromarray(np.roll(pixels, 10 * i, axis=1)).save(tmp_path / f"pictures/{i}.png")
-    done = subprocess.run([sys.executable, str(EXAMPLES / script), *words], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / script), *words], cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / made).is_file()
     if made == "ids.npz":

@@ -3,8 +3,8 @@
     encoder.onnx   images (B, 3, S, S) float32 in [-1, 1]      -> ids (B, K) int64
     decoder.onnx   ids (B, K) int64, num_tokens () int64       -> images (B, 3, S, S) float32 in [-1, 1]
 
-The decoder reads the first `num_tokens` of the ids; what stands after them has no effect. Nearest codewords are taken in
-float64, so that nothing but the networks' float32 rounding can tell the ids from those of `CVQTokenizer.tokenize`.
+The decoder reads the first `num_tokens` of the ids; what stands after them has no effect. Nearest codewords are taken
+in float64, so that nothing but the networks' float32 rounding can tell the ids from those of `CVQTokenizer.tokenize`.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ from channelvq.files import filled_folder
 from channelvq.images.tensors import to_uint8
 from channelvq.nn.modes import evaluating
 from channelvq.pretrained import write_settings
-from channelvq.quantize.axis import from_vectors, to_vectors
+from channelvq.quantize.axis import Axis, from_vectors, to_vectors
 from channelvq.quantize.base import Quantizer
 from channelvq.quantize.residual import ResidualSimVQCodebook
 from channelvq.quantize.tokenwise import TokenwiseSimVQCodebook
@@ -111,7 +111,7 @@ def _write(module: nn.Module, inputs: tuple[Tensor, ...], path: Path, names: tup
     with _quietly():
         program = torch.onnx.export(
             module, inputs, dynamo=True, opset_version=OPSET, input_names=list(names), output_names=[output],
-            dynamic_shapes=shapes, external_data=False, verbose=False,
+            dynamic_shapes=shapes, external_data=False, verbose=False, optimize=False,
         )  # fmt: skip
         assert program is not None
         program.save(path, external_data=False)
@@ -119,7 +119,7 @@ def _write(module: nn.Module, inputs: tuple[Tensor, ...], path: Path, names: tup
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """torch's exporter warns of its own insides, which nobody here can mend."""
+    """Torch's exporter warns of its own insides, which nobody here can mend."""
     import logging
     import warnings
 
@@ -168,7 +168,8 @@ class _EncoderGraph(nn.Module):
 
     def __init__(self, encoder: nn.Module, lookup: nn.Module, tokenizer: CVQTokenizer) -> None:
         super().__init__()
-        self.encoder, self.lookup, self.axis = encoder, lookup, tokenizer.config.axis
+        self.encoder, self.lookup = encoder, lookup
+        self.axis: Axis = tokenizer.config.axis
 
     def forward(self, images: Float[Tensor, "B 3 S S"]) -> Int64[Tensor, "B K"]:
         return self.lookup(to_vectors(self.encoder(images), self.axis))
@@ -180,7 +181,8 @@ class _DecoderGraph(nn.Module):
     def __init__(self, tokenizer: CVQTokenizer) -> None:
         super().__init__()
         quantizer = cast(Quantizer, tokenizer.quantizer.quantizer)
-        self.decoder, self.axis, self.side = tokenizer.decoder, tokenizer.config.axis, tokenizer.config.latent_size
+        self.decoder, self.side = tokenizer.decoder, tokenizer.config.latent_size
+        self.axis: Axis = tokenizer.config.axis
         self.num_tokens = tokenizer.num_tokens
         self.maps = quantizer.weight.detach() if isinstance(quantizer, TokenwiseSimVQCodebook) else None
         self.register_buffer("table", quantizer.codes().detach().clone())
@@ -209,6 +211,8 @@ def _lookup(tokenizer: CVQTokenizer) -> nn.Module:
 class _NearestLookup(nn.Module):
     """argmin_n |e_n|^2 / 2 - z . e_n, the lowest index of equal ones."""
 
+    half_norms: Tensor
+
     def __init__(self, quantizer: Quantizer) -> None:
         super().__init__()
         table = quantizer.codes().detach().double()
@@ -221,6 +225,8 @@ class _NearestLookup(nn.Module):
 
 class _MappedLookup(nn.Module):
     """argmin_n |W_k c_n|^2 / 2 - (W_k^T z_k) . c_n."""
+
+    half_norms: Tensor
 
     def __init__(self, quantizer: TokenwiseSimVQCodebook) -> None:
         super().__init__()
