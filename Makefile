@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 PEERS  := .venv-peers
 OLDEST := .venv-oldest
 
-.PHONY: demo test check fuzz format peers oldest clean
+.PHONY: demo test check docs fuzz format peers oldest clean
 demo: $(STAMP)
 	$(BIN)/cvq demo
 
@@ -20,6 +20,10 @@ check: $(STAMP)
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
+
+# The documentation as a site, in build/site; a warning is an error.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Inputs of every kind, damaged and absurd, for ten minutes; `make check` gives them 20 seconds.
 fuzz: $(STAMP)

@@ -67,12 +67,23 @@ def generate(
 
 
 def export(
-    car: Annotated[str, typer.Argument(help=MODEL_HELP)],
+    model: Annotated[str, typer.Argument(help=f"A generator, or with --format onnx a tokenizer: {MODEL_HELP}")],
     output: Annotated[Path, typer.Argument(help="The folder to write.")],
-    dtype: Annotated[Precision, typer.Option(help="Of the stored weights.")] = "float32",
+    kind: Annotated[
+        Literal["transformers", "onnx"],
+        typer.Option("--format", help="transformers: a generator; onnx: a tokenizer as encoder.onnx and decoder.onnx."),
+    ] = "transformers",
+    dtype: Annotated[Precision, typer.Option(help="Of the stored weights; onnx: float32 alone.")] = "float32",
     overwrite: OverwriteOption = False,
 ) -> None:
-    """CAR -> a stock causal language model for transformers, vLLM or SGLang."""
+    """A generator as a stock language model for transformers, vLLM or SGLang; a tokenizer as ONNX."""
+    if kind == "onnx":
+        _export_tokenizer(model, output, dtype, overwrite)
+    else:
+        _export_generator(model, output, dtype, overwrite)
+
+
+def _export_generator(car: str, output: Path, dtype: Precision, overwrite: bool) -> None:
     import torch
 
     from channelvq import CAR
@@ -82,6 +93,21 @@ def export(
     layout = export_car(CAR.from_pretrained(car), output, getattr(torch, dtype))
     last = layout.first_image_id + layout.codebook_size - 1
     typer.echo(f"image tokens {layout.first_image_id}..{last} after the marker {layout.marker_id} -> {output}/")
+
+
+def _export_tokenizer(tokenizer: str, output: Path, dtype: Precision, overwrite: bool) -> None:
+    from channelvq import CVQTokenizer
+    from channelvq.errors import InputError
+    from channelvq.onnx_export import DECODER, ENCODER, LAYOUT_FILE, export_onnx
+
+    if dtype != "float32":
+        raise InputError(f"--dtype {dtype}: a tokenizer is exported to ONNX in float32; leave --dtype out")
+    outputs(folder=output, inputs=(tokenizer,), own=(LAYOUT_FILE,), overwrite=overwrite)
+    check = export_onnx(CVQTokenizer.from_pretrained(tokenizer), output)
+    typer.echo(
+        f"{ENCODER}, {DECODER} -> {output}/; by onnxruntime on probe images: {check.ids} ids compared, "
+        f"{check.different_ids} differ; pixels differ by up to {check.largest_difference} of 255"
+    )
 
 
 def report(
