@@ -108,8 +108,9 @@ def use(effective: Float64[Tensor, " K"] | None, codebook_size: int, chosen: int
     """Codes in use at each place, as bars."""
     if effective is None:
         return note("How often each code is used is not known: this tokenizer has no code tables (`cvq tables`).")
+    heights = (100 * effective / codebook_size).clamp(min=1.0).tolist()
     bars = "".join(
-        f'<i class="{"cvq-chosen" if k + 1 == chosen else ""}" style="height:{max(1.0, 100 * value / codebook_size):.1f}%"'
+        f'<i class="{"cvq-chosen" if k + 1 == chosen else ""}" style="height:{heights[k]:.1f}%"'
         f' title="token {k + 1}: {value:.0f} codes"></i>'
         for k, value in enumerate(effective.tolist())
     )

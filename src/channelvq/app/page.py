@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # gradio reads it when it is imported
 
-import gradio as gr
+import gradio as gr  # pyright: ignore[reportMissingImports]  # an extra that the tests do without
 
 from channelvq.app.words import MOST_PICTURES, PROMPT_CHARACTERS, note
 from channelvq.car.settings import SamplingSettings
@@ -34,8 +34,8 @@ SYSTEM_FONTS = ("ui-sans-serif", "system-ui", "sans-serif")
 NOTHING, UPLOADED, DRAWN = "nothing", "the picture of the tab Tokenize", "the picture drawn last"
 REMOVE, REPLACE = "remove it", "put another code there"
 HEAD = (
-    '<div class="cvq-head"><h1><em>A picture is a sentence</em> of tokens</h1><p>Each token is one channel of the whole '
-    "picture: the first ones say what it is, the later ones how it looks. Stop anywhere.</p></div>"
+    '<div class="cvq-head"><h1><em>A picture is a sentence</em> of tokens</h1><p>Each token is one channel of the '
+    "whole picture: the first ones say what it is, the later ones how it looks. Stop anywhere.</p></div>"
 )
 
 

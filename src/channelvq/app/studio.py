@@ -23,7 +23,7 @@ from channelvq.app.tokens import (
 from channelvq.app.words import note
 from channelvq.car.model import CAR
 from channelvq.car.settings import SamplingSettings
-from channelvq.data.drawn.scenes import SceneSource
+from channelvq.data.drawn.scenes import SMALLEST_SIZE, SceneSource
 from channelvq.images import to_pil
 
 ATLAS = 48  # codes of a token that are shown
@@ -46,7 +46,7 @@ class Studio:
 
     def example(self, number: int) -> Tokenized:
         """A scene drawn by our code, of a kind that is kept from training."""
-        source = SceneSource(size=self.tokenizer.image_size, split="test", sprites="shapes")
+        source = SceneSource(size=max(SMALLEST_SIZE, self.tokenizer.image_size), split="test", sprites="shapes")
         drawn = source.sample(number % len(source), torch.Generator().manual_seed(number)).image
         return tokenized(self.tokenizer, to_pil(drawn[None])[0])
 
