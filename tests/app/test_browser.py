@@ -1,6 +1,6 @@
 """The page in a browser, wide and narrow: load, upload, slide, change a token, draw, look at the codebook.
 
-Skipped where gradio, playwright or a Chromium is missing: pip install 'channelvq[app]' playwright; apt-get install chromium.
+Skipped where one of three is missing: pip install 'channelvq[app]' playwright; apt-get install chromium.
 """
 
 import os
@@ -103,7 +103,8 @@ def test_a_visit(visit: tuple[Any, list[str]], tmp_path: Path) -> None:
     page.get_by_role("tab", name="Generate").click()
     page.evaluate(
         """() => { window.pictures = new Set(); new MutationObserver(() => {
-            const picture = document.querySelector('#drawn .cvq-card img'); if (picture) window.pictures.add(picture.src)
+            const picture = document.querySelector('#drawn .cvq-card img');
+            if (picture) window.pictures.add(picture.src)
         }).observe(document.body, {childList: true, subtree: true, attributes: true}) }"""
     )
     page.locator("#draw").click()

@@ -31,7 +31,7 @@ def card(image: Image.Image, title: str, lines: Sequence[str], alt: str, kind: s
 
 def compared(of: Tokenized, ours: Version, others: Sequence[Version], length: int, file: bytes) -> str:
     """The original, the prefix and the other codecs, with bytes and PSNR; the .cvq file to download."""
-    total, side = len(of.ids), f"{of.picture.width} × {of.picture.height} px"
+    total, side = len(of.ids), f"{of.picture.width} x {of.picture.height} px"
     link = f"data:application/octet-stream;base64,{base64.b64encode(file).decode()}"
     cards = [
         card(of.picture, "Original", (side, f"{3 * of.picture.width * of.picture.height:,} B raw"), "The original."),
@@ -44,6 +44,7 @@ def compared(of: Tokenized, ours: Version, others: Sequence[Version], length: in
         f'<a class="cvq-download" download="picture-{length}.cvq" href="{link}">Download .cvq '
         f"<small>{len(file)} B</small></a></div>"
         f'<div class="cvq-cards">{"".join(cards)}</div>'
+        + note("JPEG and WebP: the best of all qualities and of four scales; their headers are not counted.")
     )
 
 
@@ -67,7 +68,12 @@ def change(what: Change, title: str) -> str:
     cards = (
         card(what.before, "Before", ("all tokens",), "The picture of all tokens."),
         card(what.after, "After", (title,), f"The picture after: {title}.", "cvq-ours"),
-        card(what.difference, f"Difference × {LOUDER}", (f"{what.psnr:.1f} dB to before",), "What is different."),
+        card(
+            what.difference,
+            f"Difference, {LOUDER} times as large",
+            (f"{what.psnr:.1f} dB to before",),
+            "What is different.",
+        ),
     )
     return f'<div class="cvq-cards cvq-three">{"".join(cards)}</div>'
 

@@ -1,6 +1,7 @@
 """The page itself, in gradio: what is where, and which action of the `Studio` answers it. No network, one machine."""
 
 import os
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -71,7 +72,8 @@ def launch(page: gr.Blocks, port: int) -> None:
 
 
 def run(load: "Callable[[], Studio]", port: int, tell: Callable[[str], None]) -> None:
-    """Show the page at once, load the generator, and go on until Ctrl-C. What visitors gave is deleted then."""
+    """Show the page, load the generator, and go on until Ctrl-C or SIGTERM. What visitors gave is deleted then."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="cvq-app-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         loading: Future[Studio] = Future()
