@@ -68,12 +68,7 @@ def change(what: Change, title: str) -> str:
     cards = (
         card(what.before, "Before", ("all tokens",), "The picture of all tokens."),
         card(what.after, "After", (title,), f"The picture after: {title}.", "cvq-ours"),
-        card(
-            what.difference,
-            f"Difference, {LOUDER} times as large",
-            (f"{what.psnr:.1f} dB to before",),
-            "What is different.",
-        ),
+        card(what.difference, "Difference", (f"{LOUDER} times as large", f"{what.psnr:.1f} dB"), "What is different."),
     )
     return f'<div class="cvq-cards cvq-three">{"".join(cards)}</div>'
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # gradio reads it when it is imported
 
 import gradio as gr  # pyright: ignore[reportMissingImports]  # an extra that the tests do without
+from gradio.themes import Base  # pyright: ignore[reportMissingImports]
 
 from channelvq.app.words import MOST_PICTURES, PROMPT_CHARACTERS, note
 from channelvq.car.settings import SamplingSettings
@@ -64,7 +65,7 @@ def launch(page: gr.Blocks, port: int) -> None:
         server_name=HOST, server_port=port, share=False, quiet=True, prevent_thread_lock=True, footer_links=[],
         max_file_size=MOST_BYTES, enable_monitoring=False, ssr_mode=False, pwa=False, mcp_server=False,
         css_paths=Path(__file__).with_name("style.css"),
-        theme=gr.themes.Base(
+        theme=Base(
             primary_hue="violet", neutral_hue="slate", radius_size="lg", font=SYSTEM_FONTS,
             font_mono=("ui-monospace", "monospace"),
         ),
