@@ -39,6 +39,7 @@ COMMANDS: Registry[Callable[..., None] | typer.Typer] = Registry(
         "compare": "channelvq.cli.compare:compare",
         "doctor": "channelvq.cli.doctor:doctor",
         "report": "channelvq.cli.generator:report",
+        "app": "channelvq.cli.page:app",
         "serve": "channelvq.cli.serve:serve",
         "export": "channelvq.cli.generator:export",
     },

@@ -49,11 +49,14 @@ class CodeTables:
         row = -self.depths[ids.shape[1]].numpy().astype(np.int32)
         return np.broadcast_to(row, (len(ids), len(row)))
 
+    def shares(self) -> Float64[Tensor, "K N"]:
+        """The probability of each code at each place."""
+        weights = torch.exp2(-self.depths.double() / PER_OCTAVE)
+        return weights / weights.sum(1, keepdim=True)
+
     def bits(self, ids: Int[Tensor, "n K"]) -> Float64[Tensor, "n K"]:
         """What these tables say that each token takes, before the coder."""
-        weights = torch.exp2(-self.depths.double() / PER_OCTAVE)
-        shares = weights / weights.sum(1, keepdim=True)
-        return -shares.log2()[torch.arange(ids.shape[1]), ids.long()]
+        return -self.shares().log2()[torch.arange(ids.shape[1]), ids.long()]
 
     def save(self, folder: Path) -> None:
         """Write them beside a tokenizer."""

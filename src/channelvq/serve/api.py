@@ -13,13 +13,14 @@ from starlette.types import Receive, Scope, Send
 import channelvq
 from channelvq.car.model import CAR
 from channelvq.images import images_to_batch
+from channelvq.images.encoded import to_base64
 from channelvq.serve.engine import Engine
 from channelvq.serve.errors import RefusedError, add_handlers, too_late
 from channelvq.serve.gate import Gate
 from channelvq.serve.images import Job
 from channelvq.serve.limits import Limits
 from channelvq.serve.metrics import Metrics
-from channelvq.serve.pictures import from_base64, to_base64
+from channelvq.serve.pictures import from_base64
 from channelvq.serve.schemas import (
     DetokenizeRequest,
     DetokenizeResponse,

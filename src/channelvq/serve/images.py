@@ -14,10 +14,10 @@ from channelvq.car.sampling import Sampler
 from channelvq.car.settings import SamplingSettings
 from channelvq.car.slots import drawings
 from channelvq.errors import InputError
+from channelvq.images.encoded import Format, data_url, to_base64
 from channelvq.serve.engine import Engine, Ticket
 from channelvq.serve.errors import RefusedError, too_late
-from channelvq.serve.pictures import data_url, to_base64
-from channelvq.serve.schemas import Event, Format, ImageData, ImageRequest, ImagesResponse, Usage
+from channelvq.serve.schemas import Event, ImageData, ImageRequest, ImagesResponse, Usage
 
 
 @dataclass(frozen=True)

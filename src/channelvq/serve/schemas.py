@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from channelvq.car.settings import SamplingSettings
+from channelvq.images.encoded import Format
 
-Format = Literal["png", "webp", "jpeg"]
 MOST_PARTIAL = 16
 # Far beyond where a picture gets better, far below where numbers overflow.
 MOST_GUIDANCE = 100.0

@@ -1,0 +1,1 @@
+"""The page of `cvq app`: pictures as tokens, pictures from text, the codebook. Only `page` needs gradio."""
