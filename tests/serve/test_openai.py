@@ -1,6 +1,7 @@
 """The official client of OpenAI's API against the server: every answer is the picture of its seed."""
 
 import base64
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 
@@ -15,8 +16,19 @@ openai = pytest.importorskip("openai")
 PROMPTS = ["a green dog", "a red car left of a blue umbrella", "", "three small black cats"]
 
 
+CLIENTS: "list[openai.OpenAI]" = []
+
+
+@pytest.fixture(autouse=True)
+def closed_clients() -> Iterator[None]:
+    yield
+    while CLIENTS:  # the garbage collector would warn of their sockets, in whatever test it runs
+        CLIENTS.pop().close()
+
+
 def client_of(server: Running, key: str = "none") -> "openai.OpenAI":
-    return openai.OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0)
+    CLIENTS.append(openai.OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0))
+    return CLIENTS[-1]
 
 
 def pixels(b64: str) -> bytes:
