@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from channelvq.data.fetched.fashion import CLASSES, FashionSource
 from channelvq.data.split import Split
 from channelvq.evaluate.distances import frechet_distance
+from channelvq.images import normalize
 from channelvq.nn.modes import evaluating
 from channelvq.pretrained import read_weights, write_weights
 
@@ -94,7 +95,7 @@ def _trained(seed: int) -> ClothesClassifier:
 
 def gray(images: UInt8[Tensor, "n 3 32 32"]) -> Float[Tensor, "n 1 32 32"]:
     """In [-1, 1], the mean of the colours."""
-    return images.float().mean(1, keepdim=True) / 127.5 - 1
+    return normalize(images).mean(1, keepdim=True)
 
 
 @torch.no_grad()

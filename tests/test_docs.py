@@ -8,10 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
-from PIL import Image
+from tests.pages import blocks, photo
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
@@ -21,16 +20,10 @@ RUN = ("index.md", "guide/tutorial.md", "guide/quantizer.md", "guide/from-vector
        "guide/cvq-files.md")  # fmt: skip
 
 
-def blocks(page: Path, *languages: str) -> list[str]:
-    text = page.read_text(encoding="utf-8")
-    return re.findall(rf"```(?:{'|'.join(languages)})\n(.*?)```", text, re.DOTALL)
-
-
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    pixels = np.linspace(0, 255, 90 * 120 * 3).reshape(90, 120, 3).astype(np.uint8)
-    Image.fromarray(pixels).save("photo.png")
+    photo().save("photo.png")
     return tmp_path
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from tests.pages import photo
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 # What the cell of settings is given instead of its own numbers.
@@ -60,9 +60,8 @@ def test_notebooks(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_scripts(script: str, words: list[str], made: str, tmp_path: Path) -> None:
     pytest.importorskip("constriction")
     (tmp_path / "pictures").mkdir()
-    pixels = np.linspace(0, 255, 90 * 120 * 3).reshape(90, 120, 3).astype(np.uint8)
     for i in range(2):
-        Image.fromarray(np.roll(pixels, 10 * i, axis=1)).save(tmp_path / f"pictures/{i}.png")
+        photo(10 * i).save(tmp_path / f"pictures/{i}.png")
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / script), *words], cwd=tmp_path, capture_output=True, text=True
     )

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.pages import blocks, photo
 
 from channelvq.errors import InputError
 from channelvq.images.tensors import to_uint8
@@ -79,16 +80,16 @@ def test_equal_ids_and_pictures(recipe: str, more: list[str], tmp_path: Path) ->
 
 
 def test_the_command_and_the_code_of_the_page(cvq: Callable[..., tuple[int, str, str]], here: Path) -> None:
-    page = (Path(__file__).parents[1] / "docs/guide/onnx.md").read_text(encoding="utf-8")
-    (command,) = re.findall(r"^cvq (.*)$", page, re.MULTILINE)
+    page = Path(__file__).parents[1] / "docs/guide/onnx.md"
+    (command,) = re.findall(r"^cvq (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     code, out, err = cvq(*command.split())
     assert code == 0, err
     assert "256 ids compared, 0 differ" in out
     assert {path.name for path in (here / "tokenizer-onnx").iterdir()} == {
         "encoder.onnx", "decoder.onnx", "channelvq-onnx.json",
     }  # fmt: skip
-    Image.fromarray(np.linspace(0, 255, 90 * 120 * 3).reshape(90, 120, 3).astype(np.uint8)).save("photo.png")
-    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    photo().save("photo.png")
+    (example,) = blocks(page, "python")
     exec(example, {})
     with Image.open("coarse.png") as picture:
         assert picture.size == (64, 64)

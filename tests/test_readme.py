@@ -7,30 +7,26 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from tests.pages import blocks, photo
 
 from channelvq.config import from_dict
 from channelvq.data.build import DataConfig
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+PAGE = ROOT / "README.md"
+README = PAGE.read_text()
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    pixels = np.linspace(0, 255, 90 * 120 * 3).reshape(90, 120, 3).astype(np.uint8)
-    Image.fromarray(pixels).save("photo.png")
+    photo().save("photo.png")
     (tmp_path / "pictures").mkdir()
     for i in range(3):
-        Image.fromarray(np.roll(pixels, 10 * i, axis=1)).save(f"pictures/{i}.png")
+        photo(10 * i).save(f"pictures/{i}.png")
     (tmp_path / "results").symlink_to(ROOT / "results")
     return tmp_path
 
@@ -49,7 +45,7 @@ def run(module: str, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_python_block(folder: Path) -> None:
-    (code,) = blocks("python")
+    (code,) = blocks(PAGE, "python")
     scope: dict[str, object] = {}
     exec(code, scope)
     assert scope["ids"].shape == (1, 64)  # type: ignore[attr-defined]
@@ -59,7 +55,7 @@ def test_python_block(folder: Path) -> None:
 
 
 def test_commands(folder: Path) -> None:
-    (commands,) = blocks("bash")
+    (commands,) = blocks(PAGE, "bash")
     lines = [shlex.split(line, comments=True) for line in commands.strip().splitlines()]
     modules = [("channelvq", *words[1:]) if words[0] == "cvq" else tuple(words[2:]) for words in lines]
     assert [words[1] for words in modules] == [
@@ -96,10 +92,8 @@ def test_user_errors_are_one_line_and_exit_code_2(folder: Path) -> None:
 
 
 def test_the_sources_of_the_data_page_can_be_used() -> None:
-    page = (ROOT / "docs/data.md").read_text()
-    found = [
-        from_dict(DataConfig, yaml.safe_load(text)["data"]) for text in re.findall(r"```yaml\n(.*?)```", page, re.S)
-    ]
+    page = ROOT / "docs/data.md"
+    found = [from_dict(DataConfig, yaml.safe_load(text)["data"]) for text in blocks(page, "yaml")]
     assert {source.kind for data in found for source in data.sources.values()} == {"folder", "shards", "huggingface"}
 
 

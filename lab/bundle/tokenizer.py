@@ -4,13 +4,12 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from channelvq.byte_rows import SCALE, with_byte_rows
@@ -95,20 +94,21 @@ def copy_half(source: Path, folder: Path) -> None:
 
 def copy_small(source: Path, folder: Path) -> None:
     """As `copy_half`, but large matrices a byte a number."""
-    for name in FINAL:
-        shutil.copy(source / name, folder / name)
-    path = folder / "model.safetensors"
-    state = read_weights(path)
+    weights, config = FINAL
+    shutil.copy(source / config, folder / config)
+    state = read_weights(source / weights)
     large = {name for name, t in state.items() if t.is_floating_point() and t.ndim > 1 and t.numel() >= LARGE}
-    write_weights(path, with_byte_rows(state, large), read_metadata(path))
-    halve(path, keep={name + SCALE for name in large})
+    small = _halved(with_byte_rows(state, large), keep={name + SCALE for name in large})
+    write_weights(folder / weights, small, read_metadata(source / weights))
 
 
 def halve(path: Path, keep: Collection[str] = ()) -> None:
     """Store the floating-point weights of a file in half precision, but for the ones to keep."""
-    state = load_file(path)
-    half = {name: t.half() if t.is_floating_point() and name not in keep else t for name, t in state.items()}
-    write_weights(path, half, read_metadata(path))
+    write_weights(path, _halved(read_weights(path), keep), read_metadata(path))
+
+
+def _halved(state: Mapping[str, Tensor], keep: Collection[str]) -> dict[str, Tensor]:
+    return {name: t.half() if t.is_floating_point() and name not in keep else t for name, t in state.items()}
 
 
 def measure(

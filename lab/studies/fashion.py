@@ -12,16 +12,16 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from channelvq.car.model import CAR
 from channelvq.car.settings import SamplingSettings
 from channelvq.data.fetched.fashion import CLASSES
+from channelvq.evaluate.geneval.drawing import draw
 from channelvq.evaluate.measures import choose_measures
 from channelvq.evaluate.next_channel import evaluate_next_channel
 from channelvq.evaluate.reconstruction import evaluate_reconstruction
 from channelvq.evaluate.results import protocol
 from channelvq.evaluate.tables import TextTable
-from channelvq.images import grid, normalize, save_image, to_pil, to_uint8
-from channelvq.tokenizer import CVQTokenizer
+from channelvq.images import grid, normalize, save_image, to_pil
+from channelvq.pictures import restored
 from channelvq.train.car_task import CARRecipe, token_set
 from channelvq.train.run import load_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe
@@ -36,7 +36,6 @@ AXES = {"channels": "small/fashion-tokenizer", "patches": "small/fashion-patch"}
 SEEDS = 3
 IMAGES = 2_000  # test pictures restored, and samples: 200 of each class
 SCALES = (1.5, 2.0, 2.5, 3.0)
-ROWS = 100  # images in memory at a time
 SHEET = 6  # rows of the picture of samples
 _ONE_THREAD = "train.threads=1"
 VARIANTS = {f"{axis}, seed {seed}": (axis, seed) for seed in range(SEEDS) for axis in AXES}
@@ -54,7 +53,8 @@ def keys() -> dict[str, str]:
     """The run key of every record of the result."""
     runs = {}
     for name in VARIANTS:
-        runs[f"{name}, tokenizer"], runs[name] = run_key(recipes(name)[0]), generator_key(*recipes(name))
+        tokenizer, generator = recipes(name)
+        runs[f"{name}, tokenizer"], runs[name] = run_key(tokenizer), generator_key(tokenizer, generator)
     return runs
 
 
@@ -86,20 +86,16 @@ def _restored(
     tokenizer, done = trained(recipe, store)
     report = evaluate_reconstruction(tokenizer, images, measures=choose_measures(images.shape[-1], "none"))
     return {
-        "name": name, "judged": judge(_restore(tokenizer, images), labels),
+        "name": name, "judged": judge(restored(tokenizer, images), labels),
     } | record(recipe, done, "fashion-mnist", report.to_dict())  # fmt: skip
-
-
-def _restore(tokenizer: CVQTokenizer, images: UInt8[Tensor, "n 3 h w"]) -> UInt8[Tensor, "n 3 h w"]:
-    parts = (tokenizer.tokenize(normalize(part)) for part in images.split(ROWS))
-    return torch.cat([to_uint8(tokenizer.detokenize(ids, "tensor")) for ids in parts])
 
 
 def _drawn(name: str, store: Path, judges: dict[str, Judge], folder: Path) -> dict[str, Any]:
     base, recipe = recipes(name)
     car, done = trained_generator(base, recipe, store)
     labels = torch.arange(IMAGES) % len(CLASSES)
-    sets = {scale: draw(car, labels, scale) for scale in SCALES}
+    prompts = [CLASSES[label] for label in labels.tolist()]
+    sets = {scale: draw(car, prompts, SamplingSettings(scale), lambda *_: None) for scale in SCALES}
     # Which scale is chosen on other pictures than it is judged by.
     best = min(SCALES, key=lambda scale: judges["validation"](sets[scale], labels)["frechet"])
     test = token_set(recipe.data, car.tokenizer, "test", IMAGES)
@@ -116,17 +112,6 @@ def _drawn(name: str, store: Path, judges: dict[str, Judge], folder: Path) -> di
     } | record(base, done, "fashion-mnist", metrics)  # fmt: skip
 
 
-def draw(car: CAR, labels: Int64[Tensor, " n"], scale: float) -> UInt8[Tensor, "n 3 h w"]:
-    """A picture of each class, seeds 0, 1, ..."""
-    drawn = []
-    for start in range(0, len(labels), ROWS):
-        prompts = [CLASSES[label] for label in labels[start : start + ROWS].tolist()]
-        settings = SamplingSettings(guidance_scale=scale, seed=start)
-        ids = car.generate(prompts, **vars(settings)).ids
-        drawn.append(to_uint8(car.tokenizer.detokenize(ids, "tensor")))
-    return torch.cat(drawn)
-
-
 def load(path: Path) -> dict[str, Any]:
     """A stored result; raises InputError when there is none."""
     return read_result(path, ("protocol.judge", "records.name", "records.run", "records.metrics"), "use --missing")
@@ -140,8 +125,8 @@ def axes(result: dict[str, Any]) -> TextTable:
         tokens, drawn = of.get(f"{name}, tokenizer"), of.get(name)
         if tokens is None:
             continue
-        restored = tokens["judged"]
-        cells = [name, f"{tokens['metrics']['psnr']:.2f}", f"{restored['frechet']:.1f}", f"{restored['accuracy']:.3f}"]
+        judged = tokens["judged"]
+        cells = [name, f"{tokens['metrics']['psnr']:.2f}", f"{judged['frechet']:.1f}", f"{judged['accuracy']:.3f}"]
         if drawn is not None:
             best = drawn["by_scale"][str(drawn["scale"])]
             minutes = (tokens["seconds"] + drawn["seconds"]) / 60

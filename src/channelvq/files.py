@@ -81,7 +81,7 @@ def _sweep(folder: Path) -> None:
         with suppress(OSError):  # its writer has just ended
             if not _is_young(lock):
                 with suppress(Timeout), FileLock(lock, timeout=0):  # held by a writer that is alive
-                    _empty(lock.parent)
+                    _empty(lock.parent)  # the lock last: whoever is killed here leaves what the next one may sweep
                     shutil.rmtree(lock.parent, ignore_errors=True)
     for left in folder.glob(".*"):
         with suppress(OSError):  # it is not empty, or not a folder

@@ -124,4 +124,6 @@ def test_what_is_no_picture_is_said_to_the_visitor(visit: tuple[Any, list[str]],
     page, _ = visit
     Image.new("1", (8192, 4096)).save(tmp_path / "huge.png")
     page.set_input_files("#upload input[type=file]", tmp_path / "huge.png")
-    page.get_by_text("8192 x 4096 pixels are more than").first.wait_for(timeout=60_000)
+    said = page.get_by_text("8192 x 4096 pixels are more than").first
+    said.wait_for(timeout=60_000)
+    assert said.is_visible()
