@@ -38,7 +38,7 @@ DRAWN = ("data.sources.scenes={kind: scenes, sprites: shapes, weight: 1}", "data
 SMALL = (*DRAWN, *(f"data.sources.{name}.weight=0" for name in ("fluent", "noto", "twemoji", "photos")),
          "objective.start_images=128")  # fmt: skip
 CASES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "pixel loss, 64 px": ("small/bundled", (*SMALL, "model.quantizer.kind=plain")),
+    "pixel loss, 64 px": ("small/conv", (*SMALL, "model.quantizer.kind=plain")),
     "full recipe, 64 px": ("small/full", (*SMALL, "objective.adversarial.start_step=0")),
 }
 # LPIPS takes part with our network in its place, which is smaller: the share is rather too large than too small.

@@ -56,7 +56,7 @@ def game(result: Result) -> TextTable:
 
 STUDY = RecipeStudy(
     {
-        "pixel": ("small/bundled", ("train.steps=2000", "model.quantizer.kind=plain")),
+        "pixel": ("small/conv", ("train.steps=2000", "model.quantizer.kind=plain")),
         "full": ("small/full", ()),
         "full, one weight for every prefix": ("small/full", ("objective.adversarial.prefix_weight=false",)),
     },
