@@ -12,9 +12,9 @@ from channelvq.data.drawn.scenes import SceneSource
 from channelvq.demo import PROMPTS, run
 from channelvq.evaluate.metrics import psnr
 from channelvq.images import normalize, to_uint8
-from channelvq.lookup.nearest import nearest_codeword
 from channelvq.nn.modes import row_independent_kernels
 from channelvq.pretrained import CODE_TABLES, weights_sha256
+from channelvq.quantize.residual import ResidualSimVQCodebook
 from channelvq.train.car_task import CARRecipe, CARTask
 from channelvq.train.run import load_recipe
 
@@ -49,12 +49,25 @@ def test_psnr_rises_with_every_doubling_of_the_prefix_on_held_out_images() -> No
         assert values == sorted(values)
 
 
-def test_ids_are_the_nearest_codewords_and_do_not_depend_on_the_batch(tokenizer: CVQTokenizer) -> None:
+def test_no_codeword_is_nearer_and_ids_do_not_depend_on_the_batch(tokenizer: CVQTokenizer) -> None:
+    """A token stands for what those before it left of its numbers, and is the nearest of W_k c_n to that."""
     x = torch.rand(10, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     ids = tokenizer.tokenize(x)
+    quantizer = tokenizer.quantizer.quantizer
+    assert isinstance(quantizer, ResidualSimVQCodebook)
     with torch.no_grad(), row_independent_kernels(x.device):
-        maps = tokenizer.encoder(x[:8]).flatten(2)
-    assert torch.equal(ids[:8], nearest_codeword(maps.flatten(0, 1), tokenizer.quantizer.codes()).view(8, 64))
+        z = tokenizer.encoder(x[:8]).flatten(2).double()
+    left = [dict[int, float]() for _ in z]
+    for k, (numbers, maps) in enumerate(zip(quantizer.numbers.tolist(), quantizer.weight.double(), strict=True)):
+        words = quantizer.basis.double() @ maps.T
+        token = torch.tensor([[value - spent.get(n, 0.0) for n, value in zip(numbers, row.tolist(), strict=True)]
+                              for spent, row in zip(left, z[:, k], strict=True)], dtype=torch.float64)  # fmt: skip
+        distances = torch.cdist(token, words).square()
+        chosen = distances.gather(1, ids[:8, k : k + 1])[:, 0]
+        assert (chosen <= distances.amin(1) * (1 + 1e-5) + 1e-9).all()
+        for spent, word in zip(left, words[ids[:8, k]].tolist(), strict=True):
+            for n, value in zip(numbers, word, strict=True):
+                spent[n] = spent.get(n, 0.0) + value
     assert torch.equal(tokenizer.tokenize(x[9:]), ids[9:])
 
 

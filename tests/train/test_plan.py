@@ -53,7 +53,7 @@ def test_parameters_are_those_of_the_model() -> None:
     assert found.parameters == sum(p.numel() for p in CVQTokenizer(recipe.model).parameters())
     assert found.memory["optimizer"] == 8 * found.parameters
     assert found.memory["moving average"] == 4 * found.parameters
-    assert found.images == 7000 * 32
+    assert found.images == 6000 * 32
 
 
 def test_muon_keeps_one_number_where_adam_keeps_two() -> None:

@@ -64,6 +64,19 @@ def test_a_run_in_slow_bfloat16_is_told(
     assert ("takes 2.0 times as long" in out) == ("train.precision=no" in out) == said
 
 
+@pytest.mark.parametrize(("speedup", "used"), [(0.5, "no"), (5, "bf16")])
+def test_auto_is_the_precision_that_is_faster_here(
+    speedup: float, used: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(launch, "bfloat16_speedup", lambda: speedup)
+    weights = {}
+    for name, precision in (("auto", "auto"), ("said", used), ("other", {"no": "bf16", "bf16": "no"}[used])):
+        fit(recipe(tmp_path / name, "train.steps=2", "train.device=cpu", f"train.precision={precision}"))
+        weights[name] = (tmp_path / name / "final/model.safetensors").read_bytes()
+    assert weights["auto"] == weights["said"] != weights["other"]
+    assert f"train.precision auto: {used} on this machine" in " ".join(capsys.readouterr().out.split())
+
+
 @pytest.fixture
 def generator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Overrides of a tiny generator on a tokenizer in tmp_path."""

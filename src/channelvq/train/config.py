@@ -14,7 +14,9 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 # YAML reads a bare `no` as false.
-Precision = Annotated[Literal["no", "bf16", "fp16"], BeforeValidator(lambda given: "no" if given is False else given)]
+Precision = Annotated[
+    Literal["no", "bf16", "fp16", "auto"], BeforeValidator(lambda given: "no" if given is False else given)
+]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -31,6 +33,7 @@ class TrainConfig:
     learning_rate: peak, after `warmup_steps`, then a cosine down to `final_lr_ratio` of it. ema: decay of the moving
     average of the weights that is evaluated and saved (0: none). device: auto is a CUDA GPU where there is one, else
     the CPU; which GPU, CUDA_VISIBLE_DEVICES says. precision: of the networks; quantizers always work in float32.
+    auto: bf16 where the device is not slower by it, else no (float32); the run says which.
     resume: go on from the newest checkpoint. accumulation: parts that a rank's share of the batch is worked through in,
     one after the other, before the step; it saves memory and leaves the result as it is, but for rounding. compile: the
     networks by torch.compile. channels_last: their memory format. trackers: what else the figures of metrics.jsonl go

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from accelerate import Accelerator
@@ -46,7 +46,7 @@ def build_accelerator(config: TrainConfig, idle_parameters: bool) -> Accelerator
     accelerator = Accelerator(
         # Accelerate by itself would take Apple's GPU, which has no float64.
         cpu=config.device == "cpu" or (torch.backends.mps.is_available() and not on_gpu(config)),
-        mixed_precision=config.precision,
+        mixed_precision=used_precision(config),
         # Said here, or environment variables of Accelerate would say it: the recipe alone decides.
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         dynamo_backend="no",
@@ -82,13 +82,27 @@ def own_threads(config: TrainConfig) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def used_precision(config: TrainConfig) -> Literal["no", "bf16", "fp16"]:
+    """What `auto` is on this machine; any other setting is itself."""
+    if config.precision != "auto":
+        return config.precision
+    fast = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu(config) else _fast_bfloat16()
+    return "bf16" if fast else "no"
+
+
+def _fast_bfloat16() -> bool:
+    return bfloat16_speedup() > SLOW_BFLOAT16
+
+
 def advice(config: TrainConfig) -> list[str]:
-    """Lines for people about settings that cost time on this machine."""
-    if config.precision != "bf16" or on_gpu(config) or (speedup := bfloat16_speedup()) > SLOW_BFLOAT16:
+    """Lines for people about what the settings are, and which of them cost time, on this machine."""
+    if config.precision == "auto":
+        return [f"train.precision auto: {used_precision(config)} on this machine"]
+    if config.precision != "bf16" or on_gpu(config) or _fast_bfloat16():
         return []
     return [
-        f"train.precision bf16: a product in bfloat16 takes {1 / speedup:.1f} times as long as in float32 on this "
-        "processor; train.precision=no is likely to be faster"
+        f"train.precision bf16: a product in bfloat16 takes {1 / bfloat16_speedup():.1f} times as long as in float32 on this "
+        "processor; train.precision=no is likely to be faster, auto chooses"
     ]
 
 

@@ -190,7 +190,7 @@ def _published(name: str) -> dict[str, Any]:
 
 
 def _bytes(train: TrainConfig) -> int:
-    return FLOAT_BYTES if train.precision == "no" else 2
+    return FLOAT_BYTES if train.precision == "no" else 2  # auto: on the GPUs that are planned for, bf16
 
 
 def _plan(

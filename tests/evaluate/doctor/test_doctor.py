@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from channelvq import CVQTokenizer
+from channelvq import CAR, CVQTokenizer
 from channelvq.cli import main
 from channelvq.errors import InputError
 from channelvq.evaluate.doctor import examine as doctor
@@ -200,7 +200,7 @@ def test_images_of_another_size_are_refused() -> None:
 
 
 def test_codewords_of_many_numbers_alike_are_used_but_empty(scenes: torch.Tensor) -> None:
-    report, _ = examine(CVQTokenizer.from_pretrained("bundled"), scenes)
+    report, _ = examine(CAR.from_pretrained("bundled").tokenizer, scenes)
     assert "used but empty" in [each.name for each in findings(report)]
     assert float(report.position_dimensions.median()) > 5
 
@@ -214,7 +214,7 @@ def test_the_bundled_tokenizer_is_healthy(bundled: DoctorReport) -> None:
 
 
 def test_a_collapsed_codebook_gets_its_remedy(scenes: torch.Tensor) -> None:
-    bundled = CVQTokenizer.from_pretrained("bundled")
+    bundled = CAR.from_pretrained("bundled").tokenizer
     tokenizer = CVQTokenizer(replace(bundled.config, quantizer=PlainConfig(codebook_size=4096))).eval()
     tokenizer.encoder.load_state_dict(bundled.encoder.state_dict())
     tokenizer.decoder.load_state_dict(bundled.decoder.state_dict())
