@@ -1,5 +1,7 @@
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -19,9 +21,10 @@ from channelvq.codec import (
     read_header,
 )
 from channelvq.codec.car_scores import CARScores
+from channelvq.codec.exact import in_float64
 from channelvq.errors import InputError
 from channelvq.evaluate.metrics import psnr
-from channelvq.images import to_tensor
+from channelvq.images import to_tensor, to_uint8
 from channelvq.tokenizer import CVQTokenizer
 
 
@@ -33,6 +36,14 @@ def scores(car: CAR) -> CARScores:
 @pytest.fixture(scope="module")
 def pictures() -> torch.Tensor:
     return torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(4)) * 2 - 1
+
+
+@contextmanager
+def threads_of(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    yield
+    torch.set_num_threads(before)
 
 
 def rows(files: list[bytes], tokenizer: CVQTokenizer, **options) -> list[list[int]]:
@@ -72,6 +83,23 @@ def test_a_file_does_not_depend_on_its_neighbours(model, tokenizer, scores, ids)
     alone = [compress_ids(row[None], tokenizer, car=car)[0] for row in ids]
     assert together == alone
     assert rows(together[3:4], tokenizer, car=car) == rows(together, tokenizer, car=car)[3:4]
+
+
+def test_pictures_are_computed_in_float64(tokenizer, ids) -> None:
+    """A file's picture is the rounded one of float64, in which threads and batches move nothing near a level."""
+    for each in (tokenizer, CVQTokenizer.from_pretrained("bundled")):
+        own = ids % each.codebook_size
+        exact, values = in_float64(each), []
+        for threads, rows_at_once in ((1, 5), (2, 1)):
+            with threads_of(threads):
+                parts = own.split(rows_at_once)
+                values.append(torch.cat([exact.detokenize(part, "tensor", exact=False) for part in parts]))
+        assert values[0].dtype == torch.float64
+        assert (values[0] - values[1]).abs().max() < 1e-11  # a layer that computed in float32 would show 1e-7
+        shown = torch.stack([to_tensor(p) for p in decompress(compress_ids(own, each), each)])
+        assert torch.equal(shown, to_uint8(values[0]))
+        with pytest.raises(AssertionError):
+            torch.testing.assert_close(each.detokenize(own, "tensor").double(), values[0], atol=1e-11, rtol=0)
 
 
 def test_captions_change_the_bytes_and_are_stored_or_needed(tokenizer, scores, ids) -> None:

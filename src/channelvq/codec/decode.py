@@ -18,6 +18,7 @@ from channelvq.checks import check_whole_number
 from channelvq.codec.car_scores import CARScores
 from channelvq.codec.code_model import CHECKS, CodeModel, Walk, captions_of, checksum, code_model
 from channelvq.codec.container import TOKENIZER_DIGEST, DamagedWarning, Header, check_length, read_header
+from channelvq.codec.exact import in_float64
 from channelvq.codec.levels import counts_of
 from channelvq.codec.stream import DamagedStreamError, Reader
 from channelvq.codec.tables import CodeTables
@@ -63,7 +64,7 @@ def decompress(
                 DamagedWarning,
                 stacklevel=2,
             )
-    return _pictures(tokenizer, [one.ids for one in decoded])
+    return _pictures(in_float64(tokenizer), [one.ids for one in decoded])
 
 
 def _pictures(tokenizer: CVQTokenizer, rows: Sequence[Sequence[int]]) -> list[Image.Image]:

@@ -16,6 +16,7 @@ from channelvq.checks import check_whole_number
 from channelvq.codec.car_scores import CARScores, CARWalk
 from channelvq.codec.code_model import CHECKS, CodeModel, captions_of, checksum, code_model
 from channelvq.codec.container import TOKENIZER_DIGEST, Caption, Header
+from channelvq.codec.exact import in_float64
 from channelvq.codec.levels import counts_of, levels_of
 from channelvq.codec.stream import Writer
 from channelvq.errors import InputError
@@ -63,8 +64,9 @@ def lengths_for(
     if not isinstance(psnr, int | float) or not 0 < psnr < 100:
         raise InputError(f"psnr: expected dB in 0..100, got {psnr!r}")
     pixels, lengths = to_uint8(images).cpu(), [ids.shape[1]] * len(ids)
+    reader = in_float64(tokenizer)  # the pictures that a reader gets
     for k in reversed(range(1, ids.shape[1] + 1)):
-        reached = measure_psnr(to_uint8(tokenizer.detokenize(ids[:, :k], "tensor")).cpu(), pixels) >= psnr
+        reached = measure_psnr(to_uint8(reader.detokenize(ids[:, :k], "tensor")).cpu(), pixels) >= psnr
         lengths = [k if good else length for good, length in zip(reached.tolist(), lengths, strict=True)]
     return lengths
 
