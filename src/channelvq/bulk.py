@@ -8,6 +8,7 @@ one had begun is made from its first image on. So every image is in the tokens o
 
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections import deque
@@ -248,6 +249,7 @@ def _local(job: Job, model: CVQTokenizer, paths: Sequence[Path], workers: int) -
 
 
 def _begin_worker(job: Job, threads: int) -> None:
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # without a traceback of each
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     model = CVQTokenizer.from_pretrained(job.tokenizer, device=job.device)

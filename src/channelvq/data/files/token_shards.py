@@ -189,7 +189,11 @@ def read_manifest(folder: Path) -> TokenManifest:
     if not isinstance(content, dict):
         raise InputError(f"{path} is not what `cvq data tokenize` wrote; choose another folder")
     counted = {name: content.pop(name, None) for name in ("images", "captions", "skipped")}
-    manifest = from_dict(TokenManifest, content, where=str(path))
+    try:
+        manifest = from_dict(TokenManifest, content)
+    except InputError as error:
+        first = str(error).splitlines()[1].strip()
+        raise InputError(f"{path} is not what `cvq data tokenize` wrote ({first}); choose another folder") from None
     names = [*manifest.pending, *(shard.name for shard in manifest.shards)]
     if counted != manifest.counts() or len(set(names)) < len(names):
         raise InputError(f"{path}: its counts are not those of its shards; write it again")
