@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from channelvq.data.files.shards import ShardSource
+from channelvq.files import only_writer
 
 Cvq = Callable[..., tuple[int, str, str]]
 
@@ -145,3 +146,11 @@ def test_a_cut_tar_is_one_line_after_the_others_are_done(cvq: Cvq, here: Path, t
     assert last.startswith("error: 1 of 3 shards cannot be read, the others are done; ")
     assert "images-00001.tar' is broken or cut off" in last
     assert json.loads((here / "tokens/manifest.json").read_text())["pending"] == ["images-00001"]
+
+
+def test_one_process_at_a_time_writes_tokens(cvq: Cvq, here: Path, tiny_tokenizer: Path) -> None:
+    cvq("data", "shard", "pictures", "out")
+    with only_writer(here / "tokens"):
+        code, _, stderr = cvq("data", "tokenize", "out", "-o", "tokens", "-t", tiny_tokenizer)
+    assert code == 2
+    assert "tokens: another process is writing to it" in stderr
