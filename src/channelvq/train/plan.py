@@ -109,7 +109,8 @@ def _tokenizer_plan(name: str, recipe: TokenizerRecipe, machine: Machine) -> Pla
     parts = [
         Part(part, sum(p.numel() for p in module.parameters()), trained=module is not teacher)
         for part, module in (("encoder", tokenizer.encoder), ("quantizer", tokenizer.quantizer),
-                             ("decoder", tokenizer.decoder), ("discriminator", judge), ("semantic head", head),
+                             ("decoder", tokenizer.decoder), ("resampler", tokenizer.resampler),
+                             ("discriminator", judge), ("semantic head", head),
                              ("semantic teacher", teacher)) if module is not None
     ]  # fmt: skip
     image = torch.empty(1, 3, model.image_size, model.image_size, device="meta")
