@@ -52,6 +52,12 @@ def build(settings: CVQConfig) -> CVQTokenizer:
     return tok.eval()
 
 
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 @pytest.fixture(params=["channel", "patch"])
 def tokenizer(request: pytest.FixtureRequest) -> CVQTokenizer:
     return build(config(request.param))
@@ -279,3 +285,25 @@ def test_every_parameter_gets_a_gradient_at_another_size(tokenizer: CVQTokenizer
     ((x_hat - x).square().mean() + quantized.loss).backward()
     silent = [n for n, p in tokenizer.named_parameters() if p.grad is None or p.grad.abs().sum() == 0]
     assert [name for name in silent if not name.endswith("keys.bias")] == []
+
+
+def test_the_commands_keep_whole_pictures_and_their_sizes(cvq: Callable[..., tuple[int, str, str]], here: Path) -> None:
+    tok = build(config())
+    tok.save_pretrained(here / "tok")
+    for name, (height, width) in {"a": (24, 32), "b": (16, 48), "c": (300, 200)}.items():
+        pixels = ((picture(height, width).permute(1, 2, 0).numpy() + 1) * 127.5).astype(np.uint8)
+        Image.fromarray(pixels).save(here / f"{name}.png")
+    pictures = [here / f"{name}.png" for name in "abc"]
+    assert cvq("tokenize", *pictures, "-t", here / "tok", "-o", here / "t.json", "--device", "cpu")[0] == 0
+    rows = json.loads((here / "t.json").read_text())["images"]
+    assert [row["size"] for row in rows] == [[24, 32], [16, 48], list(tok.config.working_size((300, 200)))]
+    assert [row["ids"] for row in rows] == tok.tokenize(pictures).tolist()
+    assert cvq("detokenize", here / "t.json", "-o", here / "out", "--device", "cpu")[0] == 0
+    for row, path in zip(rows, sorted((here / "out").iterdir()), strict=True):
+        with Image.open(path) as decoded:
+            assert [decoded.height, decoded.width] == row["size"]
+    rows[0]["size"] = [0, 3]
+    (here / "t.json").write_text(json.dumps(json.loads((here / "t.json").read_text()) | {"images": rows}))
+    code, _, told = cvq("detokenize", here / "t.json", "-o", here / "out2", "--device", "cpu")
+    assert code == 2
+    assert "images[0].size is [0, 3], it should be [height, width]" in " ".join(told.split())
