@@ -37,8 +37,10 @@ def tokenize(
     rows = []
     for names, pictures in batches(images, tok.config.working_size if any_size else tok.image_size):
         ids = tok.tokenize(pictures).tolist()
-        sizes = [(picture.height, picture.width) if any_size else None for picture in pictures]
-        rows += [TokenRow(str(name), *row) for name, *row in zip(names, ids, sizes, strict=True)]
+        rows += [
+            TokenRow(str(name), row, (picture.height, picture.width) if any_size else None)
+            for name, row, picture in zip(names, ids, pictures, strict=True)
+        ]
     write_tokens(output, tokenizer, tok, rows)
     line = printable(f"{len(rows)} image(s), {tok.num_tokens} tokens each -> {output}")
     typer.echo(line, err=is_stream(output))  # not among the tokens

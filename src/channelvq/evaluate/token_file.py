@@ -89,7 +89,7 @@ def check_fits(file: TokenFile, path: Path, tokenizer: CVQTokenizer, num_tokens:
 def decode_rows(
     tokenizer: CVQTokenizer, rows: list[TokenRow], num_tokens: int | None = None
 ) -> Iterator[tuple[int, Image.Image]]:
-    """(number of the row, image) decoded from its first `num_tokens` ids, in batches of rows alike in length and size."""
+    """(number of the row, image) decoded from its first `num_tokens` ids, by rows alike in length and size."""
     alike: dict[tuple[int, tuple[int, int] | None], list[int]] = {}
     for number, row in enumerate(rows):
         alike.setdefault((len(row.ids[:num_tokens]), row.size), []).append(number)
