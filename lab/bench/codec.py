@@ -5,6 +5,7 @@ file, known to the reader, and not known to anybody. Bytes with headers and with
 """
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from channelvq.evaluate.tables import TextTable
 from channelvq.images import grid, normalize, save_image, strip, to_pil, to_tensor
 from channelvq.packed_size import num_bytes
 from channelvq.pretrained import CODE_TABLES, WEIGHTS
+from channelvq.refine import refine_ids
 from channelvq.report.token_sets import scenes as scenes_of
 from channelvq.tokenizer import CVQTokenizer
 from channelvq.train.car_task import CARRecipe
@@ -36,6 +38,7 @@ from lab.study import Tables
 
 LENGTHS = (8, 16, 32, 48, 64)
 CUTS = (32, 48, 64, 80, 96)  # bytes of one file, header included; before these the header alone, after them all of it
+EFFORTS = (30,)
 NAMES = {"jpeg": "JPEG", "webp": "WebP", "avif": "AVIF", "jxl": "JPEG XL"}
 CAPTIONS = {"none": "not known", "needed": "known to the reader"}
 GENERATORS = "bundled generator's"
@@ -49,7 +52,7 @@ def run(images: int, scenes: int, path: Path | None, pictures: Path | None) -> d
     records = list[dict[str, Any]]()
     for kind in KINDS:
         shown = held_out(kind, images, tokenizer.image_size)
-        records += _static(tokenizer, "bundled", kind, shown, networks)
+        records += _static(tokenizer, "bundled", kind, shown, networks, EFFORTS)
         records += _others(kind, shown, records, networks)
     records += _car(car, scenes, networks)
     protocol = machine() | {
@@ -111,7 +114,10 @@ def _coded(
     }  # fmt: skip
 
 
-def _static(tokenizer: CVQTokenizer, name: str, kind: str, images: Tensor, networks: Networks) -> list[dict[str, Any]]:
+def _static(
+    tokenizer: CVQTokenizer, name: str, kind: str, images: Tensor, networks: Networks, efforts: Sequence[int] = ()
+) -> list[dict[str, Any]]:
+    """Each length of tokens; then all of them, found with so many steps of search."""
     ids, tables = tokenizer.tokenize(normalize(images)), CodeTables.of(tokenizer)
     records = []
     for k in (k for k in LENGTHS if k <= tokenizer.num_tokens):
@@ -121,12 +127,24 @@ def _static(tokenizer: CVQTokenizer, name: str, kind: str, images: Tensor, netwo
     one = compress_ids(ids, tokenizer, chunk_tokens=tokenizer.num_tokens)
     coded = sum(read_header(file)[0].ends[-1] - 1 for file in one) / len(one)  # without the one checksum
     records[-1]["coded_bytes"] = coded
+    for effort in efforts:
+        began = time.perf_counter()
+        found = refine_ids(tokenizer, normalize(images), steps=effort)
+        seconds = (time.perf_counter() - began) / len(images)
+        figures = _coded(tokenizer, images, found, networks)
+        figures |= {"effort": effort, "encode_seconds": figures["encode_seconds"] + seconds}
+        records.append({"data": kind, "model": "static", "tokenizer": name, **figures})
     return records
+
+
+def _plain(record: dict[str, Any], kind: str) -> bool:
+    """Whether a record is of the ids that `tokenize` gives, by static tables."""
+    return record["data"] == kind and record["model"] == "static" and "effort" not in record
 
 
 def _others(kind: str, images: Tensor, records: list[dict[str, Any]], networks: Networks) -> list[dict[str, Any]]:
     """The other codecs at the bytes of the .cvq files of the same images."""
-    budgets = [(r["bytes"], r["bytes_without_header"]) for r in records if r["data"] == kind and r["model"] == "static"]
+    budgets = [(r["bytes"], r["bytes_without_header"]) for r in records if _plain(r, kind)]
     out, pca = list[dict[str, Any]](), PCABaseline.load("bundled")
     for _, bare in budgets:
         figures = _quality(pca.reconstruct(images, round(bare)), images, networks)
@@ -166,8 +184,9 @@ def draw_curves(records: list[dict[str, Any]], path: Path) -> None:
         lines: dict[str, list[tuple[float, float]]] = {}
         for r in (r for r in records if r["data"] == kind and r.get("tokenizer") != GENERATORS):
             if r["model"] == "static":
-                lines.setdefault(".cvq", []).append((r["bytes"], r["psnr"]))
-                lines.setdefault(".cvq without header", []).append((r["bytes_without_header"], r["psnr"]))
+                found = f", effort {r['effort']}" if "effort" in r else ""
+                lines.setdefault(f".cvq{found}", []).append((r["bytes"], r["psnr"]))
+                lines.setdefault(f".cvq without header{found}", []).append((r["bytes_without_header"], r["psnr"]))
             elif r["model"] == "pca":
                 lines.setdefault("PCA, no header", []).append((r["bytes_without_header"], r["psnr"]))
             elif r["counted"] == "with header":
@@ -196,7 +215,7 @@ def shown(result: dict[str, Any]) -> TextTable:
     rows = []
     for r in result["records"]:
         if r["model"] in ("static", "car"):
-            how = r["model"] + (f", caption {r['caption']}" if "caption" in r else "")
+            how = ", ".join([r["model"], *(f"{name} {r[name]}" for name in ("caption", "effort") if name in r)])
             figures = [f"{r[name]:.1f}" for name in ("bytes", "bytes_without_header")]
             saved = f"{1 - r['bytes_without_header'] / r['bytes_uncoded']:.0%}"
             times = [f"{1000 * r[name]:.0f}" for name in ("encode_seconds", "decode_seconds")]
@@ -219,7 +238,7 @@ def beside(result: dict[str, Any]) -> TextTable:
     """All codecs at the bytes of a full .cvq file with static tables."""
     names, rows = ("pca", *other_codecs.FORMATS), []
     for own in result["records"]:
-        if own["model"] != "static" or own["tokenizer"] != "bundled" or own["tokens"] not in (16, 64):
+        if not _plain(own, own["data"]) or own["tokenizer"] != "bundled" or own["tokens"] not in (16, 64):
             continue
         for counted, size in (("with header", own["bytes"]), ("without header", own["bytes_without_header"])):
             cells = []

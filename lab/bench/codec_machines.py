@@ -1,8 +1,10 @@
 """`python -m lab bench codec-machines`: the same bytes by other threads, batches, instruction sets, torch versions.
 
-A child process for each setting writes scores, files and pictures of eight scenes; the parent compares them.
+A child process for each setting writes scores and files of eight scenes, by the bundled generator, and pictures of 72
+held-out images, by the bundled tokenizer; the parent compares them.
 """
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -12,16 +14,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int64
+from PIL import Image
 
 from channelvq.car.model import CAR
 from channelvq.codec import compress_ids, decompress
 from channelvq.codec.car_scores import CARScores
 from channelvq.codec.levels import MARGIN
 from channelvq.errors import InputError
+from channelvq.evaluate.held_out import KINDS, held_out
 from channelvq.evaluate.results import write_json
 from channelvq.evaluate.tables import TextTable
 from channelvq.images import normalize
 from channelvq.report.token_sets import scenes as scenes_of
+from channelvq.tokenizer import CVQTokenizer
 from channelvq.train.car_task import CARRecipe
 from channelvq.train.run import load_recipe
 from lab.bench.timing import machine
@@ -29,6 +35,7 @@ from lab.bundle.generator import RECIPE
 from lab.study import Tables
 
 IMAGES = 8
+PICTURES = 24  # of each kind
 AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 # Name: environment and the child's arguments (threads, images at once).
 SETTINGS: dict[str, tuple[dict[str, str], int, int]] = {
@@ -40,18 +47,25 @@ SETTINGS: dict[str, tuple[dict[str, str], int, int]] = {
 }
 
 
-def child(folder: Path, ids: Path, threads: int, batch: int) -> None:
-    """Write what one setting gives: scores.npy (float64), pixels.npy and the files one after the other."""
+def child(folder: Path, threads: int, batch: int) -> None:
+    """Write what one setting gives: scores.npy (float64), pixels.npy and the files one after the other.
+
+    folder: a subfolder of the one with ids.npy, of the generator, and shown.npy, of the bundled tokenizer.
+    """
     torch.set_num_threads(threads)
     car = CAR.from_pretrained("bundled")
-    scores, tokens = CARScores(car), torch.from_numpy(np.load(ids, allow_pickle=False))
+    tokens, shown = (torch.from_numpy(np.load(folder.parent / f"{name}.npy", allow_pickle=False))
+                     for name in ("ids", "shown"))  # fmt: skip
+    scores = CARScores(car)
     walk = scores.start([""] * IMAGES)
     np.save(folder / "scores.npy", np.stack([walk.logits(tokens[:, :k]) for k in range(0, tokens.shape[1], 7)]))
     files = list[bytes]()
     for model in (None, scores):
         for start in range(0, IMAGES if model is None or batch > 1 else 1, batch):  # alone, one is compared: slow
             files += compress_ids(tokens[start : start + batch], car.tokenizer, car=model)
-    pictures = decompress(files[:IMAGES], car.tokenizer)
+    tokenizer, pictures = CVQTokenizer.from_pretrained("bundled"), list[Image.Image]()
+    for part in shown.split(batch):
+        pictures += decompress(compress_ids(part, tokenizer), tokenizer)
     np.save(folder / "pixels.npy", np.stack([np.asarray(picture) for picture in pictures]))
     np.save(folder / "files.npy", np.array([file.hex() for file in files]))
     (folder / "torch").write_text(f"{torch.__version__} {torch.backends.cpu.get_cpu_capability()}")
@@ -66,10 +80,11 @@ def run(others: list[Path], path: Path | None) -> dict[str, Any]:
     images = torch.stack([scenes[i].image for i in range(IMAGES)])
     found = {}
     with tempfile.TemporaryDirectory() as temporary:
-        np.save(ids := Path(temporary, "ids.npy"), car.tokenizer.tokenize(normalize(images)).numpy())
+        np.save(Path(temporary, "ids.npy"), car.tokenizer.tokenize(normalize(images)).numpy())
+        np.save(Path(temporary, "shown.npy"), _shown())
         for name, (program, environment, threads, batch) in settings.items():
             (folder := Path(temporary, name.replace(" ", "-"))).mkdir()
-            call = [program, "-m", "lab.bench.codec_machines", str(folder), str(ids), str(threads), str(batch)]
+            call = [program, "-m", "lab.bench.codec_machines", str(folder), str(threads), str(batch)]
             done = subprocess.run(call, env=os.environ | environment, capture_output=True, text=True)
             if done.returncode:
                 raise InputError(f"{name}: {program} failed: {done.stderr.strip().splitlines()[-1:]}")
@@ -79,10 +94,19 @@ def run(others: list[Path], path: Path | None) -> dict[str, Any]:
             found[name] = arrays | {"torch": (folder / "torch").read_text()}
     base = found["1 thread"]
     records = [{"setting": name, **_compared(one, base)} for name, one in found.items()]
-    result = {"protocol": machine() | {"images": IMAGES, "margin": MARGIN}, "records": records}
+    counts = {"images": IMAGES, "pictures": PICTURES * len(KINDS), "margin": MARGIN}
+    # By which results of two machines can be compared.
+    digests = {kind: hashlib.sha256(base[kind].tobytes()).hexdigest() for kind in ("files", "pixels")}
+    result = {"protocol": machine() | counts | {"digests": digests}, "records": records}
     if path is not None:
         write_json(path, result)
     return result
+
+
+def _shown() -> Int64[np.ndarray, "n K"]:
+    tokenizer = CVQTokenizer.from_pretrained("bundled")
+    images = torch.cat([held_out(kind, PICTURES, tokenizer.image_size) for kind in KINDS])
+    return tokenizer.tokenize(normalize(images)).numpy()
 
 
 def _compared(one: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
@@ -116,7 +140,7 @@ def shown(result: dict[str, Any]) -> TextTable:
     return TextTable(headings, rows, note=note)
 
 
-TABLES: Tables = {"codec-machines": ("codec-machines.json", shown)}
+TABLES: Tables = {f"codec-machines-{name}": (f"codec-machines-{name}.json", shown) for name in ("avx2", "avx512")}
 
 if __name__ == "__main__":
-    child(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
+    child(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

@@ -37,7 +37,7 @@ def ratio(times: list[float], base: list[float]) -> float:
 def machine() -> dict[str, Any]:
     """Protocol entries: on what, with what."""
     return {
-        "machine": f"{report.machine()}, products {bfloat16_speedup():.1f} times as fast in bfloat16 as in float32",
+        "machine": f"{report.machine()}, products {bfloat16_speedup():.2g} times as fast in bfloat16 as in float32",
         "torch": torch.__version__,
         "git": report.git_revision(),
     }

@@ -52,6 +52,7 @@ def test_before_the_first_step_it_is_the_linear_coder(axis: str, networks: dict[
     coefficients = (x.flatten(1) - mean) @ basis.T
     z = tok.encoder(x)
     torch.testing.assert_close(z.flatten(1)[:, slots], coefficients)
+    assert torch.equal(tok.encoder.first_maps(x), z)
     assert z.shape == (5, 8, 2, 2)
     assert int((z != 0).sum(0).count_nonzero()) == 20
     x_hat, _ = tok(x, quantize=False)

@@ -36,8 +36,8 @@ def test_record_of_the_bundled_tokenizer(tmp_path: Path) -> None:
     entry = measure(tokenizer, pca, "scenes", tmp_path, training, count=4)
     assert entry.keys() >= KEYS
     found = {key: entry[key] for key in ("axis", "quantizer", "codes", "dim", "tokens", "seconds", "git", "run")}
-    assert found == {"axis": "channel", "quantizer": "simvq-residual", "codes": 4096, "dim": 64, "tokens": 64, "seconds": 7.5,
-                     "git": "abc", "run": run_key(recipe)}  # fmt: skip
+    assert found == {"axis": "channel", "quantizer": "simvq-residual", "codes": 4096, "dim": 64, "tokens": 64,
+                     "seconds": 7.5, "git": "abc", "run": run_key(recipe)}  # fmt: skip
     assert entry["protocol"]["git"] == "abc"  # not that of a checkout whose package was just rewritten
     assert entry["protocol"]["n"] == 4
     assert (tmp_path / "bundled-tokenizer-scenes.png").is_file()

@@ -36,6 +36,9 @@ def encode(
     tokens: KeepOption = None,
     num_bytes: Annotated[int | None, typer.Option("--bytes", min=1, help="As many tokens as fit these bytes.")] = None,
     psnr: Annotated[float | None, typer.Option(help="The fewest tokens that give this PSNR in dB.")] = None,
+    effort: Annotated[
+        int, typer.Option(min=0, help="Steps in search of tokens that restore more; 30 take seconds an image.")
+    ] = 0,
     model: Annotated[
         Literal["static", "car"], typer.Option(help="static: the tokenizer's tables; car: a generator, slower.")
     ] = "static",
@@ -65,7 +68,7 @@ def encode(
             if single and len(written) + len(names) > 1:
                 raise InputError(f"{output}: one file for several images; give a folder as --output")
             files = compress(
-                pictures, tok, num_tokens=tokens, num_bytes=num_bytes, psnr=psnr, car=scores,
+                pictures, tok, num_tokens=tokens, num_bytes=num_bytes, psnr=psnr, effort=effort, car=scores,
                 captions=None if caption is None else [caption] * len(names), store_captions=store_caption,
             )  # fmt: skip
             for name, data in zip(names, files, strict=True):

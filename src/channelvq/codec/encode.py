@@ -23,6 +23,7 @@ from channelvq.errors import InputError
 from channelvq.evaluate.metrics import psnr as measure_psnr
 from channelvq.images import ImageInput, images_to_batch, to_uint8
 from channelvq.nn.modes import CHUNK_ROWS
+from channelvq.refine import refine_ids
 from channelvq.tokenizer import CVQTokenizer
 
 CHUNK_TOKENS = 16
@@ -35,6 +36,7 @@ def compress(
     num_tokens: int | None = None,
     num_bytes: int | None = None,
     psnr: float | None = None,
+    effort: int = 0,
     car: CAR | CARScores | None = None,
     captions: Sequence[str] | None = None,
     store_captions: bool = True,
@@ -43,14 +45,15 @@ def compress(
     """A .cvq file for each image; images: all that `CVQTokenizer.tokenize` takes.
 
     Of the tokens it holds the first num_tokens, or as many as make a file of at most num_bytes, or the fewest that give
-    `psnr` in dB against the image as the tokenizer sees it (all where none do). The rest: see `compress_ids`.
+    `psnr` in dB against the image as the tokenizer sees it (all where none do). effort: steps of
+    `refine_ids`, which looks for ids that restore more in as many bytes. The rest: see `compress_ids`.
     """
     if sum(limit is not None for limit in (num_tokens, num_bytes, psnr)) > 1:
         raise InputError("compress: give one of num_tokens, num_bytes and psnr, not several")
     most = tokenizer.num_tokens if num_tokens is None else num_tokens
     most = check_whole_number("num_tokens", most, 1, tokenizer.num_tokens)
     batch = images_to_batch(images, size=tokenizer.image_size)
-    ids = tokenizer.tokenize(batch)[:, :most]
+    ids = refine_ids(tokenizer, batch, steps=effort, num_tokens=most) if effort else tokenizer.tokenize(batch)[:, :most]
     return compress_ids(
         ids, tokenizer, lengths=None if psnr is None else lengths_for(psnr, ids, batch, tokenizer),
         num_bytes=num_bytes, car=car, captions=captions, store_captions=store_captions, chunk_tokens=chunk_tokens,

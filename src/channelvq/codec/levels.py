@@ -16,7 +16,7 @@ TOTAL = 1 << PRECISION
 PER_OCTAVE = 8
 MOST_CODES = 1 << 20
 FINE = 256  # parts of a level, of which a file's `shift` chooses one as the boundary between two levels
-# Scores of two machines may differ by this many nats; by how much they do in float64: results/codec-machines.json.
+# Scores of two machines may differ by this many nats; by how much they do in float64: results/codec-machines-*.json.
 MARGIN = 1e-9
 
 # floor(2 ** (32 - r / 8)) for r in 0..7: three integer square roots are an eighth root.

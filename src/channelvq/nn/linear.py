@@ -129,6 +129,10 @@ class LinearEncoder(Encoder):
         self.linear = _build_map(config, latent_channels, image_size)
         self.residual = None if config.encoder is None else UNet(config.encoder, image_size)
 
+    def first_maps(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
+        """Those of the linear part, which are all until the network has learned something."""
+        return self.linear.analyse(x)
+
     def forward(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
         """Images in [-1, 1] -> feature maps."""
         return self.linear.analyse(x if self.residual is None else x + self.residual(x).to(x.dtype))

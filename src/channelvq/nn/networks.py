@@ -15,6 +15,10 @@ class Encoder(nn.Module):
     def start(self) -> None:
         """Once, before a training that does not resume: read what it begins with, where that is not in its settings."""
 
+    def first_maps(self, x: Tensor) -> Tensor:
+        """What `forward` gives before any training, to the bit: networks that start at zero may be left out."""
+        return self(x)
+
 
 class Decoder(nn.Module, ABC):
     """(B, c, h, w) -> (B, 3, h*f, w*f), not clamped."""

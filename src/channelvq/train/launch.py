@@ -101,8 +101,8 @@ def advice(config: TrainConfig) -> list[str]:
     if config.precision != "bf16" or on_gpu(config) or _fast_bfloat16():
         return []
     return [
-        f"train.precision bf16: a product in bfloat16 takes {1 / bfloat16_speedup():.1f} times as long as in float32 on this "
-        "processor; train.precision=no is likely to be faster, auto chooses"
+        f"train.precision bf16: a product in bfloat16 takes {1 / bfloat16_speedup():.1f} times as long as in float32 "
+        "on this processor; train.precision=no is likely to be faster, auto chooses"
     ]
 
 

@@ -33,6 +33,16 @@ class _Console(Console):
         silence()
 
 
+def tell(text: str, level: int = logging.INFO, console: _Console | None = None) -> None:
+    """A line for people, where their level lets it through; before there is a progress to tell it."""
+    console = console or _Console()
+    if LOGGER.isEnabledFor(level):
+        try:
+            console.print(plain(text), highlight=False)
+        except BrokenPipeError:  # of older rich, which leaves it to the caller
+            console.on_broken_pipe()
+
+
 class Progress:
     """Writes each record to metrics.jsonl and shows it; on other ranks than the main one it does nothing.
 
@@ -91,11 +101,8 @@ class Progress:
 
     def say(self, text: str, level: int = logging.INFO) -> None:
         """A line for people only; level: as for `logging`."""
-        if self.active and LOGGER.isEnabledFor(level):
-            try:
-                self.console.print(plain(text), highlight=False)
-            except BrokenPipeError:  # of older rich, which leaves it to the caller
-                self.console.on_broken_pipe()
+        if self.active:
+            tell(text, level, self.console)
 
     def _record(self, kind: str, step: int, figures: dict[str, float]) -> None:
         if not self.active:

@@ -24,6 +24,7 @@ from channelvq.data.stream import (
     position_generator,
     training_batches,
 )
+from channelvq.distributed import rank
 from channelvq.evaluate.findings import usage_findings
 from channelvq.evaluate.metrics import psnr
 from channelvq.images import grid, normalize, save_image, to_pil, to_uint8
@@ -33,6 +34,7 @@ from channelvq.quantize.axis import to_vectors
 from channelvq.quantize.usage import CodebookUsage, UsageReport
 from channelvq.tokenizer import CVQConfig, CVQTokenizer
 from channelvq.train.config import check_start
+from channelvq.train.progress import tell
 from channelvq.train.task import Figures, Losses, Recipe, Task
 
 if TYPE_CHECKING:  # imported when a recipe asks for them
@@ -209,21 +211,29 @@ class TokenizerTask(Task):
         if self.recipe.model.network.kind == "linear":
             from channelvq.train.start import start_linear
 
+            self._tell(f"start: principal components of {self.recipe.model.network.start_images} images, once")
             # The first images of the training sequence, which come again when it begins.
             start_linear(self.tokenizer, lambda count: fixed_images(self.data, count), self.recipe.train.seed)
         if self.recipe.objective.start_step == 0:
             self._start_codebook()
 
+    def _tell(self, line: str) -> None:
+        if rank() == 0:
+            tell(line)
+
     def _start_codebook(self) -> None:
         if bool(self.tokenizer.quantizer.quantizer.started):
             return
         count, size = self.recipe.objective.start_images, 32
+        self._tell(f"start: a codebook for the tokens of {count} images, once")
         maps = []
+        encoder = self.tokenizer.encoder
+        encode = encoder if self.recipe.objective.start_step else encoder.first_maps
         with torch.no_grad():
             # The first images of the training sequence, which come again when it begins.
             for position in range(0, count, size):
                 images = torch.stack([self.data[p].image for p in range(position, min(position + size, count))])
-                maps.append(self.tokenizer.encoder(normalize(images).to(self.tokenizer.device)).float())
+                maps.append(encode(normalize(images).to(self.tokenizer.device)).float())
         generator = torch.Generator().manual_seed(self.recipe.train.seed)
         self.tokenizer.quantizer.start_from(torch.cat(maps), generator)
 
