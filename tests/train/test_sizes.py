@@ -8,6 +8,7 @@ import torch
 from channelvq import CVQTokenizer
 from channelvq.errors import InputError
 from channelvq.train.engine import Engine, read_metrics
+from channelvq.train.plan import Machine, Plan, plan
 from channelvq.train.run import load_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe, TokenizerTask
 
@@ -84,3 +85,13 @@ def test_without_sizes_nothing_of_a_training_changes(tmp_path: Path) -> None:
     assert task.training is task.data
     assert not task.idle_parameters
     assert task.held_out_at == {}
+
+
+def test_a_plan_is_of_the_sizes_that_are_trained_at(tmp_path: Path) -> None:
+    def planned(sizes: str) -> Plan:
+        return plan("tiny", recipe(tmp_path, f"sizes={sizes}"), Machine())
+
+    home, double, both = (planned(sizes) for sizes in ("null", "[[64, 32]]", "[[32, 32], [64, 32]]"))
+    assert 1.7 * home.forward_flops < double.forward_flops < 2.5 * home.forward_flops
+    assert both.forward_flops == pytest.approx((home.forward_flops + double.forward_flops) / 2)
+    assert both.memory == double.memory
