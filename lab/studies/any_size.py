@@ -1,5 +1,6 @@
 """Tokens of pictures of any size: a learned resampler, bilinear maps, or pictures resized to one size and back."""
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ RUNS = {
 UNSEEN = ((128, 128), (112, 64))
 SIZES = ((64, 64), (48, 80), (96, 96), (64, 128), (128, 64), *UNSEEN)
 IMAGES = 256  # of each size
-WAYS = ("own size", "resized")
+OWN, RESIZED, OFF = "own size", "resized", "own size, attention off"
+WAYS = {"resampler": (OWN, RESIZED, OFF), "bilinear maps": (OWN, RESIZED), "home size only": (OWN, RESIZED)}
 
 
 def recipes() -> dict[str, TokenizerRecipe]:
@@ -49,14 +51,18 @@ def held_out_at(recipe: TokenizerRecipe, size: tuple[int, int], count: int = IMA
 
 
 def restored(tokenizer: CVQTokenizer, images: UInt8[Tensor, "n 3 H W"], way: str) -> UInt8[Tensor, "n 3 H W"]:
-    """Through all tokens and back: "own size" by the tokenizer's resampler, or "resized".
+    """Through all tokens and back, in one of the WAYS.
 
-    The latter to the home size before and back after, by bicubic interpolation with antialiasing, as one does without
-    a resampler.
+    "own size" is by the tokenizer's resampler, or by its bilinear part alone; "resized" to the home size before and
+    back after, by bicubic interpolation with antialiasing, as one does without a resampler.
     """
     size = (images.shape[2], images.shape[3])
     x, home = normalize(images), (tokenizer.image_size, tokenizer.image_size)
-    if way == "own size" or size == home:
+    if way == OFF:
+        tokenizer = deepcopy(tokenizer)
+        assert tokenizer.resampler is not None
+        tokenizer.resampler.gather_residual = tokenizer.resampler.spread_residual = None
+    if way != RESIZED or size == home:
         return to_uint8(tokenizer.detokenize(tokenizer.tokenize(x), "tensor", size=size))
     small = normalize(to_uint8(F.interpolate(x, home, mode="bicubic", antialias=True)))
     back = tokenizer.detokenize(tokenizer.tokenize(small), "tensor")
@@ -72,7 +78,7 @@ def run(path: Path, store: Path = DEFAULT_STORE) -> dict[str, Any]:
     for size, originals in images.items():
         values: dict[tuple[str, str], Float64[Tensor, " n"]] = {}
         for name, (tokenizer, done) in pairs.items():
-            for way in WAYS:
+            for way in WAYS[name]:
                 there = restored(tokenizer, originals, way)
                 values[name, way] = psnr(there, originals)
                 metrics = _mean("psnr", values[name, way]) | _mean("ssim", ssim(there, originals))
@@ -80,7 +86,7 @@ def run(path: Path, store: Path = DEFAULT_STORE) -> dict[str, Any]:
                 record = make_record(known[name].model, data="scenes", split="held-out", metrics=metrics, **facts)
                 records.append(record | {"name": name, "way": way, "size": list(size), "unseen": size in UNSEEN})
         for record in records[-len(values) :]:
-            record["psnr_gain"] = _gain(values["resampler", "own size"], values[record["name"], record["way"]])
+            record["psnr_gain"] = _gain(values["resampler", OWN], values[record["name"], record["way"]])
     how = protocol(
         images[64, 64], data="scenes drawn by channelvq.data.drawn.scenes, test split, at each size", split="test",
         resize="none", crop="a part at random of a square scene of the longer side",
@@ -112,9 +118,9 @@ def load(path: Path) -> dict[str, Any]:
 
 
 OTHERS = {
-    "bilinear maps": ("bilinear maps", "own size"), "resized": ("resampler", "resized"),
-    "home size only: bilinear maps": ("home size only", "own size"),
-    "home size only: resized": ("home size only", "resized"),
+    "its attention switched off": ("resampler", OFF), "bilinear maps": ("bilinear maps", OWN),
+    "resized": ("resampler", RESIZED), "home size only, bilinear maps": ("home size only", OWN),
+    "home size only, resized": ("home size only", RESIZED),
 }  # fmt: skip
 
 
@@ -124,7 +130,7 @@ def quality(result: dict[str, Any]) -> TextTable:
     for size in SIZES:
         ways = {(row["name"], row["way"]): row for row in result["records"] if row["size"] == list(size)}
         unseen = ", not trained at" if size in UNSEEN else ""
-        own = ways["resampler", "own size"]["metrics"]["psnr"]
+        own = ways["resampler", OWN]["metrics"]["psnr"]
         rows.append(
             [f"{size[0]} x {size[1]}{unseen}", f"{own:.2f}", *(_gain_text(ways[way]) for way in OTHERS.values())]
         )

@@ -24,7 +24,7 @@ def result() -> dict[str, Any]:
 def test_every_record_is_of_the_recipe_that_it_names(result: dict[str, Any]) -> None:
     keys = {name: run_key(recipe) for name, recipe in any_size.recipes().items()}
     found = {(tuple(row["size"]), row["name"], row["way"]): row["run"] for row in result["records"]}
-    assert set(found) == {(size, name, way) for size in any_size.SIZES for name in keys for way in any_size.WAYS}
+    assert set(found) == {(size, name, way) for size in any_size.SIZES for name in keys for way in any_size.WAYS[name]}
     assert all(run == keys[name] for (_, name, _), run in found.items())
 
 
@@ -50,9 +50,14 @@ def test_the_ways_restore_pictures_of_their_own_size() -> None:
     tokenizer = CVQTokenizer(config).eval()
     images = any_size.held_out_at(any_size.recipes()["resampler"], (32, 48), 2)
     assert images.shape == (2, 3, 32, 48)
-    own, resized = (any_size.restored(tokenizer, images, way) for way in any_size.WAYS)
-    assert own.shape == resized.shape == images.shape
+    assert tokenizer.resampler is not None
+    for parameter in tokenizer.resampler.parameters():
+        torch.nn.init.normal_(parameter)
+    own, resized, off = (any_size.restored(tokenizer, images, way) for way in any_size.WAYS["resampler"])
+    assert own.shape == resized.shape == off.shape == images.shape
     assert not torch.equal(own, resized)
+    assert not torch.equal(own, off)
+    assert torch.equal(any_size.restored(tokenizer, images, "own size"), own)  # which stays as it was
     home = any_size.held_out_at(any_size.recipes()["resampler"], (32, 32), 2)
     assert torch.equal(any_size.restored(tokenizer, home, "resized"), any_size.restored(tokenizer, home, "own size"))
     assert not torch.equal(normalize(own), normalize(images))
