@@ -67,3 +67,45 @@ def siglip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("siglip")
     model.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved tokenizer of random weights that takes no time: 16 px, 8 tokens of 32 codes."""
+    import torch
+
+    from channelvq.nn.conv import ConvConfig
+    from channelvq.quantize.codebook import PlainConfig
+    from channelvq.tokenizer import CVQConfig, CVQTokenizer
+
+    network = ConvConfig(base_channels=8, multipliers=(1, 1), num_blocks=1, attention=False, stem=2)
+    config = CVQConfig(image_size=16, latent_channels=8, network=network, quantizer=PlainConfig(codebook_size=32))
+    generator = torch.Generator().manual_seed(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        tokenizer = CVQTokenizer(config).eval()
+    images = torch.rand(64, 3, 16, 16, generator=generator) * 2 - 1
+    with torch.no_grad():
+        tokenizer.quantizer.start_from(tokenizer.encoder(images), generator)
+    folder = tmp_path_factory.mktemp("tiny-tokenizer")
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def tars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder `tars` of three tar shards with 14 pictures, nine with captions, and their `pictures`; an own cache."""
+    import numpy as np
+    from PIL import Image
+
+    from channelvq.data.files.shard_writer import write_shards
+
+    monkeypatch.setenv("CHANNELVQ_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "pictures").mkdir()
+    for i in range(14):
+        pixels = np.random.default_rng(i).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((50, 40), Image.Resampling.BICUBIC).save(tmp_path / f"pictures/{i:02d}.png")
+        if i % 3:
+            (tmp_path / f"pictures/{i:02d}.txt").write_text(f"picture {i}")
+    write_shards(tmp_path / "pictures", tmp_path / "tars", images_per_shard=5)
+    return tmp_path / "tars"

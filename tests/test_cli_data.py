@@ -1,6 +1,7 @@
-"""`cvq data shard` as a user meets it."""
+"""`cvq data shard` and `cvq data tokenize` as a user meets them."""
 
 import json
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from channelvq.data.files.shards import ShardSource
+from channelvq.files import only_writer
 
 Cvq = Callable[..., tuple[int, str, str]]
 
@@ -87,3 +89,68 @@ def test_training_on_shards_that_cannot_be_read_is_one_line(cvq: Cvq, here: Path
     code, _, stderr = cvq(*train, *(f"data.sources.shards.urls=out/images-0000{i}.tar" for i in range(3)))
     assert code == 2
     assert "one setting twice; put a value with braces in quotes" in stderr
+
+
+def test_tokenize_tells_what_it_did_and_goes_on(cvq: Cvq, here: Path, tiny_tokenizer: Path) -> None:
+    cvq("data", "shard", "pictures", "out", "--images-per-shard", 2)
+    with tarfile.open(here / "out/images-00002.tar", "a") as tar:
+        tar.add(here / "pictures/broken0.png", "\x1b.png")
+    command = ("data", "tokenize", "out/images-{00000..00002}.tar", "-o", "tokens", "-t", tiny_tokenizer)
+    code, stdout, stderr = cvq(*command, "--engine", "local")
+    assert code == 0, stderr
+    assert stdout == "5 image(s), 2 with a caption, in 3 token shard(s) of 8 tokens an image -> tokens/\n"
+    lines = stderr.splitlines()
+    parts = [line.split("; ")[1].split(",")[0] for line in lines[:3]]
+    assert parts == ["1 of 3 shards", "2 of 3 shards", "3 of 3 shards"]
+    assert lines[2].startswith("images-00002: 1 image(s), 1 skipped; ")
+    assert lines[3].startswith("skipped 'out/images-00002.tar/")
+    assert lines[4:] == ["1 member(s) skipped, all listed in tokens/manifest.json"]
+    assert "\x1b" not in stderr
+    assert json.loads((here / "tokens/manifest.json").read_text())["images"] == 5
+    code, again, stderr = cvq(*command)
+    assert (code, again, len(stderr.splitlines())) == (0, stdout, 2)  # nothing is done again
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (("nowhere.tar", "-o", "tokens"), "1 of 1 files are missing: nowhere.tar"),
+        (("pictures", "-o", "tokens"), "no .tar file in it"),
+        (("out", "-o", "out"), "the command reads"),
+        (("out", "-o", "pictures"), "of something else"),
+        (("out", "-o", "file"), "it is a file, expected a folder"),
+        (("out", "-o", "tokens", "-t", "/nowhere"), "tokenizer '/nowhere'"),
+        (("out", "-o", "broken", "--overwrite"), "is not what `cvq data tokenize` wrote"),
+    ],
+)
+def test_wrong_requests_for_tokens_are_one_line(
+    cvq: Cvq, here: Path, tiny_tokenizer: Path, words: tuple[str, ...], part: str
+) -> None:
+    cvq("data", "shard", "pictures", "out")
+    (here / "broken").mkdir()
+    (here / "broken/manifest.json").write_text("{}")
+    tokenizer = () if "-t" in words else ("-t", tiny_tokenizer)
+    code, _, stderr = cvq("data", "tokenize", *words, *tokenizer)
+    assert code == 2
+    assert stderr.startswith("error: ")
+    assert stderr.count("\n") == 1, stderr
+    assert part in stderr
+
+
+def test_a_cut_tar_is_one_line_after_the_others_are_done(cvq: Cvq, here: Path, tiny_tokenizer: Path) -> None:
+    cvq("data", "shard", "pictures", "out", "--images-per-shard", 2)
+    (here / "out/images-00001.tar").write_bytes((here / "out/images-00001.tar").read_bytes()[:3000])
+    code, _, stderr = cvq("data", "tokenize", "out", "-o", "tokens", "-t", tiny_tokenizer)
+    *_, last = stderr.splitlines()
+    assert (code, "Traceback" in stderr) == (2, False)
+    assert last.startswith("error: 1 of 3 shards cannot be read, the others are done; ")
+    assert "images-00001.tar' is broken or cut off" in last
+    assert json.loads((here / "tokens/manifest.json").read_text())["pending"] == ["images-00001"]
+
+
+def test_one_process_at_a_time_writes_tokens(cvq: Cvq, here: Path, tiny_tokenizer: Path) -> None:
+    cvq("data", "shard", "pictures", "out")
+    with only_writer(here / "tokens"):
+        code, _, stderr = cvq("data", "tokenize", "out", "-o", "tokens", "-t", tiny_tokenizer)
+    assert code == 2
+    assert "tokens: another process is writing to it" in stderr

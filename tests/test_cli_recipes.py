@@ -110,9 +110,8 @@ def test_a_plan_tells_the_hours_on_this_machine(cvq: Cvq, here: Path) -> None:
 
 def test_what_a_run_kept_back_is_measured_by_its_split(cvq: Cvq, here: Path) -> None:
     draw(here / "mine", 40)
-    own = [setting for setting in TINY if "stem" not in setting]
-    options = ("data.sources.mine.root=mine", "data.sources.mine.test=0.3", "data.sources.mine.validation=0.2")
-    assert cvq("train", "small/own", *own, *options, "model.network.stem=2", "--quiet")[0] == 0
+    sources = "data.sources={mine: {kind: folder, root: mine, test: 0.3, validation: 0.2}}"
+    assert cvq("train", "small/smoke", *TINY, sources, "--quiet")[0] == 0
     code, _, stderr = cvq("evaluate", "reconstruction", "run/final", "--split", "test", "--json", "f.json")
     assert (code, stderr) == (0, "")
     protocol = json.loads((here / "f.json").read_text())["protocol"]

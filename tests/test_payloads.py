@@ -29,6 +29,7 @@ from channelvq.config import read_recipe
 from channelvq.data.build import DataConfig, build_mixture
 from channelvq.data.files.checked import unreadable
 from channelvq.data.files.shard_index import index_shard
+from channelvq.data.files.token_shards import read_token_folder, read_token_shard
 from channelvq.errors import InputError
 from channelvq.evaluate.compare import compare
 from channelvq.evaluate.pca import PCABaseline
@@ -205,6 +206,8 @@ def test_what_users_hand_over(trap: Trap, tmp_path: Path, monkeypatch: pytest.Mo
         ("mine.yaml", lambda: read_recipe(tmp_path / "mine.yaml")),
         ("a.tar", lambda: index_shard(tmp_path / "a.tar", "text")),
         ("a.png", lambda: unreadable([tmp_path / "a.png"], "x")),
+        ("manifest.json", lambda: read_token_folder(tmp_path)),
+        ("shard.safetensors", lambda: read_token_shard(tmp_path / "shard.safetensors")),
     ):
         trap.spring(tmp_path / name, read)
     for suffix in ("png", "txt", "json", "pyd", "pkl", "pth", "pt", "npy", "npz", "cbor", "mp"):

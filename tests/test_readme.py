@@ -94,7 +94,8 @@ def test_user_errors_are_one_line_and_exit_code_2(folder: Path) -> None:
 def test_the_sources_of_the_data_page_can_be_used() -> None:
     page = ROOT / "docs/data.md"
     found = [from_dict(DataConfig, yaml.safe_load(text)["data"]) for text in blocks(page, "yaml")]
-    assert {source.kind for data in found for source in data.sources.values()} == {"folder", "shards", "huggingface"}
+    kinds = {source.kind for data in found for source in data.sources.values()}
+    assert kinds == {"folder", "shards", "huggingface", "tokens"}
 
 
 def test_linked_files_exist() -> None:

@@ -33,7 +33,9 @@ def is_whole(file: str) -> bool:
 
 def test_every_table_is_shown_as_soon_as_its_result_is_whole() -> None:
     shown = {match["name"] for page in PAGES for match in SECTION.finditer(page.read_text())}
-    assert shown == {name for name, (file, _) in TABLES.items() if is_whole(file)}
+    begun = {name for name, (file, _) in TABLES.items() if (ROOT / "results" / file).exists()}
+    # What a study has so far may be shown; its page says what is missing.
+    assert {name for name, (file, _) in TABLES.items() if is_whole(file)} <= shown <= begun
 
 
 def test_an_unknown_table_is_named(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from channelvq.errors import InputError
 
 T = TypeVar("T")
-KINDS = ("recipe", "overrides", "settings", "manifest", "tokens", "checkpoint", "weights", "shard", "image")
+KINDS = ("recipe", "overrides", "settings", "manifest", "tokens", "checkpoint", "weights", "shard", "image",
+         "token-shards")  # fmt: skip
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "20")) / len(KINDS)  # of each kind
 LONGEST = timedelta(seconds=5)
 MOST_MEMORY = 600 * 2**20  # bytes that one kind may add to the peak of the process

@@ -22,6 +22,7 @@ from channelvq.config import apply_overrides, from_dict, read_recipe, to_dict
 from channelvq.data.build import DataConfig
 from channelvq.data.files.listing import manifest_entries
 from channelvq.data.files.shard_index import index_shard, parse_caption
+from channelvq.data.files.token_shards import read_token_folder, write_token_shard
 from channelvq.evaluate.token_file import check_fits, read_tokens
 from channelvq.images import load_image
 from channelvq.nn.conv import ConvConfig
@@ -73,6 +74,11 @@ def shard() -> bytes:
 
 RECIPE = to_dict(load_recipe("small/smoke"))
 TOKENS = {"tokenizer": "t", "tokenizer_sha256": "", "codebook_size": 8, "images": [{"image": "a", "ids": [1, 2, 3]}]}
+TOKEN_SHARD = {"name": "x", "images": 1, "captions": 0, "bytes": 193, "source": [1, 2], "skipped": [["a", "b"]]}
+TOKEN_SHARDS = {
+    "tokenizer": "t", "tokenizer_digest": "", "num_tokens": 2, "codebook_size": 8, "caption_field": "caption",
+    "format": 1, "pending": [], "shards": [TOKEN_SHARD], "images": 1, "captions": 0, "skipped": 1,
+}  # fmt: skip
 STATE = {"step": 3, "seconds": 1.5, "threads": 1, "ranks": 1}
 MANIFEST = [
     b'{"image": "a.png", "text": "a dog", "split": "train"}\n{"image": "b.png"}\n',
@@ -110,6 +116,10 @@ def calls(place: Path) -> dict[str, Call]:
         for row in file.rows:
             tok.check_ids([row.ids])
 
+    def token_shards(content: bytes) -> None:
+        write_token_shard(place / "x.safetensors", torch.ones(1, 2, dtype=torch.uint16), [""], ["a.png"])
+        read_token_folder(at("manifest.json", content).parent)
+
     def of_shard(content: bytes) -> None:
         index = index_shard(at("s.tar", content), "caption")
         for sample in index.samples:
@@ -133,7 +143,7 @@ def calls(place: Path) -> dict[str, Call]:
             read_recipe("small/smoke"), content.decode("utf-8", "surrogateescape").split("\n")
         ),
         "manifest": manifest, "tokens": tokens, "checkpoint": checkpoint, "weights": weights, "shard": of_shard,
-        "image": load_image,
+        "image": load_image, "token-shards": token_shards,
     }  # fmt: skip
 
 
@@ -155,6 +165,7 @@ INPUTS: dict[str, st.SearchStrategy[bytes]] = {
     "weights": damaged(WEIGHTS),
     "shard": damaged([shard()]),
     "image": damaged(PICTURES),
+    "token-shards": with_other_value(TOKEN_SHARDS).map(as_json) | damaged([as_json(TOKEN_SHARDS)]),
 }
 
 

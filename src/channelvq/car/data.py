@@ -10,45 +10,27 @@ interrupted, and a larger set begins with the whole shards of a smaller one.
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 
 import torch
-from jaxtyping import Int32
 from torch import Tensor
 
 from channelvq.config import to_dict
 from channelvq.data.fetched.packages import cache_root
+from channelvq.data.files.token_shards import TokenSet, joined, read_token_shard, write_token_shard
+from channelvq.data.files.tokens import TokenSource
 from channelvq.data.source import Sample
 from channelvq.data.stream import Mixture
-from channelvq.files import parse_json, write_text_atomically
+from channelvq.errors import InputError
 from channelvq.images import normalize
-from channelvq.pretrained import read_metadata, read_weights, tensors_sha256, weights_sha256, write_weights
+from channelvq.pretrained import weights_sha256
 from channelvq.tokenizer import CVQTokenizer
 
 SHARD_IMAGES = 1024
 BATCH = 64  # images in memory at a time
 FIRST_SAMPLES = 8
-_DIGEST = "sha256"  # of ids and captions, in the file of the ids
-
-
-@dataclass(frozen=True, eq=False)
-class TokenSet:
-    """n images: ids (n, C), and for each its caption and the key of its source."""
-
-    ids: Int32[Tensor, "n C"]
-    captions: tuple[str, ...]
-    keys: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.captions)
-
-    def subset(self, places: Sequence[int]) -> "TokenSet":
-        """The images at these places."""
-        captions, keys = (tuple(texts[place] for place in places) for texts in (self.captions, self.keys))
-        return TokenSet(self.ids[list(places)], captions, keys)
 
 
 def tokenizer_digest(tokenizer: CVQTokenizer) -> str:
@@ -77,16 +59,42 @@ def tokenized(
     for start in range(0, count, SHARD_IMAGES):
         positions = range(start, min(start + SHARD_IMAGES, count))
         path = folder / f"{start:07d}-{positions.stop:07d}.safetensors"
-        shard = _read(path)
+        shard = _kept(path)
         if shard is None:
             if progress:
                 progress(f"tokenizing images {start} to {positions.stop} of {count}, once")
-            ids, samples = _tokenize(tokenizer, data, positions)
-            _write(path, ids, samples)
-            shard = ids, [sample.text for sample in samples], [sample.key for sample in samples]
+            shard = _tokenize(tokenizer, data, positions)
+            write_token_shard(path, shard.ids, shard.captions, shard.keys)
         shards.append(shard)
-    ids, captions, keys = zip(*shards, strict=True)
-    return TokenSet(torch.cat(ids), tuple(chain(*captions)), tuple(chain(*keys)))
+    return joined(shards)
+
+
+def _kept(path: Path) -> TokenSet | None:
+    """A shard of the cache; None where it is missing or not as it was written."""
+    try:
+        return read_token_shard(path)
+    except InputError:
+        return None
+
+
+def stored(data: Mixture, tokenizer: CVQTokenizer) -> tuple[TokenSet, Callable[[int], int]]:
+    """All samples of a mixture of token shards, and which of them stands at a position of the mixture.
+
+    Raises InputError for shards of another tokenizer, and for a source of pictures.
+    """
+    digest, parts = tokenizer_digest(tokenizer), []
+    for name, source in zip(data.names, data.sources, strict=True):
+        if not isinstance(source, TokenSource):
+            raise InputError(f"data source {name!r} holds pictures, others hold tokens; give all as tokens, or none")
+        source.check_tokenizer(digest)
+        parts.append(source.tokens)
+    first = list(accumulate(map(len, parts), initial=0))
+
+    def row(position: int) -> int:
+        source, index = data.locate(position)
+        return first[source] + index
+
+    return joined(parts), row
 
 
 def _key(tokenizer: CVQTokenizer, data: Mixture, settings: str) -> str:
@@ -98,29 +106,12 @@ def _key(tokenizer: CVQTokenizer, data: Mixture, settings: str) -> str:
     return content.hexdigest()[:16]
 
 
-def _tokenize(tokenizer: CVQTokenizer, data: Mixture, positions: range) -> tuple[Tensor, list[Sample]]:
-    parts, samples = [], []
+def _tokenize(tokenizer: CVQTokenizer, data: Mixture, positions: range) -> TokenSet:
+    parts: list[Tensor] = []
+    samples: list[Sample] = []
     for start in positions[::BATCH]:
         batch = [data[position] for position in range(start, min(start + BATCH, positions.stop))]
         parts.append(tokenizer.tokenize(normalize(torch.stack([sample.image for sample in batch]))).cpu())
         samples += batch
-    return torch.cat(parts).to(torch.int32), samples
-
-
-def _write(ids_path: Path, ids: Tensor, samples: Sequence[Sample]) -> None:
-    lines = "".join(json.dumps({"text": sample.text, "key": sample.key}) + "\n" for sample in samples)
-    # The ids last: where they are, the shard is whole. Two processes write the same.
-    write_text_atomically(ids_path.with_suffix(".jsonl"), lines)
-    write_weights(ids_path, {"ids": ids}, {_DIGEST: tensors_sha256({"ids": ids}, lines)})
-
-
-def _read(path: Path) -> tuple[Tensor, list[str], list[str]] | None:
-    """Ids, captions and keys of a shard; None where a part of it is missing or not as it was written."""
-    try:
-        ids, text = read_weights(path)["ids"], path.with_suffix(".jsonl").read_bytes().decode()
-        if read_metadata(path).get(_DIGEST) != tensors_sha256({"ids": ids}, text):
-            return None
-        lines = [parse_json(line) for line in text.splitlines()]
-        return ids, [line["text"] for line in lines], [line["key"] for line in lines]
-    except (OSError, ValueError, KeyError):
-        return None
+    captions, keys = (tuple(getattr(sample, name) for sample in samples) for name in ("text", "key"))
+    return TokenSet(torch.cat(parts).to(torch.int32), captions, keys)

@@ -1,14 +1,17 @@
-"""`cvq data`: packages in the user's cache, and shards of the user's own images."""
+"""`cvq data`: packages in the user's cache, shards of the user's own images, and tokens of shards."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from channelvq.cli.options import OverwriteOption, outputs
+from channelvq.cli.options import DeviceOption, OutputOption, OverwriteOption, TokenizerOption, outputs
+from channelvq.terminal import printable
 
 data_app = typer.Typer(
-    add_completion=False, no_args_is_help=True, help="Data packages in the user's cache; tar shards of your own images."
+    add_completion=False,
+    no_args_is_help=True,
+    help="Data packages in the user's cache; tar shards of your own images, and their tokens.",
 )
 SHOWN = 20  # skipped files that are named on the terminal; the record lists all
 
@@ -49,3 +52,34 @@ def data_shard(
         typer.echo(f"{len(done.skipped)} file(s) skipped, all listed in {output / prefix}.json", err=True)
     shards = f"{len(done.shards)} shard(s): {done.urls(output)}"
     typer.echo(f"{done.images} image(s), {done.captions} with a caption, in {shards}")
+
+
+@data_app.command("tokenize")
+def data_tokenize(
+    shards: Annotated[str, typer.Argument(help="Tar shards: a path with braces for numbers, in quotes, or a folder.")],
+    output: OutputOption,
+    tokenizer: TokenizerOption = "bundled",
+    engine: Annotated[
+        Literal["local"], typer.Option(help="Where the work is done: processes of this machine.")
+    ] = "local",
+    workers: Annotated[int, typer.Option(min=1, help="Processes, each with a share of the threads.")] = 1,
+    caption_field: Annotated[str, typer.Option(help="Of .json members.")] = "caption",
+    device: DeviceOption = "auto",
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Tar shards -> token shards for `kind: tokens`; the same command goes on after a stop."""
+    from channelvq.bulk import find_shards, tokenize_shards
+
+    paths = find_shards(shards)
+    outputs(folder=output, inputs=(*{path.parent for path in paths}, tokenizer), own=("manifest.json",),
+            overwrite=overwrite)  # fmt: skip
+    done = tokenize_shards(paths, output, tokenizer, caption_field=caption_field, device=device, workers=workers,
+                           say=lambda line: typer.echo(printable(line), err=True))  # fmt: skip
+    skipped = [reason for shard in done.shards for _, reason in shard.skipped]
+    for reason in skipped[:SHOWN]:
+        typer.echo(printable(f"skipped {reason}"), err=True)
+    if skipped:
+        typer.echo(f"{len(skipped)} member(s) skipped, all listed in {output}/manifest.json", err=True)
+    counts = done.counts()
+    line = f"{counts['images']} image(s), {counts['captions']} with a caption, in {len(done.shards)} token shard(s) of "
+    typer.echo(printable(f"{line}{done.num_tokens} tokens an image -> {output}/"))

@@ -45,6 +45,7 @@ SOURCES: Registry[type[SourceConfig]] = Registry(
         "manifest": "channelvq.data.files.folder:ManifestConfig",
         "shards": "channelvq.data.files.shards:ShardsConfig",
         "huggingface": "channelvq.data.files.huggingface:HuggingFaceConfig",
+        "tokens": "channelvq.data.files.tokens:TokensConfig",
     },
 )
 AnySourceConfig = Annotated[SourceConfig, of_kind(SOURCES)]

@@ -8,7 +8,7 @@ The step decides the stage, the images, their order and which captions are hidde
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import field, replace
 from functools import lru_cache
 from hashlib import sha256
@@ -25,12 +25,13 @@ from torch.optim import AdamW, Optimizer
 
 from channelvq.car.backbone import TRIED_UP_TO, build_backbone, named_config, settings_of, use_plain_attention
 from channelvq.car.config import CARConfig
-from channelvq.car.data import TokenSet, tokenized, tokenizer_digest
+from channelvq.car.data import TokenSet, stored, tokenized, tokenizer_digest
 from channelvq.car.likelihood import ROWS, encode_captions, teacher_forced, with_other_captions
 from channelvq.car.model import CAR, Prediction
 from channelvq.car.text import NUM_BYTES, TextTokenizer, train_bpe
 from channelvq.config import STRICT, digest
 from channelvq.data.build import DataConfig, build_mixture
+from channelvq.data.files.tokens import TokensConfig
 from channelvq.data.split import Split
 from channelvq.data.stream import FIRST_SHUFFLE, Stream, position_generator, rank_share
 from channelvq.errors import InputError
@@ -56,7 +57,8 @@ class CARObjectiveConfig:
 
     lm_steps, stage1_steps: stage 2 has the rest of train.steps. backbone_lr_ratio: the backbone's learning rate over
     that of projector, marker and head. text_vocab_size: of the byte-level BPE learned from the captions, where the
-    backbone brings no text tokenizer. train_images: how many are tokenized, to be read again and again.
+    backbone brings no text tokenizer. train_images: how many pictures are tokenized, to be read again and again; token
+    shards are read to their end.
     muon_learning_rate: the peak rate of Muon for the matrices of the backbone's layers; None: AdamW for everything.
     start_from: a generator (as for `from_pretrained`) of the same model on the same image tokenizer, whose weights and
     text tokenizer are the start.
@@ -116,8 +118,35 @@ def image_tokenizer(recipe: CARRecipe, start: CAR | None) -> CVQTokenizer:
 def token_set(data: DataConfig, tokenizer: CVQTokenizer, split: Split, count: int) -> TokenSet:
     """The first `count` images of a split as ids, from the cache where they are there; the same for every seed."""
     mixture = build_mixture(data, tokenizer.image_size, split, seed=0)
+    if _holds_tokens(data):
+        everything, row = stored(mixture, tokenizer)
+        return everything.subset(list(dict.fromkeys(map(row, range(count)))))
     settings = f"{digest(replace(data, validation_images=1))}/{split}"
     return tokenized(tokenizer, mixture, count, settings, progress=Console().print)
+
+
+def training_set(recipe: CARRecipe, tokenizer: CVQTokenizer) -> tuple[TokenSet, Callable[[int], int]]:
+    """What a recipe trains on, and which row of it comes at a position: every one once before any comes again.
+
+    Of token shards that is all there is, mixed by weight; of pictures the first objective.train_images.
+    """
+    data, seed = recipe.data, recipe.train.seed
+    if _holds_tokens(data):
+        return stored(build_mixture(data, tokenizer.image_size, "train", Stream.IMAGES.seed(seed)), tokenizer)
+    tokens = token_set(data, tokenizer, "train", recipe.objective.train_images)
+    n = len(tokens)
+    return tokens, lambda position: _shuffled(n, position // n, seed)[position % n]
+
+
+def _holds_tokens(data: DataConfig) -> bool:
+    """Whether the sources are token shards; InputError where only some are."""
+    kinds = {source.kind == TokensConfig.kind for source in data.sources.values() if source.weight > 0}
+    if len(kinds) > 1:
+        raise InputError(
+            "data.sources: some are of kind tokens and some hold pictures; give all as tokens (cvq data tokenize), "
+            "or none"
+        )
+    return True in kinds
 
 
 def check_model(config: CARConfig, tokenizer: CVQTokenizer, muon: bool = False) -> None:
@@ -147,7 +176,7 @@ class CARTask(Task):
         check_model(recipe.model, tokenizer, muon=recipe.objective.muon_learning_rate is not None)
         given = None if start is None else self._begun_from(start, tokenizer)
         tokenizer.to("cuda" if on_gpu(recipe.train) else "cpu")
-        self.train_set = token_set(recipe.data, tokenizer, "train", recipe.objective.train_images)
+        self.train_set, self.row_at = training_set(recipe, tokenizer)
         self.held_out = token_set(recipe.data, tokenizer, "validation", recipe.data.validation_images)
         tokenizer.to("cpu")
         generator = torch.Generator().manual_seed(recipe.train.seed)
@@ -211,9 +240,8 @@ class CARTask(Task):
 
     def _rows(self, step: int) -> Tensor:
         """Which images the global batch of a step holds."""
-        train, n = self.recipe.train, len(self.train_set)
-        positions = range(step * train.batch_size, (step + 1) * train.batch_size)
-        return torch.tensor([_shuffled(n, p // n, train.seed)[p % n] for p in positions])
+        size = self.recipe.train.batch_size
+        return torch.tensor([self.row_at(position) for position in range(step * size, (step + 1) * size)])
 
     # Training
 

@@ -22,6 +22,7 @@ from urllib.parse import unquote
 
 import numpy as np
 from jaxtyping import UInt8
+from PIL import Image
 from webdataset.tariterators import group_by_keys
 
 from channelvq.data.fetched.packages import cache_root
@@ -51,14 +52,11 @@ Place = tuple[int, int]  # first byte, number of bytes
 
 
 @dataclass(frozen=True, eq=False)
-class ShardIndex:
-    """The usable samples of one shard in their order, as an array of SAMPLE; skipped: what is not usable, and why."""
+class ShardFile:
+    """A shard as it was when it was first looked at."""
 
     path: Path
     stamp: Stamp
-    samples: np.ndarray
-    keys: UInt8[np.ndarray, "bytes"]
-    skipped: tuple[Skipped, ...]
 
     def read(self, first: int, size: int) -> bytes:
         """Some bytes of the shard; InputError if it is gone or no longer what was indexed."""
@@ -71,6 +69,15 @@ class ShardIndex:
         except OSError as error:
             raise InputError(f"shard {str(self.path)!r} cannot be read: {error.strerror}") from error
 
+
+@dataclass(frozen=True, eq=False)
+class ShardIndex(ShardFile):
+    """The usable samples of one shard in their order, as an array of SAMPLE; skipped: what is not usable, and why."""
+
+    samples: np.ndarray
+    keys: UInt8[np.ndarray, "bytes"]
+    skipped: tuple[Skipped, ...]
+
     def key(self, sample: np.void) -> str:
         """The name of a sample."""
         return self.keys[sample["key"] : sample["key"] + sample["key_size"]].tobytes().decode("utf-8", "surrogatepass")
@@ -81,16 +88,22 @@ def index_shard(path: Path, caption_field: str) -> ShardIndex:
 
     Raises InputError where the shard is missing, no plain tar archive, cut off, or holds a name twice.
     """
-    if (state := stamp(path)) is None:
-        raise InputError(f"shard {str(path)!r} cannot be read: is it gone, or may you not?")
+    shard = shard_file(path)
     digest = sha256(f"{path.absolute()}\n{caption_field}".encode("utf-8", "surrogatepass")).hexdigest()[:24]
     memory = cache_root() / "shards" / f"{digest}.npz"
-    if (remembered := _remembered(memory, path, state)) is not None:
+    if (remembered := _remembered(memory, path, shard.stamp)) is not None:
         return remembered
-    index = _read_shard(path, state, caption_field)
+    index = _read_shard(shard, caption_field)
     with suppress(OSError):  # a cache that cannot be written costs time only
         write_atomically(memory, partial(_save, index))
     return index
+
+
+def shard_file(path: Path) -> ShardFile:
+    """A shard as it is now; InputError where it is missing."""
+    if (state := stamp(path)) is None:
+        raise InputError(f"shard {str(path)!r} cannot be read: is it gone, or may you not?")
+    return ShardFile(path, state)
 
 
 def _maker() -> str:
@@ -119,7 +132,7 @@ def _remembered(memory: Path, path: Path, state: Stamp) -> ShardIndex | None:
 # Reading a shard
 
 
-class _Located(NamedTuple):
+class Located(NamedTuple):
     """A sample of the archive: where its image and its caption are."""
 
     key: str
@@ -128,22 +141,45 @@ class _Located(NamedTuple):
     kind: int
 
 
-def _read_shard(path: Path, state: Stamp, caption_field: str) -> ShardIndex:
-    samples, skipped = [], []
+def locate(path: Path) -> tuple[list[Located], list[Skipped]]:
+    """The samples of a shard in their order, and what is none, with reasons; nothing is decoded yet.
+
+    Raises InputError where the shard is no plain tar archive, cut off, or holds a name twice.
+    """
+    samples: list[Located] = []
+    skipped: list[Skipped] = []
     for members in _grouped(path):
         sample = _classified(path, members)
-        (skipped if isinstance(sample, Skipped) else samples).append(sample)
-    plain = ShardIndex(path, state, np.empty(0, SAMPLE), np.empty(0, np.uint8), ())
+        if isinstance(sample, Skipped):
+            skipped.append(sample)
+        else:
+            samples.append(sample)
+    return samples, skipped
+
+
+def decode(shard: ShardFile, sample: Located, caption_field: str) -> tuple[Image.Image, str] | Skipped:
+    """The picture and the caption of a sample, or why they cannot be used."""
+    try:
+        picture = load_image(shard.read(*sample.image))
+        return picture, parse_caption(shard.read(*sample.text), sample.kind, caption_field)
+    except InputError as error:
+        name = shard.path / sample.key
+        return Skipped(name, f"{str(name)!r}: {error}")
+
+
+def _read_shard(shard: ShardFile, caption_field: str) -> ShardIndex:
+    located, skipped = locate(shard.path)
     with decoding() as pool:
-        checked = list(pool.map(partial(_checked, plain, caption_field), samples))
-    good = [sample for sample in checked if isinstance(sample, _Located)]
+        checked = list(pool.map(partial(_checked, shard, caption_field), located))
+    good = [sample for sample in checked if isinstance(sample, Located)]
     skipped += [sample for sample in checked if isinstance(sample, Skipped)]
     samples, keys, start = np.empty(len(good), SAMPLE), [], 0
     for row, (key, image, text, kind) in enumerate(good):
         keys.append(key.encode("utf-8", "surrogatepass"))
         samples[row] = (*image, *text, kind, start, len(keys[-1]), split_number(key))
         start += len(keys[-1])
-    return ShardIndex(path, state, samples, np.frombuffer(b"".join(keys), np.uint8), tuple(skipped))
+    joined = np.frombuffer(b"".join(keys), np.uint8)
+    return ShardIndex(shard.path, shard.stamp, samples, joined, tuple(skipped))
 
 
 def _grouped(path: Path) -> Iterator[dict[str, Any]]:
@@ -184,7 +220,7 @@ def _unusable(path: Path, reason: str) -> InputError:
     return InputError(f"shard {str(path)!r} is broken or cut off ({reason}): copy or download it again")
 
 
-def _classified(path: Path, members: dict[str, Any]) -> _Located | Skipped:
+def _classified(path: Path, members: dict[str, Any]) -> Located | Skipped:
     name = members["__key__"]
     files = {suffix: place for suffix, place in members.items() if not suffix.startswith("__")}
     images = [suffix for suffix in files if f".{suffix.lower()}" in IMAGE_SUFFIXES]
@@ -195,18 +231,15 @@ def _classified(path: Path, members: dict[str, Any]) -> _Located | Skipped:
     kind = TEXT if "txt" in by_lower else JSON if "json" in by_lower else NONE
     text = by_lower[("txt", "json")[kind - 1]] if kind else (0, 0)
     # Names are quoted where the format leaves no room for them, see data/files/shard_writer.py.
-    return _Located(unquote(f"{name}.{images[0]}", errors="surrogatepass"), files[images[0]], text, kind)
+    return Located(unquote(f"{name}.{images[0]}", errors="surrogatepass"), files[images[0]], text, kind)
 
 
-def _checked(shard: ShardIndex, caption_field: str, sample: _Located) -> _Located | Skipped:
+def _checked(shard: ShardFile, caption_field: str, sample: Located) -> Located | Skipped:
     """The sample if its image decodes and its caption can be used, with kind NONE where the caption is empty."""
-    try:
-        load_image(shard.read(*sample.image))
-        caption = parse_caption(shard.read(*sample.text), sample.kind, caption_field)
-    except InputError as error:
-        name = shard.path / sample.key
-        return Skipped(name, f"{str(name)!r}: {error}")
-    return sample if caption else sample._replace(kind=NONE)
+    found = decode(shard, sample, caption_field)
+    if isinstance(found, Skipped):
+        return found
+    return sample if found[1] else sample._replace(kind=NONE)
 
 
 def parse_caption(content: bytes, kind: int, caption_field: str) -> str:

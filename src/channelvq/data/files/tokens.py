@@ -1,0 +1,80 @@
+"""Token shards as a source of generators: ids and captions, read without the pictures that they were made from."""
+
+from hashlib import sha256
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+from pydantic import NonNegativeFloat
+from pydantic.dataclasses import dataclass
+
+from channelvq.config import STRICT
+from channelvq.data.files.collection import Collection
+from channelvq.data.files.token_shards import TokenSet, read_token_folder
+from channelvq.data.options import ImageOptions, Shares, SplitOrAll
+from channelvq.data.split import Split, split_mask, split_number
+from channelvq.errors import InputError
+
+
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class TokensConfig(Shares):
+    """The token shards in the folder `root`, for recipes of generators.
+
+    root: a folder that `cvq data tokenize` wrote. validation_root, test_root: folders of these splits, where they are
+    given; `root` then has no share of them. captioned: leave out images without a caption.
+    """
+
+    root: str
+    kind: Literal["tokens"] = "tokens"
+    weight: NonNegativeFloat = 1.0
+    validation_root: str | None = None
+    test_root: str | None = None
+    captioned: bool = False
+
+    def build(self, size: int, split: Split) -> "TokenSource":
+        """The source of one split; size: of the pictures that these were."""
+        root, share, shares = self.place(split, self.root, self.validation_root, self.test_root)
+        return TokenSource(root, size, share, shares, captioned=self.captioned)
+
+
+class TokenSource(Collection):
+    """The images of token shards as ids (n, C), with captions and keys: `tokens`.
+
+    root: the folder. size: side of the pictures, in pixels. split: which share to use, by the hash of a picture's name
+    in its tar, so it is the split that the picture itself is in. captioned: leave out images without a caption.
+    Raises InputError for a folder that is not complete, a damaged shard, and an empty split.
+    """
+
+    def __init__(
+        self, root: str | Path, size: int, split: SplitOrAll = "train", shares: Shares | None = None,
+        *, captioned: bool = False,
+    ) -> None:  # fmt: skip
+        shares = shares or Shares()
+        options = ImageOptions(validation=shares.validation, test=shares.test)
+        super().__init__(f"token shards {str(root)!r}", size, split, options)
+        self.skipped = []
+        self.manifest, tokens = read_token_folder(Path(root))
+        if captioned:
+            tokens = tokens.subset([place for place, caption in enumerate(tokens.captions) if caption])
+        numbers = np.array([split_number(key) for key in tokens.keys], dtype=np.uint64)
+        chosen = self._chosen(len(tokens), lambda split: split_mask(numbers, split, shares.validation, shares.test))
+        self.tokens: TokenSet = tokens.subset(chosen.tolist())
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def stamp(self) -> str:
+        """Digest of the manifest."""
+        return sha256(repr(self.manifest).encode()).hexdigest()
+
+    def check_tokenizer(self, digest: str) -> None:
+        """InputError unless the tokens are of the tokenizer with this `tokenizer_digest`."""
+        if self.manifest.tokenizer_digest != digest:
+            raise InputError(
+                f"{self.name} are of another tokenizer (digest {self.manifest.tokenizer_digest}, it was loaded as "
+                f"{self.manifest.tokenizer!r}) than the recipe's (digest {digest}); set tokenizer=, or tokenize again"
+            )
+
+    def _read(self, index: int) -> tuple[Image.Image, str, str]:
+        raise InputError(f"{self.name} hold no pictures: they are for training generators, recipes with task: car")
