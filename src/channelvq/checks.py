@@ -45,3 +45,14 @@ def whole_numbers(name: str, ids: "Tensor") -> "Tensor":
     if ids.dtype == torch.uint64 and bool((numbers < 0).any()):
         raise InputError(f"{name}: expected whole numbers below 2**63, got {int(numbers.min()) + 2**64}")
     return numbers
+
+
+def check_floats(x: object, shape: tuple[int, ...], expected: str, values: str) -> None:
+    """InputError unless `x` is a batch (B, *shape) of floats, at least one; expected, values: what it is, in words."""
+    import torch
+
+    expected += f" (B, {', '.join(map(str, shape))}), B >= 1, float{values}"
+    if not isinstance(x, torch.Tensor):
+        raise InputError(f"{expected}, got {type(x).__name__}")
+    if x.shape[1:] != shape or x.ndim != 1 + len(shape) or len(x) == 0 or not x.is_floating_point():
+        raise InputError(f"{expected}, got {tuple(x.shape)}, {x.dtype}")

@@ -2,6 +2,7 @@
 
 image (B, 3, H, W) in [-1, 1]
 -> encoder            z    (B, C, h, w)      h = H / f
+-> [resampler: from any h x w to the home size, which the codebook knows; after it back to h x w]
 -> axis reshape            (B, K, D)         channel: K = C, D = h*w;  patch: K = h*w, D = C
 -> nearest codeword   ids  (B, K)
 -> [nested dropout: channels after c_keep are zero]
@@ -11,25 +12,28 @@ image (B, 3, H, W) in [-1, 1]
 from collections.abc import Callable, Sequence
 from dataclasses import field
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Annotated, Any, Literal, overload
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
 from jaxtyping import Bool, Float, Int64
 from PIL import Image
-from pydantic import PositiveInt
+from pydantic import PositiveInt, SerializerFunctionWrapHandler, model_serializer
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from channelvq.checks import whole_numbers
-from channelvq.config import STRICT, ImageSize
+from channelvq.checks import check_floats, whole_numbers
+from channelvq.config import STRICT, ImageSize, when_given
 from channelvq.devices import resolve_device
 from channelvq.errors import InputError
-from channelvq.images import ImageInput, images_to_batch, to_pil
+from channelvq.images import ImageInput, images_to_batch, images_to_list, to_pil, working_size
+from channelvq.images.encoded import MOST_PIXELS
+from channelvq.images.geometry import check_size
 from channelvq.images.tensors import check_range
 from channelvq.nn.conv import ConvConfig
-from channelvq.nn.modes import evaluating, in_chunks, without_autocast
-from channelvq.nn.networks import AnyNetworkConfig
+from channelvq.nn.modes import CHUNK_ROWS, evaluating, in_chunks, in_chunks_by_size, without_autocast
+from channelvq.nn.networks import AnyNetworkConfig, takes_any_size
 from channelvq.pretrained import CARD, CODE_TABLES, find_folder, load_module, save_module
 from channelvq.quantize.axis import Axis, from_vectors, to_vectors
 from channelvq.quantize.base import check_keep
@@ -40,6 +44,12 @@ from channelvq.quantize.registry import AnyQuantizerConfig
 
 # `encode` takes what a decoder gave, which may overshoot by some tenths; numbers further out are of another convention.
 FAR_OUTSIDE = 0.5
+LARGEST = 16  # times the pixels of the home size: the most that pictures are worked at, where no setting says another
+
+if TYPE_CHECKING:  # imported where there is one
+    from channelvq.nn.resampler import ResamplerConfig
+else:
+    ResamplerConfig = Any
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -47,6 +57,8 @@ class CVQConfig:
     """image_size: side of the square images in pixels. latent_channels: C, the number of tokens on the channel axis.
 
     axis: what a token stands for. network: encoder and decoder. quantizer: the codebook, and how it learns.
+    resampler: takes images of any size and shape to the codebook's maps and back (nn/resampler.py); image_size is then
+    the home size, whose maps they are. null: all images are squares of image_size.
     """
 
     image_size: ImageSize = 64
@@ -54,6 +66,12 @@ class CVQConfig:
     axis: Axis = "channel"
     network: AnyNetworkConfig = field(default_factory=ConvConfig)
     quantizer: AnyQuantizerConfig = field(default_factory=PlainConfig)
+    resampler: Annotated[ResamplerConfig | None, when_given("channelvq.nn.resampler:ResamplerConfig")] = None
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # The files of a tokenizer without one are what they were before there was such a setting.
+        return {key: value for key, value in write(self).items() if key != "resampler" or value is not None}
 
     def __post_init__(self) -> None:
         if self.image_size % self.network.downsampling:
@@ -61,6 +79,31 @@ class CVQConfig:
                 f"image_size {self.image_size} must be a multiple of the network's downsampling "
                 f"{self.network.downsampling} ({self.network.downsampling_reason})"
             )
+        if self.resampler is not None and not takes_any_size(self.network):
+            raise ValueError(
+                f"resampler: a network of kind {self.network.kind} takes images of one size only; use kind conv"
+            )
+        if self.max_pixels < self.image_size**2:
+            raise ValueError(
+                f"resampler.max_pixels {self.max_pixels} must be at least those of image_size, {self.image_size**2}"
+            )
+
+    @property
+    def max_pixels(self) -> int:
+        """The most pixels that an image is worked at."""
+        if self.resampler is None:
+            return self.image_size**2
+        return self.resampler.max_pixels or LARGEST * self.image_size**2
+
+    def working_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The (height, width) that a picture of `size` is worked at: multiples of f, of at most `max_pixels`."""
+        if self.resampler is None:
+            return self.image_size, self.image_size
+        return working_size(size, self.network.downsampling, self.max_pixels)
+
+    def maps_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(h, w) of the feature maps of images of a working size."""
+        return size[0] // self.network.downsampling, size[1] // self.network.downsampling
 
     @property
     def latent_size(self) -> int:
@@ -94,6 +137,12 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", mo
             codebook_dim=config.codebook_dim, num_tokens=config.num_tokens, axis=config.axis, config=config.quantizer
         )
         self.decoder = config.network.build_decoder(config.latent_channels, config.image_size, self.encoder)
+        # The last, so that the first weights of the rest are those that they are without it.
+        self.resampler = None
+        if config.resampler is not None:
+            from channelvq.nn.resampler import Resampler
+
+            self.resampler = Resampler(config.resampler, config.latent_channels, config.latent_size)
 
     @property
     def num_tokens(self) -> int:
@@ -107,7 +156,7 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", mo
 
     @property
     def image_size(self) -> int:
-        """Side of the images, in pixels."""
+        """Side of the images, in pixels; with a resampler that of the home size."""
         return self.config.image_size
 
     @property
@@ -138,19 +187,52 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", mo
         self._check_device(x, "encode")
         check_range(x, f"encode: images of shape {tuple(x.shape)}, {x.dtype}", FAR_OUTSIDE)
         with without_autocast(x):
-            return self.quantizer(self.encoder(x.to(self.dtype)), keep)
+            return self.quantizer(self.maps(x.to(self.dtype)), keep)
 
-    def decode(self, z_q: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
-        """Quantized feature maps -> images, about [-1, 1], not clamped; raises InputError for another shape or type."""
+    def decode(
+        self, z_q: Float[Tensor, "B C h w"], size: int | tuple[int, int] | None = None
+    ) -> Float[Tensor, "B 3 H W"]:
+        """Quantized feature maps -> images, about [-1, 1], not clamped; raises InputError for another shape or type.
+
+        size: of the images, (height, width); None: the home size. With a resampler any that `tokenize` works at.
+        """
         c, side = self.config.latent_channels, self.config.latent_size
-        _check_floats(z_q, (c, side, side), "decode: expected feature maps", "")
+        check_floats(z_q, (c, side, side), "decode: expected feature maps", "")
         self._check_device(z_q, "decode")
+        asked = self._asked_size(size, "decode")
+        if asked != (working := self.config.working_size(asked)):
+            raise InputError(f"decode: size {asked} is none that the decoder works at, the nearest is {working}")
         with without_autocast(z_q):
-            return self.decoder(z_q.to(self.dtype))
+            return self._painted(z_q.to(self.dtype), asked)
+
+    def maps(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
+        """Images of a working size -> the feature maps of the home size that the quantizer is given; no checks."""
+        z = self.encoder(x)
+        return z if self.resampler is None else self.resampler.gather(z)
+
+    def _painted(self, z_q: Float[Tensor, "B C h w"], size: tuple[int, int]) -> Float[Tensor, "B 3 H W"]:
+        """Maps of the home size -> images of a working size."""
+        return self.decoder(z_q if self.resampler is None else self.resampler.spread(z_q, self.config.maps_size(size)))
+
+    def _asked_size(self, size: int | tuple[int, int] | None, name: str) -> tuple[int, int]:
+        """(height, width), by default the home size; InputError for one that this tokenizer cannot make."""
+        home = self.image_size, self.image_size
+        asked = home if size is None else check_size(size)
+        if asked != home and self.resampler is None:
+            raise InputError(
+                f"{name}: size {asked}: this tokenizer makes images of {home} alone; one that was trained with "
+                "model.resampler makes any"
+            )
+        most = max(MOST_PIXELS, self.config.max_pixels)
+        if asked[0] * asked[1] > most:
+            raise InputError(f"{name}: size {asked}: more than the {most} pixels allowed")
+        return asked
 
     def _check_images(self, x: Any, name: str) -> None:
-        size = self.image_size
-        _check_floats(x, (3, size, size), f"{name}: expected images", " in [-1, 1]")
+        shape = (self.image_size, self.image_size)
+        if self.resampler is not None and isinstance(x, Tensor) and x.ndim == 4 and 0 not in x.shape:
+            shape = self.config.working_size((x.shape[2], x.shape[3]))  # the nearest that it could be
+        check_floats(x, (3, *shape), f"{name}: expected images", " in [-1, 1]")
 
     def _check_device(self, x: Tensor, name: str) -> None:
         if x.device != self.device:
@@ -164,16 +246,16 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", mo
         Without the checks and conversions of `encode` that a training step must not wait for.
         """
         self._check_images(x, "forward")
-        z = self.encoder(x)
+        z, size = self.maps(x), (x.shape[2], x.shape[3])
         if not quantize:
             if keep is not None:
                 vectors = to_vectors(z, self.config.axis)
                 check_keep(keep, vectors)
                 vectors = vectors.masked_fill(~keep[:, :, None], 0.0)
                 z = from_vectors(vectors, self.config.axis, (z.shape[2], z.shape[3]))
-            return self.decoder(z), None
+            return self._painted(z, size), None
         quantized = self.quantizer(z, keep)
-        return self.decoder(quantized.z_q), quantized
+        return self._painted(quantized.z_q, size), quantized
 
     # Images and ids
 
@@ -181,41 +263,71 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", mo
         """Images -> ids in 0..N-1.
 
         images: anything `channelvq.images` reads, or a (B, 3, H, W) tensor in [-1, 1]. Other sizes are cropped to a
-        centred square and resized with antialiasing. exact: ids do not depend on the other images of the call;
-        False drops the padding that this costs.
+        centred square and resized with antialiasing. With a resampler nothing is cropped: each image is resized, with
+        antialiasing, to the nearest size whose sides are multiples of the network's downsampling; one of more pixels
+        than `model.resampler.max_pixels` is reduced to about that many first. Sizes may differ within a call. exact:
+        ids do not depend on the other images of the call; False drops the padding that this costs.
         """
-        return self._of_images(lambda x: self.quantizer(self.encoder(x)).indices, images, exact)
+        return self._of_images(lambda x: self.quantizer(self.maps(x)).indices, images, exact)
 
     def latents(self, images: ImageInput | Sequence[ImageInput], *, exact: bool = True) -> Float[Tensor, "B C h w"]:
-        """Images, all that `tokenize` takes -> the encoder's feature maps before the quantizer."""
-        return self._of_images(self.encoder, images, exact)
+        """Images, all that `tokenize` takes -> the feature maps of the home size before the quantizer."""
+        return self._of_images(self.maps, images, exact)
 
     @torch.no_grad()
     def _of_images(
         self, function: Callable[[Tensor], Tensor], images: ImageInput | Sequence[ImageInput], exact: bool
     ) -> Tensor:
-        batch = images_to_batch(images, size=self.image_size).to(self.device, self.dtype)
+        if self.resampler is None:
+            batch = images_to_batch(images, size=self.image_size).to(self.device, self.dtype)
+            with evaluating(self):
+                return in_chunks(function, batch, exact=exact)
+        pictures = images_to_list(images, self.config.working_size)
         with evaluating(self):
-            return in_chunks(function, batch, exact=exact)
+            return in_chunks_by_size(
+                function, [x.to(self.device, self.dtype) for x in pictures], rows=self._rows, exact=exact
+            )
+
+    def _rows(self, size: tuple[int, int]) -> int:
+        """Images of a working size in a chunk: fewer of large ones, so that memory is bounded."""
+        return max(1, min(CHUNK_ROWS, CHUNK_ROWS * self.image_size**2 // (size[0] * size[1])))
 
     @overload
-    def detokenize(self, ids: Tensor, output: Literal["pil"] = "pil", *, exact: bool = True) -> list[Image.Image]: ...
+    def detokenize(
+        self, ids: Tensor, output: Literal["pil"] = "pil", *,
+        size: int | tuple[int, int] | None = None, exact: bool = True,
+    ) -> list[Image.Image]: ...  # fmt: skip
     @overload
-    def detokenize(self, ids: Tensor, output: Literal["tensor"], *, exact: bool = True) -> Tensor: ...
+    def detokenize(
+        self, ids: Tensor, output: Literal["tensor"], *, size: int | tuple[int, int] | None = None, exact: bool = True
+    ) -> Tensor: ...
     @torch.no_grad()
     def detokenize(
-        self, ids: Int64[Tensor, "B k"], output: Literal["pil", "tensor"] = "pil", *, exact: bool = True
+        self,
+        ids: Int64[Tensor, "B k"],
+        output: Literal["pil", "tensor"] = "pil",
+        *,
+        size: int | tuple[int, int] | None = None,
+        exact: bool = True,
     ) -> list[Image.Image] | Float[Tensor, "B 3 H W"]:
         """Ids of any length k, 1 <= k <= K -> images: a list of PIL images, or a tensor in [-1, 1].
 
         A prefix is decoded with the missing tokens at zero, as nested dropout trained it. A single sequence (k,)
-        counts as a batch of one. Raises InputError on an id out of range or a length out of range.
+        counts as a batch of one. size: of the images, (height, width) or a side; None: the home size. Another one needs
+        a resampler: the images are made at the nearest size that `tokenize` works at and, where that differs, resized.
+        Raises InputError on an id, a length or a size out of range.
         """
         if output not in ("pil", "tensor"):
             raise InputError(f"detokenize: output is 'pil' or 'tensor', got {output!r}")
-        ids = self.check_ids(ids)
+        asked = self._asked_size(size, "detokenize")
+        ids, working = self.check_ids(ids), self.config.working_size(asked)
         with evaluating(self):
-            images = in_chunks(lambda i: self.decoder(self._latents_of(i)), ids, exact=exact).clamp(-1.0, 1.0)
+            images = in_chunks(
+                lambda i: self._painted(self._latents_of(i), working), ids, exact=exact, rows=self._rows(working)
+            )
+        images = images.clamp(-1.0, 1.0)
+        if working != asked:
+            images = F.interpolate(images, asked, mode="bicubic", antialias=True).clamp(-1.0, 1.0)
         return to_pil(images) if output == "pil" else images
 
     @torch.no_grad()
@@ -280,11 +392,3 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", mo
         tokenizer = load_module(cls, CVQConfig, folder).to(place)
         tokenizer.folder = folder
         return tokenizer
-
-
-def _check_floats(x: Any, shape: tuple[int, ...], expected: str, values: str) -> None:
-    expected += f" (B, {', '.join(map(str, shape))}), B >= 1, float{values}"
-    if not isinstance(x, Tensor):
-        raise InputError(f"{expected}, got {type(x).__name__}")
-    if x.shape[1:] != shape or x.ndim != 1 + len(shape) or len(x) == 0 or not x.is_floating_point():
-        raise InputError(f"{expected}, got {tuple(x.shape)}, {x.dtype}")

@@ -87,7 +87,10 @@ def assert_equal(a: object, b: object, where: str = "") -> None:
         assert a == b, where
 
 
-@pytest.mark.parametrize("extra", [(), ("train.precision=bf16", "objective.start_step=2")])
+SIZES = ("model.resampler.width=16", "sizes=[[32, 32], [48, 32], [36, 64]]")
+
+
+@pytest.mark.parametrize("extra", [(), ("train.precision=bf16", "objective.start_step=2"), SIZES])
 def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, extra: tuple[str, ...]) -> None:
     settings = ("train.steps=8", "train.checkpoint_every=3", "train.warmup_steps=2", "nested.alpha=0.5", *extra)
     whole = recipe(tmp_path / "whole", *settings)

@@ -1,6 +1,6 @@
 """Images that commands are given: files, folders and named held-out sets."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -16,8 +16,13 @@ MOST_SPLIT_IMAGES = 4096  # without --max-images: of drawn scenes there is no en
 Split = Literal["validation", "test"]
 
 
-def batches(paths: list[Path], size: int) -> Iterator[tuple[list[Path], list[Any]]]:
-    """Names and resized images of files and folders, a batch at a time; what cannot be read is named and counted."""
+def batches(
+    paths: list[Path], size: int | Callable[[tuple[int, int]], tuple[int, int]]
+) -> Iterator[tuple[list[Path], list[Any]]]:
+    """Names and resized images of files and folders, a batch at a time; what cannot be read is named and counted.
+
+    size: as in `channelvq.images.read_images`.
+    """
     from channelvq.images import read_images
 
     pairs, skipped = read_images(paths, size=size)

@@ -33,10 +33,14 @@ def tokenize(
 
     outputs(output, inputs=(*images, tokenizer))
     tok = CVQTokenizer.from_pretrained(tokenizer, device=device)
+    any_size = tok.resampler is not None
     rows = []
-    for names, pictures in batches(images, tok.image_size):
+    for names, pictures in batches(images, tok.config.working_size if any_size else tok.image_size):
         ids = tok.tokenize(pictures).tolist()
-        rows += [TokenRow(str(name), row) for name, row in zip(names, ids, strict=True)]
+        rows += [
+            TokenRow(str(name), row, (picture.height, picture.width) if any_size else None)
+            for name, row, picture in zip(names, ids, pictures, strict=True)
+        ]
     write_tokens(output, tokenizer, tok, rows)
     line = printable(f"{len(rows)} image(s), {tok.num_tokens} tokens each -> {output}")
     typer.echo(line, err=is_stream(output))  # not among the tokens

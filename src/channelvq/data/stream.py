@@ -8,6 +8,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from enum import IntEnum
+from typing import Protocol
 
 import torch
 from jaxtyping import UInt8
@@ -28,6 +29,7 @@ class Stream(IntEnum):
 
     IMAGES = 0  # which image comes when, and how it is cropped, mirrored and coloured
     HIDDEN = 1  # which channels, or which captions, a step hides
+    PARTS = 2  # which part of a square image is one of another shape
 
     def seed(self, seed: int) -> int:
         """The stream's own seed."""
@@ -46,6 +48,14 @@ def order_generator(seed: int, source: int, epoch: int) -> torch.Generator:
     # Seed 0 keeps the orders that the stored results were made with; adding another seed to the number would make
     # source 1 under one seed come as source 0 under the next.
     return position_generator(seed, FIRST_SHUFFLE - number) if seed else torch.Generator().manual_seed(number)
+
+
+class Positions(Protocol):
+    """An endless sequence of samples whose positions decide everything about them; seed: what else decides."""
+
+    seed: int
+
+    def __getitem__(self, position: int) -> Sample: ...
 
 
 class Mixture(Dataset[Sample]):
@@ -119,7 +129,7 @@ def rank_share(batch_size: int, rank: int, world: int) -> slice:
 
 
 def training_batches(
-    mixture: Mixture, batch_size: int, start_step: int, steps: int, *, rank: int = 0, world: int = 1, workers: int = 0
+    mixture: Positions, batch_size: int, start_step: int, steps: int, *, rank: int = 0, world: int = 1, workers: int = 0
 ) -> Iterator[UInt8[Tensor, "b 3 H W"]]:
     """Batches of steps start_step..steps-1: this rank's share of each global batch of `batch_size` positions."""
     share = rank_share(batch_size, rank, world)
@@ -142,7 +152,7 @@ def training_batches(
 class _Told(Dataset[Sample | InputError]):
     """A mixture that hands errors on: DataLoader would put a worker's traceback into the text of what is raised."""
 
-    def __init__(self, mixture: Mixture) -> None:
+    def __init__(self, mixture: Positions) -> None:
         self.mixture = mixture
 
     def __getitem__(self, position: int) -> Sample | InputError:
@@ -157,7 +167,7 @@ def _stacked_or_error(samples: Sequence[Sample | InputError]) -> UInt8[Tensor, "
     return errors[0] if errors else stack_images([sample for sample in samples if isinstance(sample, Sample)])
 
 
-def fixed_images(mixture: Mixture, count: int) -> UInt8[Tensor, "n 3 H W"]:
+def fixed_images(mixture: Positions, count: int) -> UInt8[Tensor, "n 3 H W"]:
     """The first `count` images of a mixture, for validation and tests: always the same ones."""
     return stack_images([mixture[position] for position in range(count)])
 

@@ -19,10 +19,11 @@ BATCH_SIZE = 64
 
 @dataclass(frozen=True)
 class TokenRow:
-    """The ids of one image; image: the name of its file."""
+    """The ids of one image; image: the name of its file. size: (height, width) to decode it at; None: the home size."""
 
     image: str
     ids: list[int]
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,9 @@ def write_tokens(path: Path, name: str, tokenizer: CVQTokenizer, rows: Iterable[
         "tokenizer": name,
         "tokenizer_sha256": weights_sha256(tokenizer),
         "codebook_size": tokenizer.codebook_size,
-        "images": [{"image": row.image, "ids": row.ids} for row in rows],
+        "images": [
+            {"image": row.image, "ids": row.ids} | ({"size": list(row.size)} if row.size else {}) for row in rows
+        ],
     }
     write_json(path, content)
 
@@ -51,7 +54,7 @@ def read_tokens(path: Path) -> TokenFile:
     try:
         content = parse_json(path.read_text(encoding="utf-8"))
         rows = [
-            TokenRow(_entry(row, "image", str, f"images[{i}]"), _ids(row, f"images[{i}]"))
+            TokenRow(_entry(row, "image", str, f"images[{i}]"), _ids(row, f"images[{i}]"), _size(row, f"images[{i}]"))
             for i, row in enumerate(_entry(content, "images", list, ""))
         ]
         if not rows:
@@ -86,14 +89,14 @@ def check_fits(file: TokenFile, path: Path, tokenizer: CVQTokenizer, num_tokens:
 def decode_rows(
     tokenizer: CVQTokenizer, rows: list[TokenRow], num_tokens: int | None = None
 ) -> Iterator[tuple[int, Image.Image]]:
-    """(number of the row, image) decoded from its first `num_tokens` ids, in batches of rows of equal length."""
-    by_length: dict[int, list[int]] = {}
+    """(number of the row, image) decoded from its first `num_tokens` ids, by rows alike in length and size."""
+    alike: dict[tuple[int, tuple[int, int] | None], list[int]] = {}
     for number, row in enumerate(rows):
-        by_length.setdefault(len(row.ids[:num_tokens]), []).append(number)
-    for length, numbers in by_length.items():
+        alike.setdefault((len(row.ids[:num_tokens]), row.size), []).append(number)
+    for (length, size), numbers in alike.items():
         for start in range(0, len(numbers), BATCH_SIZE):
             batch = numbers[start : start + BATCH_SIZE]
-            images = tokenizer.detokenize(torch.tensor([rows[number].ids[:length] for number in batch]))
+            images = tokenizer.detokenize(torch.tensor([rows[number].ids[:length] for number in batch]), size=size)
             yield from zip(batch, images, strict=True)
 
 
@@ -123,3 +126,12 @@ def _ids(row: Any, where: str) -> list[int]:
     if wrong is not None or None in ids:
         raise ValueError(f"{where}.ids holds {wrong!r:.60}, they should be whole numbers")
     return ids
+
+
+def _size(row: Any, where: str) -> tuple[int, int] | None:
+    size = row.get("size")
+    if size is None:
+        return None
+    if not isinstance(size, list) or len(size) != 2 or not all(type(side) is int and side > 0 for side in size):
+        raise ValueError(f"{where}.size is {size!r:.60}, it should be [height, width] in pixels")
+    return size[0], size[1]

@@ -1,17 +1,28 @@
 """Whatever a user calls images, as one batch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float32
+from PIL import Image
 from torch import Tensor
 
 from channelvq.errors import InputError
-from channelvq.images.geometry import check_size, resize_crop
+from channelvq.images.geometry import check_size, resize, resize_crop
 from channelvq.images.load import WHITE, Color, ImageInput, load_image
 from channelvq.images.tensors import check_one, check_unit, normalize, to_pil, to_tensor
 
 Unit = Float32[Tensor, "3 h w"]
+Size = tuple[int, int]  # height, width
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """Which size an image of a size is to have, and how it gets it."""
+
+    wanted: Callable[[Size], Size]
+    change: Callable[[Image.Image, Size], Image.Image]
 
 
 def images_to_batch(
@@ -26,39 +37,61 @@ def images_to_batch(
     [-1, 1] by more than 1e-3 or not finite, for an empty list, and for sizes that differ.
     """
     pair = None if size is None else check_size(size)
-    if isinstance(images, Tensor) and images.ndim == 4:
-        items = [_resized(item, pair) for item in check_unit(images)]
-    elif isinstance(images, Sequence) and not isinstance(images, (str, bytes)):
-        items = [_numbered(image, i, pair, background) for i, image in enumerate(images)]
-    else:
-        items = [_one(images, pair, background)]
+    items = _items(images, None if pair is None else _Fit(lambda _: pair, resize_crop), background)
     _check_sizes(items)
     return torch.stack([item.to(items[0].device) for item in items])
 
 
-def _numbered(image: ImageInput, number: int, size: tuple[int, int] | None, background: Color) -> Unit:
+def images_to_list(
+    images: ImageInput | Sequence[ImageInput], wanted: Callable[[Size], Size], *, background: Color = WHITE
+) -> list[Float32[Tensor, "3 _ _"]]:
+    """As `images_to_batch`, each image whole, in a size of its own: `wanted` of its (height, width), by `resize`.
+
+    One is read at a time, so that only what they become is held, not what large pictures were.
+    """
+    items = _items(images, _Fit(wanted, resize), background)
+    _check_any(items)
+    return items
+
+
+def _items(images: ImageInput | Sequence[ImageInput], fit: _Fit | None, background: Color) -> list[Unit]:
+    if isinstance(images, Tensor) and images.ndim == 4:
+        return [_fitted(item, fit) for item in check_unit(images)]
+    if isinstance(images, Sequence) and not isinstance(images, (str, bytes)):
+        return [_numbered(image, i, fit, background) for i, image in enumerate(images)]
+    return [_one(images, fit, background)]
+
+
+def _numbered(image: ImageInput, number: int, fit: _Fit | None, background: Color) -> Unit:
     try:
-        return _one(image, size, background)
+        return _one(image, fit, background)
     except InputError as error:
         raise InputError(f"image {number} of the list: {error}") from error
 
 
-def _one(image: ImageInput, size: tuple[int, int] | None, background: Color) -> Unit:
+def _one(image: ImageInput, fit: _Fit | None, background: Color) -> Unit:
     if isinstance(image, Tensor):
-        return _resized(check_one(image)[0], size)
+        return _fitted(check_one(image)[0], fit)
     loaded = load_image(image, background=background)
-    return normalize(to_tensor(loaded if size is None else resize_crop(loaded, size)))
+    if fit is not None:
+        loaded = fit.change(loaded, fit.wanted((loaded.height, loaded.width)))
+    return normalize(to_tensor(loaded))
 
 
-def _resized(x: Unit, size: tuple[int, int] | None) -> Float32[Tensor, "3 H W"]:
-    if size is None or tuple(x.shape[1:]) == size:
+def _fitted(x: Unit, fit: _Fit | None) -> Float32[Tensor, "3 H W"]:
+    here = (x.shape[1], x.shape[2])
+    if fit is None or here == (size := fit.wanted(here)):
         return x
-    return normalize(to_tensor(resize_crop(to_pil(x[None])[0], size))).to(x.device)
+    return normalize(to_tensor(fit.change(to_pil(x[None])[0], size))).to(x.device)
+
+
+def _check_any(items: list[Unit]) -> None:
+    if not items:
+        raise InputError("no images given: expected at least one")
 
 
 def _check_sizes(items: list[Unit]) -> None:
-    if not items:
-        raise InputError("no images given: expected at least one")
+    _check_any(items)
     sizes = [tuple(item.shape[1:]) for item in items]
     different = [f"image {i}: {size}" for i, size in enumerate(sizes) if size != sizes[0]]
     if different:

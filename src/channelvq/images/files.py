@@ -1,7 +1,7 @@
 """Image files in folders: found in a stable order, read with a report, written completely or not at all."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from PIL import Image
 
 from channelvq.errors import InputError
 from channelvq.files import is_stream, replace_file
-from channelvq.images.geometry import resize_crop
+from channelvq.images.geometry import resize, resize_crop
 from channelvq.images.load import WHITE, Color, load_image
 
 # HEIC is listed although Pillow needs a plugin for it: such a photo is then reported as unreadable, not passed over.
@@ -54,9 +54,14 @@ def _refuse(error: OSError) -> None:
 
 
 def read_images(
-    paths: Sequence[str | Path], *, size: int, background: Color = WHITE
+    paths: Sequence[str | Path],
+    *,
+    size: int | Callable[[tuple[int, int]], tuple[int, int]],
+    background: Color = WHITE,
 ) -> tuple[Iterator[tuple[Path, Image.Image]], list[Skipped]]:
     """Images of files and folders, one at a time as squares of `size` pixels (`resize_crop`), and what was skipped.
+
+    size: or a function of an image's (height, width) to those that it is to have, whole (`resize`).
 
     An unreadable file of a folder is skipped, one that was named itself is an InputError. So are, at once, a path that
     does not exist, and no image file at all.
@@ -79,7 +84,10 @@ def read_images(
                     raise
                 skipped.append(Skipped(path, str(error)))
             else:
-                yield path, resize_crop(image, size)
+                if isinstance(size, int):
+                    yield path, resize_crop(image, size)
+                else:
+                    yield path, resize(image, size((image.height, image.width)))
 
     return images(), skipped
 

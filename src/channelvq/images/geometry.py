@@ -1,5 +1,7 @@
 """Crops and sizes."""
 
+import math
+
 import torch
 from PIL import Image
 
@@ -14,6 +16,27 @@ def resize_crop(image: Image.Image, size: int | tuple[int, int]) -> Image.Image:
     crop_height = min(image.height, max(1, round(image.width * height / width)))
     left, top = (image.width - crop_width) // 2, (image.height - crop_height) // 2
     return _resize(image, (left, top, left + crop_width, top + crop_height), (width, height))
+
+
+def resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The whole image at `size` (height, width), with antialiasing; an aspect that differs is stretched."""
+    height, width = check_size(size)
+    return _resize(image, (0, 0, image.width, image.height), (width, height))
+
+
+def working_size(size: tuple[int, int], multiple: int, max_pixels: int) -> tuple[int, int]:
+    """The (height, width) nearest to `size` whose sides are multiples of `multiple`, of at most `max_pixels`.
+
+    What is larger is reduced in proportion; a side never falls below `multiple`. max_pixels: at least multiple**2.
+    """
+    height, width = check_size(size)
+    scale = min(1.0, math.sqrt(max_pixels / (height * width)))
+    sides = [max(1, round(side * scale / multiple)) for side in (height, width)]
+    most = max_pixels // multiple**2
+    while sides[0] * sides[1] > most:  # by rounding up, or of a thin strip
+        longer = int(sides[1] > sides[0])
+        sides[longer] = min(sides[longer] - 1, max(1, most // sides[1 - longer]))
+    return sides[0] * multiple, sides[1] * multiple
 
 
 def random_crop(image: Image.Image, size: int, min_side: int, generator: torch.Generator) -> Image.Image:

@@ -43,6 +43,11 @@ class ConvConfig:
         return f"stem {self.stem}, multipliers {self.multipliers}"
 
     @property
+    def any_size(self) -> bool:
+        """Whether one network takes images of every size that is a multiple of f."""
+        return True
+
+    @property
     def widths(self) -> tuple[int, ...]:
         """Channels at each resolution, highest first."""
         return tuple(self.base_channels * m for m in self.multipliers)

@@ -1,7 +1,7 @@
 """States that a computation runs in, and chunks that make its rows independent of each other."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain
 
@@ -74,3 +74,25 @@ def in_chunks(
             filled = torch.cat([chunk, chunk[:1].expand(missing, *chunk.shape[1:])])
             parts.append(function(filled)[: len(chunk)])
     return torch.cat(parts)
+
+
+def in_chunks_by_size(
+    function: Callable[[Tensor], Tensor],
+    images: Sequence[Tensor],
+    *,
+    rows: Callable[[tuple[int, int]], int],
+    exact: bool = True,
+) -> Tensor:
+    """As `in_chunks`, of images (3, H, W) of different sizes to rows that are alike; never padded to a common size.
+
+    rows: of a chunk of images of a (height, width), a number that nothing else may decide.
+    """
+    of_size: dict[tuple[int, int], list[int]] = {}
+    for i, image in enumerate(images):
+        of_size.setdefault((image.shape[1], image.shape[2]), []).append(i)
+    parts = [
+        in_chunks(function, torch.stack([images[i] for i in numbers]), exact=exact, rows=rows(size))
+        for size, numbers in of_size.items()
+    ]
+    order = torch.tensor([i for numbers in of_size.values() for i in numbers])
+    return torch.cat(parts)[order.argsort().to(parts[0].device)]

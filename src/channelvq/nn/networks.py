@@ -56,6 +56,11 @@ class NetworkConfig(Protocol):
         ...
 
 
+def takes_any_size(config: NetworkConfig) -> bool:
+    """Whether networks of these settings take more than squares of image_size: what has no `any_size` does not."""
+    return bool(getattr(config, "any_size", False))
+
+
 NETWORKS: Registry[type[NetworkConfig]] = Registry(
     "network",
     {

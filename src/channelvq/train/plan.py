@@ -109,21 +109,26 @@ def _tokenizer_plan(name: str, recipe: TokenizerRecipe, machine: Machine) -> Pla
     parts = [
         Part(part, sum(p.numel() for p in module.parameters()), trained=module is not teacher)
         for part, module in (("encoder", tokenizer.encoder), ("quantizer", tokenizer.quantizer),
-                             ("decoder", tokenizer.decoder), ("discriminator", judge), ("semantic head", head),
+                             ("decoder", tokenizer.decoder), ("resampler", tokenizer.resampler),
+                             ("discriminator", judge), ("semantic head", head),
                              ("semantic teacher", teacher)) if module is not None
     ]  # fmt: skip
-    image = torch.empty(1, 3, model.image_size, model.image_size, device="meta")
-    latent = torch.empty(1, model.latent_channels, model.latent_size, model.latent_size, device="meta")
-    passes: list[tuple[nn.Module, Tensor]] = [(tokenizer.encoder, image), (tokenizer.decoder, latent)]
-    if judge is not None:
-        passes += [(judge, image)] * 2  # a real and a restored image
-    if head is not None:
-        passes.append((head, latent))
     lookup = 2.0 * model.num_tokens * model.quantizer.codebook_size * model.codebook_dim
+    home = model.image_size, model.image_size
     flops, kept = lookup, 0.0
-    for module, x in passes:
-        more, held = _measure(module, x)
-        flops, kept = flops + more, kept + held
+    sizes = recipe.sizes or (home,)
+    for size in sizes:  # FLOPs of the mean image, memory of the largest; the resampler's own are few
+        image = torch.empty(1, 3, *size, device="meta")
+        latent = torch.empty(1, model.latent_channels, *model.maps_size(size), device="meta")
+        passes: list[tuple[nn.Module, Tensor]] = [(tokenizer.encoder, image), (tokenizer.decoder, latent)]
+        if judge is not None:
+            passes += [(judge, image)] * 2  # a real and a restored image
+        if head is not None:
+            passes.append((head, torch.empty(1, model.latent_channels, *model.maps_size(home), device="meta")))
+        measured = [_measure(module, x) for module, x in passes]
+        flops += sum(more for more, _ in measured) / len(sizes)
+        kept = max(kept, sum(held for _, held in measured))
+    image = torch.empty(1, 3, *home, device="meta")
     frozen = 0.0 if teacher is None else _measure(teacher, image)[0]
     kept *= _bytes(recipe.train) / FLOAT_BYTES
     return _plan(name, recipe.train, machine, parts, model, flops, kept, frozen)

@@ -12,9 +12,18 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from channelvq.config import STRICT, when_given
+from channelvq.config import STRICT, ImageSize, when_given
 from channelvq.data.build import DataConfig, build_mixture
-from channelvq.data.stream import Stream, distinct, fixed_images, position_generator, training_batches
+from channelvq.data.sizes import SizedMixture
+from channelvq.data.stream import (
+    Mixture,
+    Positions,
+    Stream,
+    distinct,
+    fixed_images,
+    position_generator,
+    training_batches,
+)
 from channelvq.distributed import rank
 from channelvq.evaluate.findings import usage_findings
 from channelvq.evaluate.metrics import psnr
@@ -39,6 +48,7 @@ else:
 _PERCEPTUAL = when_given("channelvq.losses.perceptual:PerceptualLossConfig")
 _ADVERSARIAL = when_given("channelvq.losses.adversarial:AdversarialConfig")
 _SEMANTIC = when_given("channelvq.losses.semantic:SemanticConfig")
+MOST_AT_A_SIZE = 128  # validation images of each size that is not home
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -67,15 +77,28 @@ class ObjectiveConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class TokenizerRecipe(Recipe):
-    """Everything that decides a tokenizer's training."""
+    """Everything that decides a tokenizer's training.
+
+    sizes: [height, width] of the images, those of a step all alike: the first size at the first step, and from the last
+    one on to the first again. A size that comes twice gets twice the steps. null: model.image_size alone.
+    """
 
     task: Literal["tokenizer"] = "tokenizer"
     model: CVQConfig = field(default_factory=CVQConfig)
     nested: NestedConfig = field(default_factory=NestedConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    sizes: Annotated[tuple[tuple[ImageSize, ImageSize], ...] | None, Field(min_length=1)] = None
 
     def __post_init__(self) -> None:
+        if self.sizes is not None and self.model.resampler is None:
+            raise ValueError("sizes: a model of one size cannot train at several; set model.resampler, {} is enough")
+        for size in self.sizes or ():
+            if (working := self.model.working_size(size)) != size:
+                raise ValueError(
+                    f"sizes: {list(size)} must be multiples of {self.model.network.downsampling}, of at most "
+                    f"{self.model.max_pixels} pixels (model.resampler.max_pixels); the nearest is {list(working)}"
+                )
         if self.objective.start_step >= self.train.steps:
             raise ValueError(
                 f"objective.start_step {self.objective.start_step} must be below train.steps {self.train.steps}"
@@ -122,7 +145,8 @@ class TokenizerTask(Task):
         self.models: dict[str, nn.Module] = {"tokenizer": self.tokenizer}
         if self.meaning is not None:  # a helper of the tokenizer's optimizer: in checkpoints, not in final/
             self.models["semantic_head"] = self.meaning.head
-        self.idle_parameters = recipe.objective.start_step > 0  # the codebook before its start
+        # The codebook before its start; the resampler at the home size.
+        self.idle_parameters = recipe.objective.start_step > 0 or recipe.model.resampler is not None
         self.optimizers: dict[str, Optimizer] = {"tokenizer": self._optimizer()}
         self.networks: list[nn.Module] = [self.tokenizer.encoder, self.tokenizer.decoder]
         if self.adversary is not None:
@@ -131,12 +155,34 @@ class TokenizerTask(Task):
             self.networks += [self.adversary.discriminator] if self.adversary.compilable else []
         features = recipe.objective.perceptual
         self.perceptual = None if features is None else features.build()
-        self.data = build_mixture(recipe.data, recipe.model.image_size, "train", Stream.IMAGES.seed(recipe.train.seed))
+        self.data = self._mixture(recipe.model.image_size)
+        self.training: Positions = self.data if recipe.sizes is None else self._sized(recipe.sizes)
         # Read now: that validation images are missing or broken should not be found out after hours.
         held_out = build_mixture(recipe.data, recipe.model.image_size, "validation", seed=0)
         self.held_out = fixed_images(held_out, recipe.data.validation_images)
         self.distinct = distinct(self.held_out)
+        self.held_out_at = {size: self._held_out_at(size) for size in sorted(set(recipe.sizes or ()))}
         self._alarmed: set[str] = set()
+
+    def _mixture(self, side: int) -> Mixture:
+        """Of square training images."""
+        return build_mixture(self.recipe.data, side, "train", Stream.IMAGES.seed(self.recipe.train.seed))
+
+    def _sized(self, sizes: Sequence[tuple[int, int]]) -> SizedMixture:
+        seed, home = self.recipe.train.seed, self.recipe.model.image_size
+        return SizedMixture(
+            sizes, self.recipe.train.batch_size, Stream.IMAGES.seed(seed), Stream.PARTS.seed(seed),
+            lambda side: self.data if side == home else self._mixture(side),
+        )  # fmt: skip
+
+    def _held_out_at(self, size: tuple[int, int]) -> Tensor:
+        """Validation images of a size, uint8 (n, 3, H, W); those of the home size are `held_out`."""
+        if size == (self.recipe.model.image_size,) * 2:
+            return self.held_out
+        images = SizedMixture(
+            [size], 1, 0, Stream.PARTS.seed(0), lambda side: build_mixture(self.recipe.data, side, "validation", seed=0)
+        )
+        return fixed_images(images, min(MOST_AT_A_SIZE, self.recipe.data.validation_images))
 
     def _adversary(self) -> "Adversary":
         from channelvq.train.adversary import Adversary
@@ -148,6 +194,8 @@ class TokenizerTask(Task):
         train, ratio = self.recipe.train, self.recipe.objective.codebook_lr_ratio
         codebook = list(self.tokenizer.quantizer.parameters())
         network = [*self.tokenizer.encoder.parameters(), *self.tokenizer.decoder.parameters()]
+        if self.tokenizer.resampler is not None:
+            network += self.tokenizer.resampler.parameters()
         if "semantic_head" in self.models:
             network += self.models["semantic_head"].parameters()
         groups = [
@@ -193,7 +241,7 @@ class TokenizerTask(Task):
         """uint8 images."""
         train = self.recipe.train
         return training_batches(
-            self.data, train.batch_size, start_step, train.steps, rank=rank, world=world, workers=train.data_workers
+            self.training, train.batch_size, start_step, train.steps, rank=rank, world=world, workers=train.data_workers
         )
 
     @contextmanager
@@ -204,7 +252,7 @@ class TokenizerTask(Task):
             self._start_codebook()
         if step >= start and quantizer.over_batch:
             with torch.no_grad():
-                maps = [self.tokenizer.encoder(normalize(part)) for part in parts]
+                maps = [self.tokenizer.maps(normalize(part)) for part in parts]
             keep = [self._keep(len(part), step, first + i) for i, part in enumerate(parts)]
             keep = [None if mask is None else mask.to(maps[0].device) for mask in keep]
             vectors = [to_vectors(part, self.recipe.model.axis) for part in maps]
@@ -280,6 +328,10 @@ class TokenizerTask(Task):
         ):
             restored = to_uint8(tokenizer.detokenize(ids[:, : max(1, k)], "tensor", exact=False)).cpu()
             figures[f"psnr_{max(1, k)}"] = float(psnr(restored, images).mean())
+        for (height, width), at_size in self.held_out_at.items():
+            rows = tokenizer.tokenize(normalize(at_size), exact=False)
+            there = to_uint8(tokenizer.detokenize(rows, "tensor", size=(height, width), exact=False)).cpu()
+            figures[f"psnr_{height}x{width}"] = float(psnr(there, at_size).mean())
         shown = torch.cat([images[:16], restored[:16]])
         save_image(grid(to_pil(normalize(shown)), columns=16, scale=2), run_dir / "samples" / f"step-{step:08d}.png")
         return figures
