@@ -23,6 +23,7 @@ from channelvq.quantize.residual import ResidualSimVQCodebook, ResidualSimVQConf
 from channelvq.quantize.tokenwise import TokenwiseSimVQConfig
 from channelvq.quantize.tokenwise_start import water_level
 from channelvq.tokenizer import CVQConfig, CVQTokenizer
+from channelvq.train.progress import tell
 from channelvq.train.start_separable import fit_separable, largest, of_patches
 
 ROWS = 512  # images in float32 at once
@@ -50,6 +51,7 @@ def start_linear(tokenizer: CVQTokenizer, images: Callable[[int], UInt8[Tensor, 
     if encoder.linear.placed:
         return
     if rank() == 0:
+        tell(f"start: principal components of {encoder.config.start_images} images, once")
         shown = images(encoder.config.start_images).to(tokenizer.device)
         encoder.linear.place(*_fit(encoder.linear, tokenizer.config, shown, seed))
     broadcast_from_main(encoder.linear.buffers())

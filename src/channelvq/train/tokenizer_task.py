@@ -211,7 +211,6 @@ class TokenizerTask(Task):
         if self.recipe.model.network.kind == "linear":
             from channelvq.train.start import start_linear
 
-            self._tell(f"start: principal components of {self.recipe.model.network.start_images} images, once")
             # The first images of the training sequence, which come again when it begins.
             start_linear(self.tokenizer, lambda count: fixed_images(self.data, count), self.recipe.train.seed)
         if self.recipe.objective.start_step == 0:
