@@ -10,7 +10,7 @@ from torch import Tensor
 
 from channelvq.evaluate.baselines import jpeg, webp
 from channelvq.evaluate.tables import TextTable
-from channelvq.images import grid, normalize, save_image, to_pil, to_uint8
+from channelvq.images import grid, normalize, save_image, to_pil
 from channelvq.pictures import restored
 from channelvq.tokenizer import CVQTokenizer
 from lab.listing import study_module
@@ -46,7 +46,6 @@ def measure_all(
                                    "WebP, 96 bytes": lambda x: webp(x, BYTES).images}  # fmt: skip
     for k in (16, 32, bundled.num_tokens):
         methods[f"bundled, {k} tokens"] = _by(bundled, k)
-    methods["bundled, not quantized"] = lambda x: _unquantized(bundled, x)
     methods |= {f"finetuned on {name}": _by(tokenizer) for name, tokenizer in tuned.items()}
     failures = [{"name": name} | _measured(method, bundled.image_size) for name, method in methods.items()]
     for name, (study, run) in STUDIED.items():
@@ -70,12 +69,6 @@ def _measured(method: Restore, size: int) -> dict[str, Any]:
 
 def _by(tokenizer: CVQTokenizer, num_tokens: int | None = None) -> Restore:
     return lambda images: restored(tokenizer, images, num_tokens)
-
-
-@torch.no_grad()
-def _unquantized(tokenizer: CVQTokenizer, images: UInt8[Tensor, "n 3 h w"]) -> UInt8[Tensor, "n 3 h w"]:
-    """The encoder's latents straight to the decoder: what is lost here, no codebook can bring back."""
-    return to_uint8(tokenizer.decode(tokenizer.latents(normalize(images))).clamp(-1, 1)).cpu()
 
 
 def _means(probes: Probes, images: UInt8[Tensor, "n 3 h w"], names: Sequence[str]) -> list[dict[str, float]]:
