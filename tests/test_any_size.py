@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from channelvq import CVQTokenizer
 from channelvq.config import digest, from_dict, to_dict
 from channelvq.errors import InputError
+from channelvq.evaluate.token_file import TokenRow, check_fits, read_tokens, write_tokens
 from channelvq.images import images_to_list, working_size
 from channelvq.nn.conv import ConvConfig
 from channelvq.nn.resampler import ResamplerConfig
@@ -222,6 +223,22 @@ def test_files_carry_it(tokenizer: CVQTokenizer, tmp_path: Path) -> None:
     (tmp_path / "t/config.json").write_text(json.dumps(settings))
     with pytest.raises(InputError, match=r"does not fit its config.json: .*resampler"):
         CVQTokenizer.from_pretrained(tmp_path / "t")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_every_precision_decodes_at_any_size(dtype: torch.dtype) -> None:
+    tokenizer = build(config()).to(dtype)
+    ids = tokenizer.tokenize([picture(48, 32), picture(32, 32)])
+    images = tokenizer.detokenize(ids, "tensor", size=(48, 32))
+    assert (images.dtype, tuple(images.shape)) == (dtype, (2, 3, 48, 32))
+
+
+def test_a_token_file_may_not_ask_for_a_size_that_no_picture_was_worked_at(tmp_path: Path) -> None:
+    tokenizer = build(config())
+    row = TokenRow("one.png", tokenizer.tokenize([picture(48, 32)])[0].tolist(), (4096, 4096))
+    write_tokens(tmp_path / "t.json", "own", tokenizer, [row])
+    with pytest.raises(InputError, match=r"'one.png' has the size \[4096, 4096\], which the tokenizer does not work"):
+        check_fits(read_tokens(tmp_path / "t.json"), tmp_path / "t.json", tokenizer, None)
 
 
 def test_without_one_settings_digests_and_files_know_nothing_of_it(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import sys
 import tarfile
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -168,6 +169,34 @@ def test_processes_give_what_one_gives(tars: Path, tiny_tokenizer: Path, tmp_pat
         "captions": 12,
         "skipped": 1,
     }
+
+
+def test_a_tar_that_goes_away_is_not_a_tar_of_broken_pictures(
+    tars: Path, tiny_tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk, "BATCH", 2)
+    tar, away = tars / "images-00001.tar", tmp_path / "away.tar"
+    read, calls = bulk.decode, list[str]()
+
+    def decode(shard: Any, sample: Any, caption_field: str) -> Any:
+        if shard.path == tar and not calls:
+            calls.append(sample.key)
+            tar.rename(away)
+        return read(shard, sample, caption_field)
+
+    monkeypatch.setattr(bulk, "decode", decode)
+    with pytest.raises(InputError, match="1 of 3 shards cannot be read, the others are done"):
+        tokenize_shards(tars, tmp_path / "tokens", tiny_tokenizer)
+    away.rename(tar)
+    manifest = tokenize_shards(tars, tmp_path / "tokens", tiny_tokenizer)
+    assert manifest.counts() == {"images": 14, "captions": 9, "skipped": 0}
+
+
+def test_what_cannot_be_opened_stops_no_other_tar(tars: Path, tiny_tokenizer: Path, tmp_path: Path) -> None:
+    (tmp_path / "folder.tar").mkdir()
+    with pytest.raises(InputError, match=r"1 of 4 shards cannot be read.*folder\.tar"):
+        tokenize_shards([tmp_path / "folder.tar", *sorted(tars.glob("*.tar"))], tmp_path / "tokens", tiny_tokenizer)
+    assert read_manifest(tmp_path / "tokens").counts()["images"] == 14
 
 
 def test_another_tokenizer_is_refused(tars: Path, tiny_tokenizer: Path, tmp_path: Path) -> None:

@@ -59,6 +59,25 @@ def test_no_picture_is_worse_at_the_length_that_is_asked_for(quantizer: Quantize
     assert all(parameter.grad is None for parameter in tokenizer.parameters())
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_and_inference_mode_are_searched_as_well(dtype: torch.dtype) -> None:
+    tokenizer, images = small(PlainConfig(codebook_size=64, start="data")).to(dtype), noise(3)
+    with torch.inference_mode():
+        ids = refine_ids(tokenizer, images, steps=3)
+    before = errors(tokenizer, tokenizer.tokenize(images), images)
+    assert (errors(tokenizer, ids, images) <= before).all()
+    assert tokenizer.dtype == dtype
+
+
+def test_dark_neighbours_change_nothing() -> None:
+    """The rate is in each image's own units."""
+    tokenizer, images = CVQTokenizer.from_pretrained("bundled"), normalize(held_out("photos", 1))
+    flat = torch.zeros(3, 3, 64, 64)
+    alone = refine_ids(tokenizer, images, steps=3)
+    beside = refine_ids(tokenizer, torch.cat([images, flat]), steps=3)[:1]
+    assert (alone != beside).sum() <= 1  # a close call at most; by a rate over all images it was 16
+
+
 def test_no_steps_are_the_nearest_codewords() -> None:
     tokenizer, images = small(PlainConfig(codebook_size=64, start="data")), noise(3)
     assert torch.equal(refine_ids(tokenizer, images, steps=0), tokenizer.tokenize(images))
@@ -76,3 +95,6 @@ def test_a_file_of_the_same_length_restores_more() -> None:
         if (files := compress(normalize(images), tokenizer, effort=effort))
     }
     assert psnr(restored[5], images).mean() > psnr(restored[0], images).mean() + 0.1
+    for limit in ({"num_bytes": 40}, {"psnr": 20.0}):
+        with pytest.raises(InputError, match="give num_tokens, not num_bytes or psnr"):
+            compress(normalize(images), tokenizer, effort=5, **limit)

@@ -6,6 +6,7 @@ Analysis by synthesis of one image at a time, at the cost of `steps` decodings a
 it is, so whoever has the tokenizer reads the ids. Campos et al. 2019, arXiv 1906.01223, do it with a learned codec.
 """
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -15,9 +16,10 @@ from torch import Tensor
 from channelvq.checks import check_whole_number
 from channelvq.images import ImageInput, images_to_batch
 from channelvq.nn.modes import CHUNK_ROWS, evaluating
+from channelvq.quantize.axis import to_vectors
 from channelvq.tokenizer import CVQTokenizer
 
-RATE = 0.03  # of Adam, in standard deviations of the codewords; 0.01 and 0.1 gave less on photographs
+RATE = 0.03  # of Adam, in standard deviations of an image's codewords; 0.01 and 0.1 gave less on photographs
 
 
 def refine_ids(
@@ -29,29 +31,36 @@ def refine_ids(
 ) -> Int64[Tensor, "B k"]:
     """Ids whose picture is as near to the image as `tokenize`'s, mean square over pixels, or nearer.
 
-    images: all that `CVQTokenizer.tokenize` takes. num_tokens: the length that it is to be good at (default: all).
-    Unlike those of `tokenize`, the ids may depend on the other images of the call in their last bits.
+    images: all that `CVQTokenizer.tokenize` takes, of the tokenizer's home size or cropped to it. num_tokens: the
+    length that it is to be good at (default: all). Unlike with `tokenize`, a close call may fall another way beside
+    other images.
     """
     check_whole_number("steps", steps, 0)
     most = tokenizer.num_tokens
     k = check_whole_number("num_tokens", most if num_tokens is None else num_tokens, 1, most)
-    batch = images_to_batch(images, size=tokenizer.image_size).to(tokenizer.device, tokenizer.dtype)
-    return torch.cat([_refined(tokenizer, chunk, steps, k) for chunk in batch.split(CHUNK_ROWS)])
+    with torch.inference_mode(False):
+        # Half precision has no room for the squared gradients of Adam, nor for small differences of errors.
+        model = tokenizer if tokenizer.dtype.itemsize > 2 else copy.deepcopy(tokenizer).float()
+        batch = images_to_batch(images, size=tokenizer.image_size).to(model.device, model.dtype)
+        return torch.cat([_refined(tokenizer, model, chunk.clone(), steps, k) for chunk in batch.split(CHUNK_ROWS)])
 
 
-def _refined(tokenizer: CVQTokenizer, images: Float[Tensor, "B 3 H W"], steps: int, k: int) -> Int64[Tensor, "B k"]:
+def _refined(
+    tokenizer: CVQTokenizer, model: CVQTokenizer, images: Float[Tensor, "B 3 H W"], steps: int, k: int
+) -> Int64[Tensor, "B k"]:
     first = tokenizer.tokenize(images)
     best, least = first.clone(), torch.full((len(images),), float("inf"), device=images.device)
     keep = (torch.arange(tokenizer.num_tokens, device=images.device) < k).expand(len(images), -1)
-    with evaluating(tokenizer), torch.enable_grad():
+    with evaluating(model), torch.enable_grad():
         with torch.no_grad():
-            z = tokenizer.encoder(images)
-            scale = tokenizer.quantizer(z, keep).z_q.std()
+            z = model.encoder(images)
+            codes = to_vectors(model.quantizer(z, keep).z_q, model.config.axis)[:, :k]
+            scale = codes.flatten(1).std(1).view(-1, 1, 1, 1)
         moved = torch.zeros_like(z, requires_grad=True)
-        optimizer = torch.optim.Adam([moved], lr=RATE * float(scale))
+        optimizer = torch.optim.Adam([moved], lr=RATE)
         for _ in range(steps):
-            quantized = tokenizer.quantizer(z + moved, keep)
-            errors = (tokenizer.decoder(quantized.z_q) - images).square().mean((1, 2, 3))
+            quantized = model.quantizer(z + scale * moved, keep)
+            errors = (model.decoder(quantized.z_q) - images).square().mean((1, 2, 3))
             (moved.grad,) = torch.autograd.grad(errors.sum(), [moved])  # of the weights none is asked for
             optimizer.step()
             better = errors.detach() < least
@@ -65,4 +74,4 @@ def _refined(tokenizer: CVQTokenizer, images: Float[Tensor, "B 3 H W"], steps: i
 def _errors(
     tokenizer: CVQTokenizer, ids: Int64[Tensor, "B k"], images: Float[Tensor, "B 3 H W"]
 ) -> Float[Tensor, " B"]:
-    return (tokenizer.detokenize(ids, "tensor") - images).square().mean((1, 2, 3))
+    return (tokenizer.detokenize(ids, "tensor").float() - images.float()).square().mean((1, 2, 3))

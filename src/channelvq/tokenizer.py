@@ -212,7 +212,9 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", mo
 
     def _painted(self, z_q: Float[Tensor, "B C h w"], size: tuple[int, int]) -> Float[Tensor, "B 3 H W"]:
         """Maps of the home size -> images of a working size."""
-        return self.decoder(z_q if self.resampler is None else self.resampler.spread(z_q, self.config.maps_size(size)))
+        if self.resampler is not None:  # it computes in float32 at least
+            z_q = self.resampler.spread(z_q, self.config.maps_size(size)).to(self.dtype)
+        return self.decoder(z_q)
 
     def _asked_size(self, size: int | tuple[int, int] | None, name: str) -> tuple[int, int]:
         """(height, width), by default the home size; InputError for one that this tokenizer cannot make."""

@@ -66,6 +66,7 @@ def test_a_batch_in_parts_is_the_batch(tmp_path: Path) -> None:
     ("override", "message"),
     [
         ("model.resampler=null", "sizes: a model of one size cannot train at several; set model.resampler"),
+        ("train.compile=true", "sizes: compiled networks are of one size; set train.compile=false"),
         ("sizes=[[32, 37]]", r"sizes: \[32, 37\] must be multiples of 4, .*the nearest is \[32, 36\]"),
         ("sizes=[[512, 512]]", r"at most 16384 pixels \(model.resampler.max_pixels\); the nearest is \[128, 128\]"),
         ("sizes=[]", "sizes: .*at least 1 item"),

@@ -156,6 +156,15 @@ def test_tokens_of_another_tokenizer_are_refused(
         CARTask(replace(recipe(1), tokenizer=str(tmp_path / "other")))
 
 
+def test_a_manifest_that_says_more_codes_than_the_tokenizer_has_is_refused(
+    recipe: Callable[..., CARRecipe], folders: tuple[Path, Path]
+) -> None:
+    path = folders[0] / "manifest.json"
+    path.write_text(path.read_text().replace('"codebook_size": 32', '"codebook_size": 65536'))
+    with pytest.raises(InputError, match=r"the manifest says 8 tokens of 65536 codes, its tokenizer has 8 of 32"):
+        CARTask(recipe(1))
+
+
 def test_a_run_does_not_go_on_with_other_tokens(
     recipe: Callable[..., CARRecipe], folders: tuple[Path, Path], tiny_tokenizer: Path, tmp_path: Path
 ) -> None:

@@ -86,7 +86,7 @@ def stored(data: Mixture, tokenizer: CVQTokenizer) -> tuple[TokenSet, Callable[[
     for name, source in zip(data.names, data.sources, strict=True):
         if not isinstance(source, TokenSource):
             raise InputError(f"data source {name!r} holds pictures, others hold tokens; give all as tokens, or none")
-        source.check_tokenizer(digest)
+        source.check_tokenizer(digest, tokenizer.num_tokens, tokenizer.codebook_size)
         parts.append(source.tokens)
     first = list(accumulate(map(len, parts), initial=0))
 

@@ -42,14 +42,17 @@ def compress(
     store_captions: bool = True,
     chunk_tokens: int = CHUNK_TOKENS,
 ) -> list[bytes]:
-    """A .cvq file for each image; images: all that `CVQTokenizer.tokenize` takes.
+    """A .cvq file for each image; images: all that `CVQTokenizer.tokenize` takes, of the tokenizer's home size or
+    cropped to it.
 
     Of the tokens it holds the first num_tokens, or as many as make a file of at most num_bytes, or the fewest that give
-    `psnr` in dB against the image as the tokenizer sees it (all where none do). effort: steps of
-    `refine_ids`, which looks for ids that restore more in as many bytes. The rest: see `compress_ids`.
+    `psnr` in dB against the image as the tokenizer sees it (all where none do). effort: steps of `refine_ids`, which
+    looks for as many ids that restore more; not together with num_bytes or psnr. The rest: see `compress_ids`.
     """
     if sum(limit is not None for limit in (num_tokens, num_bytes, psnr)) > 1:
         raise InputError("compress: give one of num_tokens, num_bytes and psnr, not several")
+    if effort and (num_bytes is not None or psnr is not None):
+        raise InputError("compress: effort searches ids for a number of tokens; give num_tokens, not num_bytes or psnr")
     most = tokenizer.num_tokens if num_tokens is None else num_tokens
     most = check_whole_number("num_tokens", most, 1, tokenizer.num_tokens)
     batch = images_to_batch(images, size=tokenizer.image_size)

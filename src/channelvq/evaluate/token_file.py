@@ -14,7 +14,7 @@ from channelvq.files import parse_json
 from channelvq.pretrained import weights_sha256
 from channelvq.tokenizer import CVQTokenizer
 
-BATCH_SIZE = 64
+BATCH_SIZE = 64  # images of the home size
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,10 @@ def decode_rows(
     for number, row in enumerate(rows):
         alike.setdefault((len(row.ids[:num_tokens]), row.size), []).append(number)
     for (length, size), numbers in alike.items():
-        for start in range(0, len(numbers), BATCH_SIZE):
-            batch = numbers[start : start + BATCH_SIZE]
+        pixels = tokenizer.image_size**2 if size is None else size[0] * size[1]
+        at_once = max(1, BATCH_SIZE * tokenizer.image_size**2 // pixels)
+        for start in range(0, len(numbers), at_once):
+            batch = numbers[start : start + at_once]
             images = tokenizer.detokenize(torch.tensor([rows[number].ids[:length] for number in batch]), size=size)
             yield from zip(batch, images, strict=True)
 
@@ -106,6 +108,11 @@ def _check_row(row: TokenRow, path: Path, tokenizer: CVQTokenizer, num_tokens: i
         raise InputError(f"{path}: image {row.image!r} has {count} ids, expected 1 to {most}")
     if num_tokens is not None and not 1 <= num_tokens <= count:
         raise InputError(f"--num-tokens {num_tokens}: image {row.image!r} has {count} tokens, give 1 to {count}")
+    if row.size is not None and (nearest := tokenizer.config.working_size(row.size)) != row.size:
+        raise InputError(
+            f"{path}: image {row.image!r} has the size {list(row.size)}, which the tokenizer does not work at; the "
+            f"nearest is {list(nearest)}"
+        )
     for id_ in row.ids:
         if not 0 <= id_ < tokenizer.codebook_size:
             raise InputError(f"{path}: image {row.image!r} has the id {id_}, outside 0..{tokenizer.codebook_size - 1}")

@@ -125,14 +125,15 @@ def _begun_with(run_dir: Path, resolved: Any) -> dict[str, Any]:
         return stored
 
 
-def _arithmetic(accelerator: Accelerator, config: TrainConfig) -> dict[str, int]:
-    """What another value of gives sums in another order: a run that goes on so is no longer equal to the bit."""
+def _arithmetic(accelerator: Accelerator, config: TrainConfig) -> dict[str, int | str]:
+    """What another value of gives other sums: a run that goes on so is no longer equal to the bit."""
     return {
         "threads": torch.get_num_threads(),
         "ranks": accelerator.num_processes,
         "accumulation": config.accumulation or 1,
         "compile": int(config.compile or False),
         "channels_last": int(config.channels_last or False),
+        "precision": accelerator.mixed_precision,
     }
 
 
@@ -234,7 +235,7 @@ def load_checkpoint(accelerator: Accelerator, folder: Path, config: TrainConfig,
     _check_whole(accelerator, folder, kept)
     before = read_state(folder)
     for name, value in _arithmetic(accelerator, config).items():
-        if before.get(name) != value:
+        if before.get(name, value) != value:  # one of before that was not yet written down says nothing
             warnings.warn(
                 f"checkpoint {folder} was written with {before.get(name)} {name}, now {value}: "
                 "training goes on, but not equal to the bit to an uninterrupted run",

@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -86,8 +87,11 @@ def used_precision(config: TrainConfig) -> Literal["no", "bf16", "fp16"]:
     """What `auto` is on this machine; any other setting is itself."""
     if config.precision != "auto":
         return config.precision
-    fast = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu(config) else _fast_bfloat16()
-    return "bf16" if fast else "no"
+    if on_gpu(config):
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+    # Ranks must not choose by a stopwatch each: on the CPU several of them compute in float32.
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    return "bf16" if alone and _fast_bfloat16() else "no"
 
 
 def _fast_bfloat16() -> bool:

@@ -93,6 +93,8 @@ class TokenizerRecipe(Recipe):
     def __post_init__(self) -> None:
         if self.sizes is not None and self.model.resampler is None:
             raise ValueError("sizes: a model of one size cannot train at several; set model.resampler, {} is enough")
+        if self.sizes is not None and self.train.compile:
+            raise ValueError("sizes: compiled networks are of one size; set train.compile=false")
         for size in self.sizes or ():
             if (working := self.model.working_size(size)) != size:
                 raise ValueError(

@@ -158,10 +158,13 @@ def locate(path: Path) -> tuple[list[Located], list[Skipped]]:
 
 
 def decode(shard: ShardFile, sample: Located, caption_field: str) -> tuple[Image.Image, str] | Skipped:
-    """The picture and the caption of a sample, or why they cannot be used."""
+    """The picture and the caption of a sample, or why they cannot be used; InputError where the shard cannot be read.
+
+    A shard that is gone says nothing against its pictures.
+    """
+    image, text = shard.read(*sample.image), shard.read(*sample.text)
     try:
-        picture = load_image(shard.read(*sample.image))
-        return picture, parse_caption(shard.read(*sample.text), sample.kind, caption_field)
+        return load_image(image), parse_caption(text, sample.kind, caption_field)
     except InputError as error:
         name = shard.path / sample.key
         return Skipped(name, f"{str(name)!r}: {error}")
@@ -203,17 +206,19 @@ def _members(path: Path) -> Iterator[tuple[str, Place]]:
                 end = member.offset_data + -(-size // BLOCK) * BLOCK
                 if member.isreg() and not META.match(member.name):
                     yield member.name, (member.offset_data, member.size)
+        with path.open("rb") as file:
+            # tarfile takes whatever is no header for the end; only a block of zeros is.
+            file.seek(end)
+            ended = file.read(BLOCK) == bytes(BLOCK)
     except (tarfile.TarError, OSError) as error:
         raise _unusable(path, str(error)) from None
-    with path.open("rb") as file:
-        # tarfile takes whatever is no header for the end; only a block of zeros is.
-        file.seek(end)
-        if file.read(BLOCK) != bytes(BLOCK):
-            raise _unusable(path, f"after {end} bytes there is neither a member nor the end mark")
+    if not ended:
+        raise _unusable(path, f"after {end} bytes there is neither a member nor the end mark")
 
 
 def _unusable(path: Path, reason: str) -> InputError:
-    with path.open("rb") as file:
+    start = b""
+    with suppress(OSError), path.open("rb") as file:  # of what cannot be opened the reason says so
         start = file.read(8)
     if start.startswith(COMPRESSED):
         return InputError(f"shard {str(path)!r} is compressed: a plain .tar is needed, unpack it first")

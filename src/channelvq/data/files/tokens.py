@@ -68,12 +68,19 @@ class TokenSource(Collection):
         """Digest of the manifest."""
         return sha256(repr(self.manifest).encode()).hexdigest()
 
-    def check_tokenizer(self, digest: str) -> None:
-        """InputError unless the tokens are of the tokenizer with this `tokenizer_digest`."""
+    def check_tokenizer(self, digest: str, num_tokens: int, codebook_size: int) -> None:
+        """InputError unless the tokens are of the tokenizer with this `tokenizer_digest`, C and N."""
         if self.manifest.tokenizer_digest != digest:
             raise InputError(
                 f"{self.name} are of another tokenizer (digest {self.manifest.tokenizer_digest}, it was loaded as "
                 f"{self.manifest.tokenizer!r}) than the recipe's (digest {digest}); set tokenizer=, or tokenize again"
+            )
+
+        said = self.manifest.num_tokens, self.manifest.codebook_size
+        if said != (num_tokens, codebook_size):
+            raise InputError(
+                f"{self.name}: the manifest says {said[0]} tokens of {said[1]} codes, its tokenizer has {num_tokens} "
+                f"of {codebook_size}; tokenize again"
             )
 
     def _read(self, index: int) -> tuple[Image.Image, str, str]:
