@@ -26,8 +26,9 @@ Size = tuple[int, int]  # height, width
 
 @dataclass(frozen=True, config=STRICT)
 class ResamplerConfig:
-    """width: of the attention, over all heads. attention: false leaves bilinear resampling alone, to compare with.
+    """width: of the attention, over all heads. num_heads: of the attention.
 
+    attention: false leaves bilinear resampling alone, to compare with.
     max_pixels: the most that a picture is worked at, larger ones are reduced first; null: 16 times those of the home
     size.
     """
