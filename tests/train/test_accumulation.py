@@ -16,7 +16,7 @@ TINY = (
     "model.image_size=32", "model.latent_channels=8", "model.network.base_channels=8", "model.network.stem=2",
     "model.quantizer.codebook_size=32", "data.validation_images=8", "objective.start_images=32",
     "train.batch_size=8", "train.log_every=1", "train.device=cpu", "train.steps=4", "train.precision=no",
-    "nested.alpha=0.5", "train.warmup_steps=0", "train.learning_rate=1e-4",
+    "nested.alpha=0.5", "train.warmup_steps=0", "train.learning_rate=5e-5",
 )  # fmt: skip
 GAME = (
     "objective.adversarial={adaptive: false, start_step: 1, ramp_steps: 2, base_channels: 8, r1: 0.1, lecam: 0.1}",
@@ -43,6 +43,11 @@ def fit(folder: Path, *settings: str) -> dict[str, Tensor]:
     ids=["plain", "game", "ema", "ibq", "lfq"],
 )
 def test_parts_equal_the_whole(settings: tuple[str, ...], tmp_path: Path) -> None:
+    """To 2e-6 where four steps of AdamW move a weight by up to 2e-4.
+
+    AdamW makes of a gradient near zero, which is rounding alone, a step of the same size: on a processor with AVX2 one
+    weight in some thousands differs by 1.3e-6.
+    """
     whole = fit(tmp_path / "whole", *settings)
     parts = fit(tmp_path / "parts", *settings, "train.accumulation=4")
     assert whole.keys() == parts.keys()
