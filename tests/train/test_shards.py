@@ -22,8 +22,11 @@ from channelvq.train.run import load_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe, TokenizerTask
 
 TINY = (
-    "model.image_size=32", "model.latent_channels=4", "model.network.base_channels=8",
-    "model.network.num_blocks=1", "model.quantizer.codebook_size=16", "data.validation_images=4",
+    "model.image_size=32", "model.latent_channels=4", "model.network.components=8", "model.network.slots=16",
+    "model.network.start_images=12", "model.quantizer.rank=4", "model.quantizer.codebook_size=16",
+    "model.network.encoder.base_channels=8", "model.network.encoder.num_blocks=1",
+    "model.network.decoder.base_channels=8", "model.network.decoder.num_blocks=1",
+    "data.validation_images=4",
     "objective.start_images=8", "train.batch_size=4", "train.device=cpu", "train.log_every=1", "train.precision=no",
     "train.checkpoint_every=2", "train.steps=5", "train.warmup_steps=1",
 )  # fmt: skip
