@@ -18,7 +18,7 @@ TINY = (
     "small/smoke", "model.image_size=32", "model.latent_channels=4", "model.network.base_channels=8",
     "model.quantizer.codebook_size=16", "data.validation_images=4", "objective.start_images=8", "train.batch_size=4",
     "train.device=cpu", "train.log_every=1", "train.checkpoint_every=2", "train.precision=no",
-    # Half of the recipe's: Adam's steps of gradients that are rounding alone differ by it, more on AVX2 than on AVX-512.
+    # Half of the recipe's: Adam's steps of gradients that are rounding alone differ by it, more without AVX-512.
     "train.learning_rate=5e-4",
 )  # fmt: skip
 
