@@ -287,10 +287,10 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", mo
         pictures = images_to_list(images, self.config.working_size)
         with evaluating(self):
             return in_chunks_by_size(
-                function, [x.to(self.device, self.dtype) for x in pictures], rows=self._rows, exact=exact
+                function, [x.to(self.device, self.dtype) for x in pictures], rows=self.rows_at_once, exact=exact
             )
 
-    def _rows(self, size: tuple[int, int]) -> int:
+    def rows_at_once(self, size: tuple[int, int]) -> int:
         """Images of a working size in a chunk: fewer of large ones, so that memory is bounded."""
         return max(1, min(CHUNK_ROWS, CHUNK_ROWS * self.image_size**2 // (size[0] * size[1])))
 
@@ -325,7 +325,7 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", mo
         ids, working = self.check_ids(ids), self.config.working_size(asked)
         with evaluating(self):
             images = in_chunks(
-                lambda i: self._painted(self._latents_of(i), working), ids, exact=exact, rows=self._rows(working)
+                lambda i: self._painted(self._latents_of(i), working), ids, exact=exact, rows=self.rows_at_once(working)
             )
         images = images.clamp(-1.0, 1.0)
         if working != asked:

@@ -1,7 +1,5 @@
 import io
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -26,6 +24,8 @@ from channelvq.errors import InputError
 from channelvq.evaluate.metrics import psnr
 from channelvq.images import to_tensor, to_uint8
 from channelvq.tokenizer import CVQTokenizer
+from channelvq.train.config import TrainConfig
+from channelvq.train.launch import own_threads
 
 
 @pytest.fixture(scope="module")
@@ -36,14 +36,6 @@ def scores(car: CAR) -> CARScores:
 @pytest.fixture(scope="module")
 def pictures() -> torch.Tensor:
     return torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(4)) * 2 - 1
-
-
-@contextmanager
-def threads_of(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    yield
-    torch.set_num_threads(before)
 
 
 def rows(files: list[bytes], tokenizer: CVQTokenizer, **options) -> list[list[int]]:
@@ -91,7 +83,7 @@ def test_pictures_are_computed_in_float64(tokenizer, ids) -> None:
         own = ids % each.codebook_size
         exact, values = in_float64(each), []
         for threads, rows_at_once in ((1, 5), (2, 1)):
-            with threads_of(threads):
+            with own_threads(TrainConfig(threads=threads)):
                 parts = own.split(rows_at_once)
                 values.append(torch.cat([exact.detokenize(part, "tensor", exact=False) for part in parts]))
         assert values[0].dtype == torch.float64

@@ -14,7 +14,7 @@ from channelvq.files import parse_json
 from channelvq.pretrained import weights_sha256
 from channelvq.tokenizer import CVQTokenizer
 
-BATCH_SIZE = 64  # images of the home size
+CHUNKS = 8  # that are decoded, and held as pictures, at a time
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,9 @@ def decode_rows(
     alike: dict[tuple[int, tuple[int, int] | None], list[int]] = {}
     for number, row in enumerate(rows):
         alike.setdefault((len(row.ids[:num_tokens]), row.size), []).append(number)
+    home = tokenizer.image_size, tokenizer.image_size
     for (length, size), numbers in alike.items():
-        pixels = tokenizer.image_size**2 if size is None else size[0] * size[1]
-        at_once = max(1, BATCH_SIZE * tokenizer.image_size**2 // pixels)
+        at_once = CHUNKS * tokenizer.rows_at_once(size or home)
         for start in range(0, len(numbers), at_once):
             batch = numbers[start : start + at_once]
             images = tokenizer.detokenize(torch.tensor([rows[number].ids[:length] for number in batch]), size=size)

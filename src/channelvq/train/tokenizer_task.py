@@ -15,6 +15,7 @@ from torch.optim import AdamW, Optimizer
 from channelvq.config import STRICT, ImageSize, when_given
 from channelvq.data.build import DataConfig, build_mixture
 from channelvq.data.sizes import SizedMixture
+from channelvq.data.split import Split
 from channelvq.data.stream import (
     Mixture,
     Positions,
@@ -160,15 +161,16 @@ class TokenizerTask(Task):
         self.data = self._mixture(recipe.model.image_size)
         self.training: Positions = self.data if recipe.sizes is None else self._sized(recipe.sizes)
         # Read now: that validation images are missing or broken should not be found out after hours.
-        held_out = build_mixture(recipe.data, recipe.model.image_size, "validation", seed=0)
+        held_out = self._mixture(recipe.model.image_size, "validation")
         self.held_out = fixed_images(held_out, recipe.data.validation_images)
         self.distinct = distinct(self.held_out)
         self.held_out_at = {size: self._held_out_at(size) for size in sorted(set(recipe.sizes or ()))}
         self._alarmed: set[str] = set()
 
-    def _mixture(self, side: int) -> Mixture:
-        """Of square training images."""
-        return build_mixture(self.recipe.data, side, "train", Stream.IMAGES.seed(self.recipe.train.seed))
+    def _mixture(self, side: int, split: Split = "train") -> Mixture:
+        """Of square images; those of validation are the same for every seed of the training."""
+        seed = Stream.IMAGES.seed(self.recipe.train.seed) if split == "train" else 0
+        return build_mixture(self.recipe.data, side, split, seed)
 
     def _sized(self, sizes: Sequence[tuple[int, int]]) -> SizedMixture:
         seed, home = self.recipe.train.seed, self.recipe.model.image_size
@@ -181,9 +183,7 @@ class TokenizerTask(Task):
         """Validation images of a size, uint8 (n, 3, H, W); those of the home size are `held_out`."""
         if size == (self.recipe.model.image_size,) * 2:
             return self.held_out
-        images = SizedMixture(
-            [size], 1, 0, Stream.PARTS.seed(0), lambda side: build_mixture(self.recipe.data, side, "validation", seed=0)
-        )
+        images = SizedMixture([size], 1, 0, Stream.PARTS.seed(0), lambda side: self._mixture(side, "validation"))
         return fixed_images(images, min(MOST_AT_A_SIZE, self.recipe.data.validation_images))
 
     def _adversary(self) -> "Adversary":
@@ -218,15 +218,12 @@ class TokenizerTask(Task):
         if self.recipe.objective.start_step == 0:
             self._start_codebook()
 
-    def _tell(self, line: str) -> None:
-        if rank() == 0:
-            tell(line)
-
     def _start_codebook(self) -> None:
         if bool(self.tokenizer.quantizer.quantizer.started):
             return
         count, size = self.recipe.objective.start_images, 32
-        self._tell(f"start: a codebook for the tokens of {count} images, once")
+        if rank() == 0:
+            tell(f"start: a codebook for the tokens of {count} images, once")
         maps = []
         encoder = self.tokenizer.encoder
         encode = encoder if self.recipe.objective.start_step else encoder.first_maps
