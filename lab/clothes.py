@@ -33,7 +33,7 @@ class ClothesClassifier(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        widths = (1, 32, 64, 128)
+        widths = (1, 24, 48, 96)
         stages = [
             layer
             for i in range(3)
@@ -43,7 +43,7 @@ class ClothesClassifier(nn.Module):
                 nn.ReLU(), nn.MaxPool2d(2),
             )
         ]  # fmt: skip
-        self.features = nn.Sequential(*stages, nn.Flatten(), nn.Dropout(0.3), nn.Linear(128 * 16, WIDTH), nn.ReLU())
+        self.features = nn.Sequential(*stages, nn.Flatten(), nn.Dropout(0.3), nn.Linear(96 * 16, WIDTH), nn.ReLU())
         self.head = nn.Linear(WIDTH, len(CLASSES))
 
     def forward(self, x: Float[Tensor, "B 1 32 32"]) -> Float[Tensor, "B 10"]:

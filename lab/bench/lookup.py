@@ -53,9 +53,12 @@ def _of_tokenizer(name: str, rows: int) -> tuple[Tensor, Tensor]:
     from channelvq.evaluate.held_out import held_out
     from channelvq.images import normalize
     from channelvq.quantize.axis import to_vectors
+    from channelvq.quantize.tokenwise import TokenwiseSimVQCodebook
     from channelvq.tokenizer import CVQTokenizer
 
     tokenizer = CVQTokenizer.from_pretrained(name)
+    if isinstance(tokenizer.quantizer.quantizer, TokenwiseSimVQCodebook):
+        raise InputError(f"bench lookup: the tokens of {name} have maps of their own; give a tokenizer with one table")
     images = normalize(held_out("photos", -(-rows // tokenizer.num_tokens), tokenizer.config.image_size))
     with torch.no_grad():
         maps = tokenizer.encoder(images)

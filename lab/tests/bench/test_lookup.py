@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from channelvq.errors import InputError
+from channelvq.pretrained import PACKAGE
 from lab.bench.cli import bench_app
 from lab.bench.lookup import FLOOR, METHODS, Case, load_cases, run
 
@@ -29,10 +30,12 @@ def test_peak_sees_what_a_method_takes() -> None:
     assert peak("channelvq", case) < 48
 
 
-def test_the_tokenizers_codebook_is_a_case_of_its_own() -> None:
-    vectors, codebook = Case(0, 0, rows=70, tokenizer="bundled").make()
+def test_a_tokenizers_codebook_is_a_case_of_its_own() -> None:
+    vectors, codebook = Case(0, 0, rows=70, tokenizer=str(PACKAGE / "bundled" / "car" / "tokenizer")).make()
     assert vectors.shape == (70, 64)
     assert codebook.shape == (4096, 64)
+    with pytest.raises(InputError, match="maps of their own"):
+        Case(0, 0, rows=70, tokenizer="bundled").make()
 
 
 def test_bad_sizes_are_refused() -> None:
