@@ -10,6 +10,9 @@ import pytest
 
 # Threads that spin while they wait make short operations crawl on a machine that is doing something else too.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Workers side by side share the cores.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Where there is no GPU the CUDA kernel is interpreted; Triton asks when it is first imported.
 if not os.path.exists("/proc/driver/nvidia"):
