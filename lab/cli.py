@@ -98,7 +98,7 @@ for _name, _about in studies().items():
 @app.command("bundle")
 def bundle(
     what: Annotated[
-        Literal["tokenizer", "generator", "perceptual", "detector", "tables"],
+        Literal["tokenizer", "generator", "fashion", "perceptual", "detector", "tables"],
         typer.Argument(help="Which model; tables: the code tables of .cvq files, after the tokenizers."),
     ],
     run_dir: Annotated[
@@ -107,7 +107,7 @@ def bundle(
     package: PackageOption = Path("src/channelvq/bundled"),
     results: ResultsOption = Path("results"),
 ) -> None:
-    """Put a finished run into the package: half-precision weights, model card, results."""
+    """Put a finished run into the package: small weights, model card, results."""
     from channelvq.train.run import load_recipe
 
     for folder in (package, results):

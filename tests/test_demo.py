@@ -14,6 +14,7 @@ def test_without_extras_it_draws_what_it_can_and_says_what_is_missing(
     monkeypatch.setitem(sys.modules, "skimage.data", None)
     monkeypatch.setattr(demo, "find_package", lambda name: None)
     monkeypatch.setattr(demo, "draw_prompts", lambda output, device: 1.0)
+    monkeypatch.setattr(demo, "draw_clothes", lambda output, device: 1.0)
     rows = demo.run(tmp_path)
     told = " ".join(capsys.readouterr().out.split())
     assert "without photographs, which come with scikit-image: pip install 'channelvq[demo]'" in told

@@ -17,7 +17,7 @@ from channelvq.pretrained import weights_sha256
 from channelvq.tokenizer import CVQTokenizer
 from lab.bundle.degrade import degraded
 from lab.bundle.detector_task import DetectorRecipe
-from lab.bundle.tokenizer import copy_half, credits_of, finished_run, write_with_card
+from lab.bundle.tokenizer import copy_stored, credits_of, finished_run, halve, write_with_card
 from lab.study import Tables
 
 RECIPE = "lab/bundle/detector.yaml"
@@ -38,7 +38,7 @@ def bundle(run_dir: Path, package: Path, results: Path, command: str) -> dict[st
     """
     _, facts = finished_run(run_dir, DetectorRecipe, command)
     with replaced_folder(package / "detector") as folder:
-        copy_half(run_dir / "final", folder)
+        copy_stored(run_dir / "final", folder, halve)
         result = {"run": facts, **measure(Detector.load(folder))}
         return write_with_card(results / "detector.json", result, folder, model_card)
 

@@ -1,5 +1,6 @@
 """The generator that ships in the package: from a finished run to weights, model card and results."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from channelvq.evaluate.results import make_record
 from channelvq.evaluate.tables import TextTable
 from channelvq.files import replaced_folder
 from channelvq.report.token_sets import parameters, token_sets
+from channelvq.tokenizer import CVQTokenizer
 from channelvq.train.car_task import CARRecipe
 from lab.bundle.tokenizer import credits_of, finished_run, halve, trained_by, works_of, write_with_card
 from lab.studies.generator import scene_protocol
@@ -34,7 +36,7 @@ def bundle(run_dir: Path, package: Path, results: Path, command: str) -> dict[st
     recipe, facts = finished_run(run_dir, CARRecipe, command)
     works_of(recipe.data)
     with replaced_folder(package / "car") as folder:
-        store_half(run_dir / "final", folder)
+        store_generator(run_dir / "final", folder, halve)
         result = measure(CAR.from_pretrained(folder), recipe, facts)
         card = partial(model_card, recipe=recipe)
         return write_with_card(results / "bundled-generator.json", result, folder, card)
@@ -52,19 +54,18 @@ def measure(car: CAR, recipe: CARRecipe, facts: dict[str, Any]) -> dict[str, Any
     return {"run": facts, "protocol": how, "records": [entry]}
 
 
-def store_half(source: Path, folder: Path) -> None:
-    """Halve the image tokenizer, then everything that the generator has beside it."""
-    trained = CAR.from_pretrained(source)
-    weights = trained.tokenizer.state_dict()
-    rounded = {name: t.half().to(t.dtype) if t.is_floating_point() else t for name, t in weights.items()}
-    trained.tokenizer.load_state_dict(rounded)
-    rebuilt = CAR(trained.config, trained.tokenizer, trained.text)
+def store_generator(source: Path, folder: Path, store: Callable[..., None]) -> None:
+    """Store the image tokenizer, then everything that the generator has beside it; store: `halve` or `shrink`."""
+    trained, place = CAR.from_pretrained(source), folder / "tokenizer"
+    trained.tokenizer.save_pretrained(place)
+    store(place / "model.safetensors")
+    rebuilt = CAR(trained.config, CVQTokenizer.from_pretrained(place), trained.text)
     skipped = ("tokenizer.", *_OF_THE_TOKENIZER)
     state = {name: t for name, t in trained.state_dict().items() if not name.startswith(skipped)}
     rebuilt.load_state_dict(state, strict=False)
     rebuilt.save_pretrained(folder)
-    halve(folder / "model.safetensors", keep=_OF_THE_TOKENIZER)
-    halve(folder / "tokenizer" / "model.safetensors")
+    store(folder / "model.safetensors", keep=_OF_THE_TOKENIZER)
+    store(place / "model.safetensors")  # what was stored before is stored as it was
 
 
 def model_card(result: dict[str, Any], recipe: CARRecipe) -> str:

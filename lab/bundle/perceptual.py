@@ -9,7 +9,7 @@ from channelvq.files import replaced_folder
 from channelvq.nn.perceptual import PerceptualNetwork
 from lab.bundle.cross_style import GALLERY, STYLES, cross_style_accuracy, pixels_16, style_pictures
 from lab.bundle.perceptual_task import PerceptualRecipe
-from lab.bundle.tokenizer import copy_half, credits_of, finished_run, write_with_card
+from lab.bundle.tokenizer import copy_stored, credits_of, finished_run, halve, write_with_card
 from lab.study import Tables
 
 RECIPE = "lab/bundle/perceptual.yaml"
@@ -24,7 +24,7 @@ def bundle(run_dir: Path, package: Path, results: Path, command: str) -> dict[st
     """
     recipe, facts = finished_run(run_dir, PerceptualRecipe, command)
     with replaced_folder(package / "perceptual") as folder:
-        copy_half(run_dir / "final", folder)
+        copy_stored(run_dir / "final", folder, halve)
         result = {"run": facts, **cross_style(PerceptualNetwork.load(folder), recipe.image_size)}
         return write_with_card(results / "perceptual.json", result, folder, model_card)
 

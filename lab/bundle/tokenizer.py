@@ -19,6 +19,7 @@ from channelvq.data.drawn.scenes import SceneConfig
 from channelvq.data.drawn.waves import WaveConfig
 from channelvq.data.fetched.catalogue import PACKAGES, Work
 from channelvq.data.fetched.emoji import EmojiConfig
+from channelvq.data.fetched.fashion import FashionConfig
 from channelvq.data.fetched.photo_list import PHOTOS
 from channelvq.data.fetched.photos import PhotoConfig
 from channelvq.data.stream import Mixture, fixed_images
@@ -58,7 +59,7 @@ def bundle(run_dir: Path, package: Path, results: Path, command: str) -> dict[st
     works_of(recipe.data)
     check_plot()
     with replaced_folder(package / "tokenizer") as folder:
-        copy_small(run_dir / "final", folder)
+        copy_stored(run_dir / "final", folder, shrink)
         tokenizer = CVQTokenizer.from_pretrained(folder)
         fitted = PCABaseline.fit(fixed_images(_train_mixture(recipe), PCA_IMAGES), num_components=PCA_COMPONENTS)
         fitted.save(folder / "pca.safetensors")
@@ -85,26 +86,26 @@ def write_with_card(
     return stored
 
 
-def copy_half(source: Path, folder: Path) -> None:
-    """Put the config and the half-precision weights of a trained model into a folder."""
+def copy_stored(source: Path, folder: Path, store: Callable[[Path], None]) -> None:
+    """Put the config and the weights of a trained model into a folder, these as `store` rewrites their file."""
     for name in FINAL:
         shutil.copy(source / name, folder / name)
-    halve(folder / "model.safetensors")
-
-
-def copy_small(source: Path, folder: Path) -> None:
-    """As `copy_half`, but large matrices a byte a number."""
-    weights, config = FINAL
-    shutil.copy(source / config, folder / config)
-    state = read_weights(source / weights)
-    large = {name for name, t in state.items() if t.is_floating_point() and t.ndim > 1 and t.numel() >= LARGE}
-    small = _halved(with_byte_rows(state, large), keep={name + SCALE for name in large})
-    write_weights(folder / weights, small, read_metadata(source / weights))
+    store(folder / "model.safetensors")
 
 
 def halve(path: Path, keep: Collection[str] = ()) -> None:
     """Store the floating-point weights of a file in half precision, but for the ones to keep."""
     write_weights(path, _halved(read_weights(path), keep), read_metadata(path))
+
+
+def shrink(path: Path, keep: Collection[str] = (), large: int = LARGE) -> None:
+    """As `halve`, but a byte a number for matrices of at least so many numbers."""
+    state = read_weights(path)
+    names = {
+        n for n, t in state.items() if t.is_floating_point() and t.ndim > 1 and t.numel() >= large and n not in keep
+    }
+    small = _halved(with_byte_rows(state, names), keep={*keep, *(name + SCALE for name in names)})
+    write_weights(path, small, read_metadata(path))
 
 
 def _halved(state: Mapping[str, Tensor], keep: Collection[str]) -> dict[str, Tensor]:
@@ -249,12 +250,14 @@ def works_of(data: DataConfig) -> list[Work]:
                 names |= {"fluent-emoji", "emojibase-data"}
             case PhotoConfig():
                 works += [Work(p.name, p.licence, p.attribution) for p in PHOTOS if p.split == "train"]
+            case FashionConfig():
+                names.add("fashion-mnist")
             case SceneConfig() | WaveConfig():
                 pass  # drawn by our code alone
             case _:
                 raise InputError(
                     f"data.sources.{name}: the licences of a source of kind {source.kind!r} are not known here, so "
-                    "what was trained on it cannot be bundled; use emoji, photos, scenes and waves"
+                    "what was trained on it cannot be bundled; use emoji, photos, fashion-mnist, scenes and waves"
                 )
     return [work for name in sorted(names) for work in PACKAGES[name].works] + works
 

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from channelvq.car.model import CAR
 from channelvq.car.settings import SamplingSettings
 from channelvq.data.fetched.fashion import CLASSES
 from channelvq.evaluate.geneval.drawing import draw
@@ -62,13 +63,7 @@ def run(path: Path, store: Path = DEFAULT_STORE, missing: bool = False) -> dict[
     """Train the runs (or take them from the store), judge, write and return the result; missing: see `Study`."""
     judges = {"test": Judge(store), "validation": Judge(store, "validation")}
     images, labels = pictures("test", IMAGES)
-    how = protocol(images, data="the first test pictures", split="test", resize="none", crop="none")
-    how["judge"] = {
-        "network": "a classifier of 64 features, trained on the real training pictures, seed 0; not Inception",
-        "accuracy": judges["test"].accuracy,
-        "real": judges["test"](images, labels),
-        "scales": list(SCALES),
-    }
+    how = judged_protocol(judges["test"], images, labels)
 
     def make(name: str) -> dict[str, Any]:
         if name.endswith(", tokenizer"):
@@ -77,6 +72,14 @@ def run(path: Path, store: Path = DEFAULT_STORE, missing: bool = False) -> dict[
 
     collect(path, how, keys(), make, load if missing else None)
     return load(path)
+
+
+def judged_protocol(judge: Judge, images: UInt8[Tensor, "n 3 h w"], labels: Int64[Tensor, " n"]) -> dict[str, Any]:
+    """What the figures are of and by whom they are judged, with what the judge says of these real pictures."""
+    how = protocol(images, data="the first test pictures", split="test", resize="none", crop="none")
+    network = "a classifier of 64 features, trained on the real training pictures, seed 0; not Inception"
+    of_real = {"accuracy": judge.accuracy, "real": judge(images, labels)}
+    return how | {"judge": {"network": network, **of_real, "scales": list(SCALES)}}
 
 
 def _restored(
@@ -93,23 +96,29 @@ def _restored(
 def _drawn(name: str, store: Path, judges: dict[str, Judge], folder: Path) -> dict[str, Any]:
     base, recipe = recipes(name)
     car, done = trained_generator(base, recipe, store)
-    labels = torch.arange(IMAGES) % len(CLASSES)
-    prompts = [CLASSES[label] for label in labels.tolist()]
-    sets = {scale: draw(car, prompts, SamplingSettings(scale), lambda *_: None) for scale in SCALES}
-    # Which scale is chosen on other pictures than it is judged by.
-    best = min(SCALES, key=lambda scale: judges["validation"](sets[scale], labels)["frechet"])
+    drawn, pictures_ = judged_samples(car, judges)
     test = token_set(recipe.data, car.tokenizer, "test", IMAGES)
     train = token_set(recipe.data, car.tokenizer, "train", recipe.objective.train_images)
     metrics = evaluate_next_channel(car, test, train.ids).to_dict()
     axis, seed = VARIANTS[name]
     if not seed:
-        sheet = to_pil(normalize(sets[best][: SHEET * len(CLASSES)]))
+        sheet = to_pil(normalize(pictures_[: SHEET * len(CLASSES)]))
         save_image(grid(sheet, len(CLASSES), captions=list(CLASSES), scale=2), folder / f"fashion-{axis}.png")
-    return {
-        "name": name, "seed": seed, "scale": best,
-        "by_scale": {str(scale): judges["test"](drawn, labels) for scale, drawn in sets.items()},
-        "nearest": float(nearest_training(sets[best])[0].median()),
-    } | record(base, done, "fashion-mnist", metrics)  # fmt: skip
+    return {"name": name, "seed": seed} | drawn | record(base, done, "fashion-mnist", metrics)
+
+
+def judged_samples(car: CAR, judges: dict[str, Judge]) -> tuple[dict[str, Any], UInt8[Tensor, "n 3 h w"]]:
+    """({"scale", "by_scale", "nearest"}, the samples at that guidance scale): as many of each class.
+
+    judges: of the "test" and of the "validation" pictures; the second choose the scale, the first judge.
+    """
+    labels = torch.arange(IMAGES) % len(CLASSES)
+    prompts = [CLASSES[label] for label in labels.tolist()]
+    sets = {scale: draw(car, prompts, SamplingSettings(scale), lambda *_: None) for scale in SCALES}
+    best = min(SCALES, key=lambda scale: judges["validation"](sets[scale], labels)["frechet"])
+    by_scale = {str(scale): judges["test"](samples, labels) for scale, samples in sets.items()}
+    nearest = float(nearest_training(sets[best])[0].median())
+    return {"scale": best, "by_scale": by_scale, "nearest": nearest}, sets[best]
 
 
 def load(path: Path) -> dict[str, Any]:

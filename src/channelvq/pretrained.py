@@ -1,6 +1,6 @@
 """What is saved and loaded: weights as safetensors, settings as JSON, modules as folders of both.
 
-    "bundled" | folder | hub id --find_folder--> folder --load_module--> the module, in evaluation mode
+    bundled name | folder | hub id --find_folder--> folder --load_module--> the module, in evaluation mode
 
 A folder may come from a stranger. Nothing in it is executed, and what its settings ask for is compared with what its
 weights hold before any memory is taken for it. Hashes of weights are here too: by them a result says what it was
@@ -37,6 +37,8 @@ CODE_TABLES = "code_tables.safetensors"  # beside a tokenizer: how often each co
 PLAIN = "A model of `channelvq`, channel-wise vector quantization (arXiv 2605.26089). No licence is given here."
 CARD = f"---\n{{{{ card_data }}}}\n---\n\n{PLAIN}\nWhat it is made of: config.json.\n"
 PACKAGE = Path(__file__).parent
+BUNDLED = PACKAGE / "bundled"
+PAIRS = {"bundled-fashion": BUNDLED / "fashion"}  # generators in the package beside "bundled", each with its tokenizer
 HUB_OPTIONS = signature(snapshot_download).parameters.keys()
 # Functions of torch.nn.init, and of transformers in its place, by which layers fill fresh weights.
 DRAWS = {"kaiming_uniform_", "normal_", "uniform_"}
@@ -157,15 +159,18 @@ def find_folder(
 ) -> Path:
     """The folder with a saved module's config.json and model.safetensors.
 
-    what: its name in errors. source: "bundled" for the package's own folder `bundled`, a folder, or the id of a hub
-    repository. more_files: what else to download of a repository. subfolder: of a folder or a repository. options: of
-    `huggingface_hub.snapshot_download` (revision, cache_dir, token, ...). Raises InputError where there is no such
-    folder or repository, or one of the two files is not in it.
+    what: its name in errors. source: "bundled" for the package's own folder `bundled`, one of PAIRS for the tokenizer
+    or the generator of that pair, a folder, or the id of a hub repository. more_files: what else to download of a
+    repository. subfolder: of a folder or a repository. options: of `huggingface_hub.snapshot_download` (revision,
+    cache_dir, token, ...). Raises InputError where there is no such folder or repository, or one of the two files is not
+    in it.
     """
     if unknown := sorted(options.keys() - HUB_OPTIONS):
         raise InputError(f"{what} {str(source)!r}: there is no option {', '.join(unknown)}; see from_pretrained")
     if str(source) == "bundled":
-        folder = PACKAGE / "bundled" / bundled
+        folder = BUNDLED / bundled
+    elif str(source) in PAIRS and bundled in ("tokenizer", "car"):
+        folder = PAIRS[str(source)] / ("tokenizer" if bundled == "tokenizer" else "")
     elif Path(source).is_dir():
         folder = Path(source) / subfolder
     else:

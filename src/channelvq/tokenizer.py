@@ -383,7 +383,7 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", mo
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | Path, *, device: str | torch.device = "cpu", **options: Any
     ) -> "CVQTokenizer":
-        """Load a tokenizer: "bundled" for the one inside this package, a folder, or the id of a hub repository.
+        """Load a tokenizer: "bundled" or "bundled-fashion" of this package, a folder, or the id of a hub repository.
 
         device: where its weights go, see `resolve_device`. options: subfolder, and those of
         `huggingface_hub.snapshot_download` (revision, cache_dir, token, ...), for a hub repository. Not the mixin's own

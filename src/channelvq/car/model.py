@@ -305,7 +305,7 @@ class CAR(nn.Module, PyTorchModelHubMixin, library_name="channelvq", model_card_
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | Path, *, device: str | torch.device = "cpu", **options: Any
     ) -> "CAR":
-        """Load a generator with its tokenizers: "bundled", a folder, or the id of a hub repository.
+        """Load a generator with its tokenizers: "bundled", "bundled-fashion", a folder, or the id of a hub repository.
 
         device: where their weights go, see `resolve_device`. options: subfolder, and those of
         `huggingface_hub.snapshot_download` (revision, cache_dir, token, ...), for a hub repository. Raises InputError

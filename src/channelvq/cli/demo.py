@@ -16,7 +16,7 @@ def demo(
     from channelvq.demo import run
     from channelvq.evaluate.results import write_json
 
-    outputs(json_file, folder=output, own=("contact-sheet.png", "generated.png"), overwrite=overwrite)
+    outputs(json_file, folder=output, own=("contact-sheet.png", "generated.png", "clothes.png"), overwrite=overwrite)
     rows = run(output, device)
     if json_file:
         write_json(json_file, [asdict(row) for row in rows])

@@ -11,13 +11,13 @@ import typer
 from channelvq.files import only_writer
 from channelvq.outputs import check_outputs
 
-MODEL_HELP = "'bundled', a folder written by save_pretrained, or a hub repository."
+MODEL_HELP = "'bundled' or 'bundled-fashion', a folder written by save_pretrained, or a hub repository."
 TokenizerOption = Annotated[str, typer.Option("--tokenizer", "-t", help=MODEL_HELP)]
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Where to write.")]
 PrefixOption = Annotated[int | None, typer.Option("--num-tokens", "-k", help="Use the first k tokens only.")]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")]
 MarkdownOption = Annotated[Path | None, typer.Option("--markdown", help="Also write the table to this file.")]
-TokenizerArgument = Annotated[str, typer.Argument(help="'bundled', a folder or a hub repository.")]
+TokenizerArgument = Annotated[str, typer.Argument(help=MODEL_HELP)]
 DataArgument = Annotated[
     str | None, typer.Argument(help="A folder of images (./photos), or a held-out set: emoji, photos or scenes.")
 ]

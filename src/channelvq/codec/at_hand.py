@@ -10,7 +10,7 @@ from channelvq.car.model import CAR
 from channelvq.codec.car_scores import CARScores
 from channelvq.codec.container import TOKENIZER_DIGEST, Header
 from channelvq.errors import InputError
-from channelvq.pretrained import PACKAGE
+from channelvq.pretrained import BUNDLED
 from channelvq.tokenizer import CVQTokenizer
 
 _kept: list[CVQTokenizer | CARScores] = []
@@ -54,7 +54,7 @@ def _wrote(header: Header, digest: str) -> bool:
 
 @cache
 def _bundled(source: str) -> tuple[CVQTokenizer, str]:
-    tokenizer = CVQTokenizer.from_pretrained(PACKAGE / "bundled" / source)
+    tokenizer = CVQTokenizer.from_pretrained(BUNDLED / source)
     return tokenizer, tokenizer_digest(tokenizer)
 
 
