@@ -8,14 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.clothes import write_fashion
 from tests.pages import photo
+
+from channelvq.data.fetched import fashion
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 # What the cell of settings is given instead of its own numbers.
 SMALL: dict[str, dict[str, object]] = {
     "quick_look": {"EVERY": 32},
     "drop_in_quantizer": {"STEPS": 3},
-    "from_scratch": {"STEPS": 2},
+    "from_scratch": {"STEPS": 2, "CAR_STEPS": 2, "IMAGES": 64, "CODES": 32, "START_IMAGES": 512},
     "own_images": {"STEPS": 2, "SIZE": 32, "CODES": 64, "STAND_INS": 60},
 }
 
@@ -35,6 +38,10 @@ def test_every_example_is_tested() -> None:
 @pytest.mark.parametrize("name", SMALL)
 def test_notebooks(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    noise = np.random.default_rng(0).integers(0, 256, (400, 28, 28), dtype=np.uint8)
+    write_fashion(tmp_path, train=noise, t10k=noise[:100])
+    monkeypatch.setattr(fashion, "VALIDATION", 100)
+    monkeypatch.setattr(fashion, "fetch", lambda name, cache=None: tmp_path)  # the pictures are 30 MB to download
     scope: dict[str, object] = {"__name__": "__main__"}
     shows: list[object] = []
     for number, cell in enumerate(cells(name)):

@@ -103,7 +103,8 @@ def _drawn(name: str, store: Path, judges: dict[str, Judge], folder: Path) -> di
     axis, seed = VARIANTS[name]
     if not seed:
         sheet = to_pil(normalize(pictures_[: SHEET * len(CLASSES)]))
-        save_image(grid(sheet, len(CLASSES), captions=list(CLASSES), scale=2), folder / f"fashion-{axis}.png")
+        captions = [*CLASSES, *[""] * (len(sheet) - len(CLASSES))]
+        save_image(grid(sheet, len(CLASSES), captions=captions, scale=2), folder / f"fashion-{axis}.png")
     return {"name": name, "seed": seed} | drawn | record(base, done, "fashion-mnist", metrics)
 
 

@@ -90,7 +90,8 @@ def draw_clothes(output: Path, device: str = "cpu") -> float:
     began = time.perf_counter()
     car = CAR.from_pretrained("bundled-fashion", device=device)
     drawn = car.generate(CLASSES * CLOTHES_ROWS, seed=SEED, guidance_scale=CLOTHES_GUIDANCE).images
-    save_image(grid(drawn, len(CLASSES), captions=CLASSES, scale=2), output / "clothes.png")
+    captions = [*CLASSES, *[""] * (len(drawn) - len(CLASSES))]
+    save_image(grid(drawn, len(CLASSES), captions=captions, scale=2), output / "clothes.png")
     return time.perf_counter() - began
 
 

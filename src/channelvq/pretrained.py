@@ -162,8 +162,8 @@ def find_folder(
     what: its name in errors. source: "bundled" for the package's own folder `bundled`, one of PAIRS for the tokenizer
     or the generator of that pair, a folder, or the id of a hub repository. more_files: what else to download of a
     repository. subfolder: of a folder or a repository. options: of `huggingface_hub.snapshot_download` (revision,
-    cache_dir, token, ...). Raises InputError where there is no such folder or repository, or one of the two files is not
-    in it.
+    cache_dir, token, ...). Raises InputError where there is no such folder or repository, or where one of the two files
+    is not in it.
     """
     if unknown := sorted(options.keys() - HUB_OPTIONS):
         raise InputError(f"{what} {str(source)!r}: there is no option {', '.join(unknown)}; see from_pretrained")

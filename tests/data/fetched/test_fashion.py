@@ -1,11 +1,11 @@
 """Fashion-MNIST: its official split, its sizes and what is refused, on a small copy in its own format."""
 
-import gzip
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tests.clothes import write_fashion
 
 from channelvq.data.build import DataConfig, build_mixture
 from channelvq.data.fetched import fashion
@@ -18,15 +18,10 @@ def small_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
     """20 training and 10 test pictures; picture i is of class i % 10 and all of the gray level i."""
     monkeypatch.setattr(fashion, "VALIDATION", 5)
     monkeypatch.setattr(fashion, "fetch", lambda name, cache=None: tmp_path)
-    for name, count in (("train", 20), ("t10k", 10)):
-        levels = np.arange(count, dtype=np.uint8)
-        images = np.broadcast_to(levels[:, None, None], (count, 28, 28)).tobytes()
-        # idx: type and number of dimensions, then each size, big-endian
-        sizes = b"".join(size.to_bytes(4, "big") for size in (0x803, count, 28, 28))
-        (tmp_path / f"{name}-images-idx3-ubyte.gz").write_bytes(gzip.compress(sizes + images))
-        sizes = b"".join(size.to_bytes(4, "big") for size in (0x801, count))
-        (tmp_path / f"{name}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(sizes + (levels % 10).tobytes()))
-    return levels
+    levels = np.arange(20, dtype=np.uint8)
+    images = np.broadcast_to(levels[:, None, None], (20, 28, 28))
+    write_fashion(tmp_path, train=images, t10k=images[:10])
+    return levels[:10]
 
 
 def test_splits_are_the_official_test_and_the_end_of_the_official_training_set() -> None:
