@@ -199,7 +199,7 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", mo
         c, side = self.config.latent_channels, self.config.latent_size
         check_floats(z_q, (c, side, side), "decode: expected feature maps", "")
         self._check_device(z_q, "decode")
-        asked = self._asked_size(size, "decode")
+        asked = self.check_output_size(size, "decode")
         if asked != (working := self.config.working_size(asked)):
             raise InputError(f"decode: size {asked} is none that the decoder works at, the nearest is {working}")
         with without_autocast(z_q):
@@ -216,7 +216,7 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", mo
             z_q = self.resampler.spread(z_q, self.config.maps_size(size)).to(self.dtype)
         return self.decoder(z_q)
 
-    def _asked_size(self, size: int | tuple[int, int] | None, name: str) -> tuple[int, int]:
+    def check_output_size(self, size: int | tuple[int, int] | None, name: str) -> tuple[int, int]:
         """(height, width), by default the home size; InputError for one that this tokenizer cannot make."""
         home = self.image_size, self.image_size
         asked = home if size is None else check_size(size)
@@ -321,7 +321,7 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", mo
         """
         if output not in ("pil", "tensor"):
             raise InputError(f"detokenize: output is 'pil' or 'tensor', got {output!r}")
-        asked = self._asked_size(size, "detokenize")
+        asked = self.check_output_size(size, "detokenize")
         ids, working = self.check_ids(ids), self.config.working_size(asked)
         with evaluating(self):
             images = in_chunks(

@@ -14,21 +14,25 @@ from channelvq.nn.modes import evaluating
 
 
 @torch.no_grad()
-def naive_ids(model: CAR, prompts: Sequence[str], settings: SamplingSettings) -> Int64[Tensor, "B C"]:
-    """What `Sampler(model, settings).generate(prompts).ids` has to be in float64."""
+def naive_ids(
+    model: CAR, prompts: Sequence[str], settings: SamplingSettings, against: str = ""
+) -> Int64[Tensor, "B C"]:
+    """What `Sampler(model, settings).generate(prompts, negative_prompt=against).ids` has to be in float64."""
     with evaluating(model):
-        return torch.cat([_image(model, prompt, settings, settings.seed + i) for i, prompt in enumerate(prompts)])
+        return torch.cat(
+            [_image(model, prompt, against, settings, settings.seed + i) for i, prompt in enumerate(prompts)]
+        )
 
 
-def _image(model: CAR, prompt: str, settings: SamplingSettings, seed: int) -> Int64[Tensor, "1 C"]:
-    text = model.text.encode(prompt, model.config.max_text_tokens)
-    words, nothing = text.ids[text.mask][None], text.ids[:, :0]
+def _image(model: CAR, prompt: str, against: str, settings: SamplingSettings, seed: int) -> Int64[Tensor, "1 C"]:
+    text, other = (model.text.encode(words, model.config.max_text_tokens) for words in (prompt, against))
+    words, others, nothing = text.ids[text.mask][None], other.ids[other.mask][None], text.ids[:, :0]
     uniform = torch.rand(model.num_tokens, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     ids = nothing
     for k in range(model.num_tokens):
         logits = _logits(model, words, ids)
         if settings.guided:
-            logits = guide(logits, _logits(model, nothing, ids), settings.guidance_scale)
+            logits = guide(logits, _logits(model, others, ids), settings.guidance_scale)
         ids = torch.cat([ids, choose(logits, uniform[k : k + 1], settings)[:, None]], dim=1)
     return ids
 

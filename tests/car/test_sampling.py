@@ -46,7 +46,7 @@ def sampler_logits(
 ) -> torch.Tensor:
     """(B, C - start, N) logits that the cached sampler sees from token `start` on, given the ids before each."""
     sampler = Sampler(car, SamplingSettings(guidance_scale), exact=exact)
-    (group,) = sampler._groups(sampler._request(prompts, None, ids))
+    (group,) = sampler._groups(sampler._request(prompts, prefix_ids=ids))
     seen = []
     with sampling_mode(car, exact):
         for k in range(start, ids.shape[1]):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tests.car.oracle import naive_ids
 
-from channelvq.car.group import sampling_mode
+from channelvq.car.group import sampling_mode, text_rows
 from channelvq.car.model import CAR
 from channelvq.car.rows import Rows, can_have_rows
 from channelvq.car.sampling import Sampler
@@ -19,9 +19,10 @@ PROMPTS = ["a green dog", "a red car left of a blue umbrella", "", "three small 
 WIDE = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
-def drawing(model: CAR, prompt: str, num_tokens: int | None = None, **settings: float) -> Drawing:
+def drawing(model: CAR, prompt: str, num_tokens: int | None = None, against: str = "", **settings: float) -> Drawing:
     chosen = SamplingSettings(**settings)  # type: ignore[arg-type]
-    (one,) = drawings(Sampler(model, chosen).request(prompt, num_tokens), chosen, model.num_tokens)
+    request = Sampler(model, chosen).request(prompt, num_tokens=num_tokens, negative_prompt=against)
+    (one,) = drawings(request, chosen, model.num_tokens)
     return one
 
 
@@ -36,9 +37,10 @@ def test_images_that_come_and_go_are_those_they_are_alone(new_car, guidance_scal
         settings = {"seed": seed, "guidance_scale": guidance_scale, "temperature": luck.choice([0.7, 1.0]),
                     "top_k": luck.choice([0, 5])}  # fmt: skip
         prompt, num_tokens = luck.choice(PROMPTS), luck.choice([1, 5, 8])
-        one = drawing(model, prompt, num_tokens, **settings)
+        against = luck.choice(["", "a red car"]) if slots.guided else ""
+        one = drawing(model, prompt, num_tokens, against, **settings)
         slots.join(one)
-        running.append((one, prompt, num_tokens, settings))
+        running.append((one, prompt, {"num_tokens": num_tokens, "negative_prompt": against} | settings))
         if luck.random() < 0.2:  # somebody goes away
             gone = luck.choice([d for d in slots.places if d])
             slots.leave(gone)
@@ -47,27 +49,29 @@ def test_images_that_come_and_go_are_those_they_are_alone(new_car, guidance_scal
         slots.step()
     finished = [entry for entry in running if entry[0].done]
     assert len(finished) == len(running) > 25
-    for one, prompt, num_tokens, settings in finished:
-        alone = model.generate(prompt, num_tokens=num_tokens, **settings).ids
+    for one, prompt, settings in finished:
+        alone = model.generate(prompt, **settings).ids
         assert alone.tolist() == [one.ids]
 
 
 @pytest.mark.parametrize("guided", [False, True])
 def test_the_bits_of_a_row_do_not_depend_on_where_the_others_are(new_car, guided: bool) -> None:  # type: ignore[no-untyped-def]
     model = new_car(backbone=WIDE)
-    texts = model.text.encode(["a green dog"] * CHUNK_ROWS, 24)
-    others = model.text.encode(["three small black cats"] * CHUNK_ROWS, 24)
+    texts, others, none = (
+        model.text.encode([words] * CHUNK_ROWS, 24) for words in ("a green dog", "three small black cats", "")
+    )
+    texts, others = (text_rows(text, none if guided else None, CHUNK_ROWS) for text in (texts, others))
     ids = torch.tensor([3, 1, 4, 1, 5])
     only = torch.zeros(CHUNK_ROWS, dtype=torch.bool)
     with sampling_mode(model, True):
         alone = Rows(model, guided)
-        first = alone.begin(range(CHUNK_ROWS), texts.ids, texts.mask)[0]
+        first = alone.begin(range(CHUNK_ROWS), texts)[0]
         expected = [first, *(alone.step(i.repeat(CHUNK_ROWS))[0] for i in ids)]
         among = Rows(model, guided)
-        among.begin(range(CHUNK_ROWS), others.ids, others.mask)
+        among.begin(range(CHUNK_ROWS), others)
         for _ in range(3):
             among.step(torch.arange(CHUNK_ROWS))
-        seen = [among.begin([6], texts.ids, texts.mask)[0]]
+        seen = [among.begin([6], texts)[0]]
         going = only.clone()
         going[[1, 6]] = True
         for i in ids:

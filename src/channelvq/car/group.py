@@ -4,8 +4,8 @@
                              ^   one new input a row                                |
                              +---------------- table[x_k] <-------------------------+
 
-B prompts, rows >= B with the copies that fill the group up, R = rows, or 2 rows with guidance (the second half without
-a prompt), T text slot, C image tokens, N codes, E embedding, H hidden size.
+B prompts, rows >= B with the copies that fill the group up, R = rows, or 2 rows with guidance (the second half with no
+prompt or a negative one), T text slot, C image tokens, N codes, E embedding, H hidden size.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,20 +29,27 @@ from channelvq.nn.modes import evaluating, row_independent_kernels
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """What is to be drawn, checked. prefix: ids to continue from. num_tokens: of each image, with its prefix."""
+    """What is to be drawn, checked.
+
+    against: what guidance leads away from, the empty prompt or a negative one. prefix: ids to continue from.
+    num_tokens: of each image, with its prefix. size: of the images, see `Generation`.
+    """
 
     text: TextBatch
+    against: TextBatch
     seeds: tuple[int, ...]
     prefix: Int64[Tensor, "B p"]
     num_tokens: int
+    size: int | tuple[int, int] | None = None
 
     def __len__(self) -> int:
         return len(self.seeds)
 
     def part(self, rows: slice) -> "Request":
         """Of some of the images."""
-        text = TextBatch(self.text.ids[rows], self.text.mask[rows])
-        return Request(text, self.seeds[rows], self.prefix[rows], self.num_tokens)
+        return Request(
+            self.text[rows], self.against[rows], self.seeds[rows], self.prefix[rows], self.num_tokens, self.size
+        )
 
 
 @contextmanager
@@ -62,10 +69,8 @@ class Group:
         self.size = len(request)
         self.prefix = filled(request.prefix, rows)
         self.uniforms = filled(uniforms(request.seeds, model.num_tokens).to(model.device), rows)
-        text_ids, text_mask = filled(request.text.ids, rows), filled(request.text.mask, rows)
-        if settings.guided:
-            text_ids = torch.cat([text_ids, text_ids])
-            text_mask = torch.cat([text_mask, torch.zeros_like(text_mask)])
+        text = text_rows(request.text, request.against if settings.guided else None, rows)
+        text_ids, text_mask = text.ids, text.mask
         if not exact and not compiled:  # drop the columns of the slot that are padding in every row
             used = int(text_mask.sum(1).max())
             text_ids, text_mask = (t[:, t.shape[1] - used :] for t in (text_ids, text_mask))
@@ -78,7 +83,7 @@ class Group:
         self.num_fed = 0  # image inputs in the cache, the marker included
         self.table = model.image_table()
         self.step: CompiledStep | None = None
-        self.text = TextBatch(filled(request.text.ids, rows), filled(request.text.mask, rows))
+        self.text = text
         self.rows = Rows(model, settings.guided) if exact and can_have_rows(model) else None
 
     def advance_to(self, length: int) -> Int64[Tensor, "B length"]:
@@ -110,10 +115,8 @@ class Group:
     def _feed_rows(self, rows: Rows, num_inputs: int) -> Float[Tensor, "R 1 H"]:
         hidden = torch.empty(0)  # as in `_feed`
         for number in range(self.num_fed, num_inputs):
-            if number == 0:
-                hidden = rows.begin(range(len(self.text)), self.text.ids, self.text.mask)
-            else:
-                hidden = rows.step(self.ids[:, number - 1])
+            first = number == 0
+            hidden = rows.begin(range(len(self.ids)), self.text) if first else rows.step(self.ids[:, number - 1])
             self.num_fed = number + 1
         return hidden
 
@@ -144,6 +147,16 @@ def guided_logits(logits: Float[Tensor, "R N"], settings: SamplingSettings) -> F
         return logits
     conditional, unconditional = logits.chunk(2)
     return guide(conditional, unconditional, settings.guidance_scale)
+
+
+def text_rows(text: TextBatch, against: TextBatch | None, count: int) -> TextBatch:
+    """The prompts, filled up to `count` rows, and with guidance as many rows of what it leads away from after them."""
+    if against is None:
+        return TextBatch(filled(text.ids, count), filled(text.mask, count))
+    # Where there is no text, the ids of the prompt: masked, and the same bits as ever.
+    ids = torch.where(against.mask, against.ids, text.ids)
+    parts = TextBatch(text.ids, text.mask), TextBatch(ids, against.mask)
+    return TextBatch(*(torch.cat([filled(getattr(p, name), count) for p in parts]) for name in ("ids", "mask")))
 
 
 def filled(rows: Tensor, count: int) -> Tensor:

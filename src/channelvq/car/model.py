@@ -246,8 +246,12 @@ class CAR(nn.Module, PyTorchModelHubMixin, library_name="channelvq", model_card_
         exact: bool = True,
         compiled: bool = False,
         prefix_ids: Int64[Tensor, "B p"] | None = None,
+        negative_prompt: str | Sequence[str] = "",
+        num_images_per_prompt: int = 1,
+        size: int | tuple[int, int] | None = None,
+        callback: Callable[[Generation], object] | None = None,
     ) -> Generation:
-        """Draw an image for each prompt; image i uses seed + i and does not depend on the other prompts.
+        """Draw images for each prompt; image i uses seed + i and does not depend on the other images.
 
         prompts: "" is the unconditional prompt.
         num_tokens: length of the ids, 1..C (default C); any length decodes.
@@ -255,14 +259,22 @@ class CAR(nn.Module, PyTorchModelHubMixin, library_name="channelvq", model_card_
         exact: ids do not depend on neighbours, at the price of filling up to 8 rows; False is faster for a few prompts.
         compiled: with exact=False, compile the step of a token first: 10 to 60 seconds, once in a process for a number
             of prompts and, on the CPU, for weights, of which each compiled step keeps a copy.
-        prefix_ids: ids to continue from; the result begins with them and equals that of an uninterrupted run.
+        prefix_ids: ids to continue from, a row a prompt, such as the first ones of a picture that was tokenized; the
+            result begins with them and equals that of an uninterrupted run.
+        negative_prompt: what guidance leads away from; one for all prompts, or one for each.
+        num_images_per_prompt: those of the first prompt come first.
+        size: of the images, (height, width) or a side, see `CVQTokenizer.detokenize`.
+        callback: called after each token with what there is.
         Raises InputError for anything out of range; warns (UserWarning) where guidance cannot do what is asked.
         """
         from channelvq.car.sampling import Sampler
 
         settings = SamplingSettings(guidance_scale, temperature, top_k, top_p, seed)
         sampler = Sampler(self, settings, exact=exact, compiled=compiled)
-        return sampler.generate(prompts, num_tokens=num_tokens, prefix_ids=prefix_ids)
+        return sampler.generate(
+            prompts, callback=callback, num_tokens=num_tokens, prefix_ids=prefix_ids, negative_prompt=negative_prompt,
+            num_images_per_prompt=num_images_per_prompt, size=size,
+        )  # fmt: skip
 
     def stream(
         self,
@@ -277,12 +289,18 @@ class CAR(nn.Module, PyTorchModelHubMixin, library_name="channelvq", model_card_
         top_p: float = SamplingSettings.top_p,
         exact: bool = True,
         prefix_ids: Int64[Tensor, "B p"] | None = None,
+        negative_prompt: str | Sequence[str] = "",
+        num_images_per_prompt: int = 1,
+        size: int | tuple[int, int] | None = None,
     ) -> Iterator[Generation]:
         """As `generate`, but yields what there is after every `every` tokens and at the end."""
         from channelvq.car.sampling import Sampler
 
         settings = SamplingSettings(guidance_scale, temperature, top_k, top_p, seed)
-        return Sampler(self, settings, exact=exact).stream(prompts, every, num_tokens=num_tokens, prefix_ids=prefix_ids)
+        return Sampler(self, settings, exact=exact).stream(
+            prompts, every, num_tokens=num_tokens, prefix_ids=prefix_ids, negative_prompt=negative_prompt,
+            num_images_per_prompt=num_images_per_prompt, size=size,
+        )  # fmt: skip
 
     def score(
         self, prompts: str | Sequence[str], ids: Int64[Tensor, "B k"], *, exact: bool = True

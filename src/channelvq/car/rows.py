@@ -7,7 +7,8 @@ Attention always runs over all T + C entries and a mask says which of them a row
 change, and with them the bits of a row: neither with its neighbours nor with how far they are. Entries that a row does
 not have get weight 0 exactly.
 
-R rows (with guidance the second half without a prompt), T text slot, C image tokens, E embedding, H hidden size.
+R rows (with guidance the second half with no prompt or a negative one), T text slot, C image tokens, E embedding, H
+hidden size.
 """
 
 import math
@@ -21,6 +22,7 @@ from transformers import DynamicCache
 from channelvq.car.backbone import run_backbone, run_step
 from channelvq.car.cache import RoomyLayer, RowsLayer, keeps_plain_attention, roomy_cache
 from channelvq.car.model import CAR
+from channelvq.car.text import TextBatch
 from channelvq.nn.modes import CHUNK_ROWS
 
 _ATTENTION = ("sdpa", "eager")  # take a mask of numbers
@@ -34,7 +36,7 @@ def can_have_rows(model: CAR) -> bool:
 
 
 class Rows:
-    """8 images' rows, with guidance 8 more for the same images without a prompt."""
+    """8 images' rows, with guidance 8 more for the same images with no prompt or a negative one."""
 
     def __init__(self, model: CAR, guided: bool) -> None:
         self.model, self.guided = model, guided
@@ -46,20 +48,16 @@ class Rows:
         self.cache: DynamicCache | None = None
         self.table = model.image_table()
 
-    def begin(
-        self, rows: Sequence[int], text_ids: Int64[Tensor, "8 T"], text_mask: Bool[Tensor, "8 T"]
-    ) -> Float[Tensor, "R 1 H"]:
+    def begin(self, rows: Sequence[int], text: TextBatch) -> Float[Tensor, "R 1 H"]:
         """Put prompts into rows, whatever was there: the first of the given 8 into the first of `rows`, and so on.
 
-        Gives the hidden states after the marker, in the order of the prompts.
+        text: of `text_rows`, 8 prompts and with guidance 8 more for the same rows. Gives the hidden states after the
+        marker, in the order of the prompts.
         """
-        if self.guided:
-            text_ids = torch.cat([text_ids, text_ids])
-            text_mask = torch.cat([text_mask, torch.zeros_like(text_mask)])
-        marker = self.model.image_inputs(text_ids[:, :0], table=self.table)
-        text = self.model.text_embedding(text_ids)
-        inputs = torch.cat([text, marker.to(text.dtype)], dim=1)
-        mask = torch.cat([text_mask, text_mask.new_ones(len(text_mask), 1)], dim=1)
+        marker = self.model.image_inputs(text.ids[:, :0], table=self.table)
+        words = self.model.text_embedding(text.ids)
+        inputs = torch.cat([words, marker.to(words.dtype)], dim=1)
+        mask = torch.cat([text.mask, text.mask.new_ones(len(text), 1)], dim=1)
         filled = roomy_cache(self.model.backbone.config, self.mask.shape[-1])
         hidden = run_backbone(self.model.backbone, inputs, mask, filled)[:, -1:]
         self._take(list(rows), filled, mask)

@@ -6,7 +6,8 @@ to continue from goes in token by token, as it came out, and attention runs on k
 row. Each image has its own random numbers, one a token.
 """
 
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -49,35 +50,32 @@ class Sampler:
         self.model, self.settings, self.exact, self.compiled = model, settings, exact, compiled
 
     def generate(
-        self,
-        prompts: str | Sequence[str],
-        *,
-        num_tokens: int | None = None,
-        prefix_ids: Int64[Tensor, "B p"] | None = None,
+        self, prompts: str | Sequence[str], *, callback: Callable[[Generation], object] | None = None, **wanted: Any
     ) -> Generation:
-        """See `CAR.generate`."""
-        request = self._request(prompts, num_tokens, prefix_ids)
-        parts = [group.advance_to(request.num_tokens) for group in self._groups(request)]
-        return Generation(torch.cat(parts), request.seeds, self.model.tokenizer)
+        """See `CAR.generate`; wanted: see `request`."""
+        request = self._request(prompts, **wanted)
+        if callback is None:
+            parts = [group.advance_to(request.num_tokens) for group in self._groups(request)]
+            return self._generation(torch.cat(parts), request)
+        done = None
+        for done in self._stream(request, 1):
+            callback(done)
+        return done or self._generation(request.prefix, request)
 
-    def stream(
-        self,
-        prompts: str | Sequence[str],
-        every: int = 8,
-        *,
-        num_tokens: int | None = None,
-        prefix_ids: Int64[Tensor, "B p"] | None = None,
-    ) -> Iterator[Generation]:
-        """See `CAR.stream`: checked at once, drawn as it is read."""
+    def stream(self, prompts: str | Sequence[str], every: int = 8, **wanted: Any) -> Iterator[Generation]:
+        """See `CAR.stream`: checked at once, drawn as it is read; wanted: see `request`."""
         every = check_whole_number("every", every, 1, what="a whole number of tokens")
-        return self._stream(self._request(prompts, num_tokens, prefix_ids), every)
+        return self._stream(self._request(prompts, **wanted), every)
+
+    def _generation(self, ids: Int64[Tensor, "B k"], request: Request) -> Generation:
+        return Generation(ids, request.seeds, self.model.tokenizer, request.size)
 
     def _stream(self, request: Request, every: int) -> Iterator[Generation]:
         groups = list(self._groups(request))
         start = request.prefix.shape[1] // every * every + every  # the first multiple that is more than the prefix
         for length in [*range(start, request.num_tokens, every), request.num_tokens]:
             ids = torch.cat([group.advance_to(length) for group in groups])
-            yield Generation(ids, request.seeds, self.model.tokenizer)
+            yield self._generation(ids, request)
 
     def score(self, prompts: str | Sequence[str], ids: Any) -> Float[Tensor, "B k"]:
         """See `CAR.score`; the settings play no part in it."""
@@ -103,21 +101,43 @@ class Sampler:
     def _encode(self, prompts: str | Sequence[str]) -> TextBatch:
         return self.model.text.encode(prompts, self.model.config.max_text_tokens).to(self.model.device)
 
-    def _request(self, prompts: str | Sequence[str], num_tokens: int | None, prefix_ids: Any) -> Request:
-        request = self.request(prompts, num_tokens, prefix_ids)
+    def _request(self, prompts: str | Sequence[str], **wanted: Any) -> Request:
+        request = self.request(prompts, **wanted)
         self.settings.warn(self.model.config.caption_dropout, TO_CALLER_OF_CAR)
+        if not self.settings.guided and bool(request.against.mask.any()):
+            warnings.warn("negative_prompt: without guidance it does nothing", stacklevel=TO_CALLER_OF_CAR - 1)
         self.model.text.warn_of_unknown(prompts, TO_CALLER_OF_CAR)
         return request
 
-    def request(self, prompts: str | Sequence[str], num_tokens: int | None = None, prefix_ids: Any = None) -> Request:
+    def request(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        negative_prompt: str | Sequence[str] = "",
+        num_images_per_prompt: int = 1,
+        num_tokens: int | None = None,
+        prefix_ids: Int64[Tensor, "B p"] | None = None,
+        size: int | tuple[int, int] | None = None,
+    ) -> Request:
         """What is to be drawn, checked; raises InputError as `CAR.generate` does, and draws nothing."""
-        text = self._encode(prompts)
+        text, against = self._encode(prompts), self._encode(negative_prompt)
+        if len(against) not in (1, len(text)):
+            raise InputError(
+                f"negative_prompt: {len(against)} texts for {len(text)} prompts; give one, or one for each prompt"
+            )
         most, seed = self.model.num_tokens, self.settings.seed
         num_tokens = most if num_tokens is None else check_whole_number("num_tokens", num_tokens, 1, most)
-        if seed > 2**63 - len(text):
-            raise InputError(f"seed: expected a whole number of at most 2**63 - {len(text)}, got {seed}")
+        times = check_whole_number("num_images_per_prompt", num_images_per_prompt, 1)
+        if seed > 2**63 - len(text) * times:
+            raise InputError(f"seed: expected a whole number of at most 2**63 - {len(text) * times}, got {seed}")
+        if size is not None:
+            self.model.tokenizer.check_output_size(size, "generate")
         prefix = self._prefix(prefix_ids, len(text), num_tokens)
-        return Request(text, tuple(range(seed, seed + len(text))), prefix, num_tokens)
+        images = torch.arange(len(text)).repeat_interleave(times)  # the prompt of each
+        one = torch.zeros_like(images) if len(against) == 1 else images
+        return Request(
+            text[images], against[one], tuple(range(seed, seed + len(images))), prefix[images], num_tokens, size
+        )
 
     def _prefix(self, prefix_ids: Any, count: int, num_tokens: int) -> Int64[Tensor, "B p"]:
         if prefix_ids is None or _is_empty(prefix_ids, count):

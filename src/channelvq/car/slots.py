@@ -14,11 +14,11 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from channelvq.car.choice import choose
-from channelvq.car.group import Request, filled, guided_logits, sampling_mode, uniforms
+from channelvq.car.group import Request, filled, guided_logits, sampling_mode, text_rows, uniforms
 from channelvq.car.model import CAR
 from channelvq.car.rows import Rows, can_have_rows
 from channelvq.car.settings import SamplingSettings
-from channelvq.car.text import TextBatch
+from channelvq.car.text import TextBatch, together
 from channelvq.errors import InputError
 from channelvq.nn.modes import CHUNK_ROWS
 
@@ -28,6 +28,7 @@ class Drawing:
     """An image on its way. ids: the tokens so far. error: why it cannot go on."""
 
     text: TextBatch
+    against: TextBatch
     uniforms: Float64[Tensor, " C"]
     settings: SamplingSettings
     num_tokens: int
@@ -44,7 +45,7 @@ def drawings(request: Request, settings: SamplingSettings, num_tokens: int) -> I
     """The images of a request, each for itself. num_tokens: C of the model."""
     for i, numbers in enumerate(uniforms(request.seeds, num_tokens)):
         part = request.part(slice(i, i + 1))
-        yield Drawing(part.text, numbers, settings, request.num_tokens)
+        yield Drawing(part.text, part.against, numbers, settings, request.num_tokens)
 
 
 class Slots:
@@ -103,9 +104,9 @@ class Slots:
         self._draw(self.model.logits(hidden, self.rows.table)[:, 0], {place: place for place in places})
 
     def _begin(self, places: list[int]) -> None:
-        texts = [self._at(place).text for place in places]
-        ids, mask = torch.cat([text.ids for text in texts]), torch.cat([text.mask for text in texts])
-        hidden = self.rows.begin(places, filled(ids, CHUNK_ROWS), filled(mask, CHUNK_ROWS))
+        new = [self._at(place) for place in places]
+        text, against = together([d.text for d in new]), together([d.against for d in new])
+        hidden = self.rows.begin(places, text_rows(text, against if self.guided else None, CHUNK_ROWS))
         self._draw(self.model.logits(hidden, self.rows.table)[:, 0], {place: i for i, place in enumerate(places)})
         self.begun.update(places)
 

@@ -8,7 +8,7 @@ slot no prompt can change the picture of its neighbour.
 
 import json
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -41,9 +41,17 @@ class TextBatch:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __getitem__(self, rows: slice | Tensor) -> "TextBatch":
+        return TextBatch(self.ids[rows], self.mask[rows])
+
     def to(self, device: torch.device) -> "TextBatch":
         """The same on another device."""
         return TextBatch(self.ids.to(device), self.mask.to(device))
+
+
+def together(batches: Sequence[TextBatch]) -> TextBatch:
+    """One batch of all their rows."""
+    return TextBatch(torch.cat([batch.ids for batch in batches]), torch.cat([batch.mask for batch in batches]))
 
 
 class UnknownWordsWarning(UserWarning):

@@ -1,7 +1,7 @@
 """`cvq generate`, `export`, `report`: a generator at work, as a stock language model, and looked at honestly."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -21,6 +21,7 @@ from channelvq.cli.options import (
     TopPOption,
     note_older,
     outputs,
+    parse_size,
 )
 
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -32,6 +33,12 @@ def generate(
     output: OutputOption = Path("generated"),
     stream: Annotated[Path | None, typer.Option(help="Also write the image as it gets richer to this folder.")] = None,
     every: Annotated[int, typer.Option(help="Tokens between two streamed images.")] = 8,
+    negative_prompt: Annotated[str, typer.Option(help="What guidance leads away from.")] = "",
+    num_images: Annotated[int, typer.Option("--num-images", "-n", help="Of each prompt.")] = 1,
+    start: Annotated[Path | None, typer.Option("--from", help="A picture whose first tokens stay.")] = None,
+    keep: Annotated[int | None, typer.Option(help="With --from: how many of its tokens; default: an eighth.")] = None,
+    size: Annotated[str | None, typer.Option(help="Of the images: 96, or 96x128 (height x width).")] = None,
+    sheet: Annotated[Path | None, typer.Option(help="Also write all images as one, a row for each prompt.")] = None,
     seed: SeedOption = SamplingSettings.seed,
     num_tokens: PrefixOption = None,
     guidance_scale: GuidanceOption = SamplingSettings.guidance_scale,
@@ -43,15 +50,21 @@ def generate(
 ) -> None:
     """Text -> images, by next-channel prediction."""
     from channelvq import CAR
-    from channelvq.images import save_image
+    from channelvq.errors import InputError
+    from channelvq.images import grid, save_image
 
-    outputs(folder=output, inputs=(car,), own=NUMBERED, overwrite=overwrite)
+    if keep is not None and start is None:
+        raise InputError("--keep goes with --from, the picture whose tokens stay")
+    asked = parse_size(size)
+    outputs(sheet, folder=output, inputs=(car, start), own=NUMBERED, overwrite=overwrite)
     if stream is not None and stream.resolve() != output.resolve():
-        outputs(folder=stream, inputs=(car,), own=NUMBERED, overwrite=overwrite)
+        outputs(folder=stream, inputs=(car, start), own=NUMBERED, overwrite=overwrite)
     model = CAR.from_pretrained(car, device=device)
     done, written = None, list[Path]()
     steps = model.stream(
-        prompts, every if stream else model.num_tokens, seed=seed, num_tokens=num_tokens,
+        prompts, every if stream else model.num_tokens, seed=seed, num_tokens=num_tokens, size=asked,
+        negative_prompt=negative_prompt, num_images_per_prompt=num_images,
+        prefix_ids=None if start is None else _kept(model, start, keep).expand(len(prompts), -1),
         guidance_scale=guidance_scale, temperature=temperature, top_k=top_k, top_p=top_p,
     )  # fmt: skip
     for done in steps:
@@ -61,9 +74,21 @@ def generate(
     for i, image in enumerate(done.images if done else ()):
         written.append(output / f"{i:04d}.png")
         save_image(image, written[-1])
-    typer.echo(f"{len(prompts)} image(s) -> {output}/")
+    typer.echo(f"{len(prompts) * num_images} image(s) -> {output}/")
+    if sheet is not None and done is not None:
+        captions = [prompt if i == 0 else "" for prompt in prompts for i in range(num_images)]
+        save_image(grid(done.images, num_images, captions=captions), sheet)
     for folder in {output, stream or output}:
         note_older(folder, written)
+
+
+def _kept(model: Any, picture: Path, keep: int | None) -> Any:
+    """The first tokens of a picture, (1, k)."""
+    from channelvq.checks import check_whole_number
+
+    most = model.num_tokens
+    count = max(1, most // 8) if keep is None else check_whole_number("keep", keep, 1, most)
+    return model.tokenizer.tokenize(picture)[:, :count]
 
 
 def export(

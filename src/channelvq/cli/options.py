@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from channelvq.errors import InputError
 from channelvq.files import only_writer
 from channelvq.outputs import check_outputs
 
@@ -39,6 +40,16 @@ OverwriteOption = Annotated[
 ]
 NUMBERED = ("[0-9][0-9][0-9][0-9].png", "[0-9][0-9][0-9][0-9]-*.png")  # what commands call the images of a folder
 HELD = ExitStack()  # locks of the running command's folders
+
+
+def parse_size(text: str | None) -> int | tuple[int, int] | None:
+    """--size: 96 as 96, 96x128 as (96, 128), height first; raises InputError for anything else."""
+    if text is None:
+        return None
+    if not re.fullmatch(r"\d{1,6}(x\d{1,6})?", text, re.ASCII):
+        raise InputError(f"--size: expected 96 or 96x128 (height x width), got {text!r:.40}")
+    height, _, width = text.partition("x")
+    return (int(height), int(width)) if width else int(height)
 
 
 def output_name(number: int, source: str | Path, suffix: str = ".png") -> str:

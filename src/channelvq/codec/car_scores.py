@@ -55,9 +55,12 @@ class CARWalk:
     """Scores of one token after the other, of pictures whose tokens are told on the way."""
 
     def __init__(self, model: CAR, captions: list[str]) -> None:
-        text = model.text.encode(captions, model.config.max_text_tokens).to(model.device)
+        text, none = (
+            model.text.encode(words, model.config.max_text_tokens).to(model.device)
+            for words in (captions, [""] * len(captions))
+        )
         nothing = torch.empty(len(captions), 0, dtype=torch.int64, device=model.device)
-        request = Request(text, (0,) * len(captions), nothing, model.num_tokens)
+        request = Request(text, none, (0,) * len(captions), nothing, model.num_tokens)
         with sampling_mode(model, True), _Double():
             settings = SamplingSettings(guidance_scale=1.0)
             self._group = Group(model, settings, request, CHUNK_ROWS, exact=True, compiled=False)

@@ -45,7 +45,10 @@ class Job:
         settings = SamplingSettings(
             wanted.guidance_scale, wanted.temperature, wanted.top_k, wanted.top_p, self.seed
         )  # fmt: skip
-        request = Sampler(self.model, settings).request([wanted.prompt] * wanted.n, wanted.num_tokens)
+        request = Sampler(self.model, settings).request(
+            wanted.prompt, negative_prompt=wanted.negative_prompt, num_images_per_prompt=wanted.n,
+            num_tokens=wanted.num_tokens,
+        )  # fmt: skip
         self.num_tokens, self.text_tokens = request.num_tokens, int(request.text.mask.sum())
         self.partial = partial_lengths(self.num_tokens, wanted.partial_images or 0)
         loop, self._news = asyncio.get_running_loop(), asyncio.Queue[Picture | Exception]()
@@ -62,11 +65,10 @@ class Job:
         wanted, limits = self.wanted, self.engine.limits
         if wanted.n > limits.images:
             raise RefusedError(400, f"n: expected 1..{limits.images}, got {wanted.n}", param="n")
-        if len(wanted.prompt) > limits.prompt_characters:
-            most = limits.prompt_characters
-            raise RefusedError(
-                400, f"prompt: {len(wanted.prompt)} characters are more than the {most} allowed", param="prompt"
-            )
+        for name in ("prompt", "negative_prompt"):
+            length, most = len(getattr(wanted, name)), limits.prompt_characters
+            if length > most:
+                raise RefusedError(400, f"{name}: {length} characters are more than the {most} allowed", param=name)
         if wanted.size not in (None, "auto", self.side):
             raise RefusedError(400, f"size: this model draws {self.side}, got {wanted.size!r:.40}", param="size")
         if wanted.stream and wanted.n != 1:

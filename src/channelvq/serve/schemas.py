@@ -34,6 +34,7 @@ class ImageRequest(Strict):
     background: Literal["auto", "opaque"] | None = Field(None, description="No effect: images are opaque.")
     moderation: Literal["auto", "low"] | None = Field(None, description="No effect: nothing is moderated.")
     seed: int | None = Field(None, ge=0, lt=2**62, strict=True, description="Default: a random one, which data tells.")
+    negative_prompt: str = Field("", description="What guidance leads away from.")
     guidance_scale: float = Field(SamplingSettings.guidance_scale, ge=-MOST_GUIDANCE, le=MOST_GUIDANCE)
     temperature: float = Field(SamplingSettings.temperature, ge=0)
     top_k: int = Field(SamplingSettings.top_k, ge=0)
