@@ -45,6 +45,18 @@ def test_the_given_codebook_is_not_started_again_and_learns_on(given: Path, tmp_
     assert 0 < moved < 0.1  # Adam's steps are about a learning rate each
 
 
+def test_a_resampler_may_be_new_and_changes_nothing_at_home(given: Path) -> None:
+    settings = [*SMALL, f"objective.start_from={given}", "model.resampler={width: 16}"]
+    task, start = (
+        TokenizerTask(load_recipe("small/smoke", settings, of=TokenizerRecipe)),
+        CVQTokenizer.from_pretrained(given),
+    )
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    grown = task.tokenizer.eval()
+    assert torch.equal(grown.tokenize(images), start.tokenize(images))
+    assert grown.tokenize(images[:, :, :, :16].repeat(1, 1, 1, 3)).shape == (2, 4)
+
+
 def test_another_model_is_refused_with_its_differences(given: Path) -> None:
     recipe = load_recipe(
         "small/smoke", [*SMALL, f"objective.start_from={given}", "model.latent_channels=8"], of=TokenizerRecipe

@@ -11,6 +11,7 @@ import typer
 from channelvq.car.settings import SamplingSettings
 from channelvq.cli.inputs import measured
 from channelvq.cli.options import (
+    MODEL_HELP,
     DataArgument,
     DeviceOption,
     GuidanceOption,
@@ -140,7 +141,7 @@ def _plot(path: Path, report: Any, images: Any, source: str | None, pca: Any) ->
 
 @evaluate_app.command("geneval")
 def evaluate_geneval(
-    car: Annotated[str, typer.Argument(help="A generator: 'bundled', a folder or a hub repository.")],
+    car: Annotated[str, typer.Argument(help=f"A generator: {MODEL_HELP}")],
     json_file: JsonOption = None,
     prompts: Annotated[
         Path | None,
@@ -190,6 +191,36 @@ def evaluate_geneval(
     _tell(result)
     if json_file:
         write_json(json_file, result)
+
+
+@evaluate_app.command("samples")
+def evaluate_samples(
+    car: Annotated[str, typer.Argument(help=f"A generator: {MODEL_HELP}")],
+    texts: Annotated[Path, typer.Argument(help="A prompt in each line, such as the names of ImageNet's classes.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the samples; goes on after a stop.")],
+    npz: Annotated[Path | None, typer.Option(help="Also all samples in one file, as ADM's evaluator reads it.")] = None,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Samples; of each prompt as many.")] = 50_000,
+    seed: SeedOption = SamplingSettings.seed,
+    guidance_scale: GuidanceOption = SamplingSettings.guidance_scale,
+    temperature: TemperatureOption = SamplingSettings.temperature,
+    top_k: TopKOption = SamplingSettings.top_k,
+    top_p: TopPOption = SamplingSettings.top_p,
+    device: DeviceOption = "auto",
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Samples for the scorers of others: gFID by the official protocol, torch-fidelity and the like."""
+    from channelvq import CAR
+    from channelvq.evaluate.geneval.drawing import settings_path
+    from channelvq.evaluate.samples import draw_samples, read_texts, write_npz
+
+    outputs(settings_path(output), npz, folder=output, inputs=(car, texts), own=DRAWN, overwrite=overwrite)
+    prompts, model = read_texts(texts), CAR.from_pretrained(car, device=device)
+    sampling = SamplingSettings(guidance_scale, temperature, top_k, top_p, seed)
+    with _progress("drawing") as progress:
+        files = draw_samples(model, prompts, count, sampling, output, progress)
+    if npz is not None:
+        write_npz(files, npz)
+    typer.echo(f"{len(files)} samples of {len(prompts)} prompts -> {output}/" + (f", {npz}" if npz else ""))
 
 
 @contextmanager

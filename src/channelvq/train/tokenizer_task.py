@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import field
+from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -61,7 +61,8 @@ class ObjectiveConfig:
     many images' tokens its start is drawn from. codebook_lr_ratio: the codebook's learning rate over the network's.
     perceptual, adversarial: the loss on features, and a discriminator and its game, where there is to be one.
     semantic: the loss of the quantized latent against a frozen teacher, once the codebook has entered.
-    start_from: a tokenizer (as for `from_pretrained`) of the same model, whose weights and codebook are the start.
+    start_from: a tokenizer (as for `from_pretrained`) of the same model, whose weights and codebook are the start; it
+    may lack the resampler.
     """
 
     pixel: PixelLoss = "l2"
@@ -126,8 +127,9 @@ def _first_tokenizer(recipe: TokenizerRecipe) -> CVQTokenizer:
     if (source := recipe.objective.start_from) is None:
         return tokenizer
     given = CVQTokenizer.from_pretrained(source)
-    check_start(source, given.config, recipe.model)
-    tokenizer.load_state_dict(given.state_dict())
+    config = given.config if given.resampler else replace(given.config, resampler=recipe.model.resampler)
+    check_start(source, config, recipe.model)
+    tokenizer.load_state_dict(tokenizer.state_dict() | given.state_dict())  # a new resampler changes nothing at home
     return tokenizer
 
 
