@@ -10,7 +10,7 @@ from channelvq import CAR, CVQTokenizer
 from channelvq.devices import resolve_device
 from channelvq.errors import InputError
 from channelvq.train.config import TrainConfig
-from channelvq.train.launch import check_installed
+from channelvq.train.launch import build_accelerator, check_installed
 
 Cvq = Callable[..., tuple[int, str, str]]
 META = torch.device("meta")
@@ -60,6 +60,13 @@ def test_apples_gpu_is_refused_for_its_missing_float64() -> None:
     for given in ("mps", "mps:0", torch.device("mps")):
         with pytest.raises(InputError, match="it has no float64"):
             resolve_device(given)
+
+
+def test_no_training_takes_apples_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    accelerator = build_accelerator(TrainConfig(output_dir=str(tmp_path)), idle_parameters=False)
+    assert accelerator.device == torch.device("cpu")
 
 
 def test_models_are_loaded_to_where_they_are_told() -> None:

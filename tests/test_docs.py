@@ -74,6 +74,20 @@ def test_every_page_is_in_the_navigation() -> None:
     assert set(names(config["nav"])) - made == {page.relative_to(ROOT / "docs").as_posix() for page in PAGES}
 
 
+def test_every_row_of_the_faults_names_tests_that_are_there() -> None:
+    rows = re.findall(r"^\| (.+?) \| (.+) \|$", (ROOT / "docs/reliability.md").read_text(), re.MULTILINE)
+    rows = [row for row in rows if row[0] != "fault"]
+    assert len(rows) >= 70
+    for fault, tests in rows:
+        named = re.findall(r"`([\w/]*(?:\.py)?)(?:::(\w+))?`", tests)
+        assert any(path or test for path, test in named) or "`make oldest`" in tests, fault
+        file = Path()
+        for path, test in named:
+            file = ROOT / "tests" / path if path else file  # "::name": of the file before
+            assert file.is_file(), (fault, path)
+            assert not test or f"def {test}(" in file.read_text(), (fault, test)
+
+
 def test_linked_files_exist() -> None:
     for page in PAGES:
         text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)

@@ -1,4 +1,6 @@
+from collections.abc import Callable
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -372,3 +374,22 @@ def test_batch_errors():
     for size in (0, (4, -1), (1, 2, 3), 2.5, True, (), "8"):
         with pytest.raises(InputError, match="size="):
             images_to_batch(picture(), size=size)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.filterwarnings("default:Image size")
+def test_a_warning_of_pillow_is_told_with_the_name_of_its_picture(
+    cvq: Callable[..., tuple[int, str, str]], here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "two"):
+        Image.new("RGB", (64, 64 if name == "one" else 60)).save(here / f"{name}.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 3000)
+    code, _, stderr = cvq("tokenize", "one.png", "two.png")
+    assert code == 0
+    lines = [line for line in stderr.splitlines() if "exceeds limit" in line]
+    assert [line.split(":")[1] for line in lines] == [" image file 'one.png'", " image file 'two.png'"]

@@ -159,3 +159,17 @@ def bench_serve(
 
     check_outputs([json_file])
     rich.print(shown(run(model, clients or [1, 8, 50], seconds, json_file)).terminal())
+
+
+@bench_app.command("fuzz")
+def bench_fuzz(
+    inputs: Annotated[int, typer.Option(min=1, help="Of each kind.")] = 10_000,
+    json_file: JsonOption = None,
+) -> None:
+    """Damaged and absurd inputs of every kind: refused in one line or taken, in bounded time and memory."""
+    import rich
+
+    from lab.bench.fuzz import run, shown
+
+    check_outputs([json_file])
+    rich.print(shown(run(inputs, json_file)).terminal())

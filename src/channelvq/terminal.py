@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -11,6 +12,9 @@ from rich.text import Text
 
 if TYPE_CHECKING:  # a third of what the module takes to import
     from rich.progress import Progress, ProgressColumn
+
+# What is being read by this thread, in words: warnings of other libraries do not tell.
+READING: ContextVar[str] = ContextVar("READING", default="")
 
 
 def printable(text: str) -> str:

@@ -6,8 +6,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from datetime import timedelta
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from hypothesis import HealthCheck, given, settings
@@ -17,9 +16,10 @@ from channelvq.errors import InputError
 
 T = TypeVar("T")
 KINDS = ("recipe", "overrides", "settings", "manifest", "tokens", "checkpoint", "weights", "shard", "image",
-         "token-shards")  # fmt: skip
+         "token-shards", "cvq")  # fmt: skip
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "20")) / len(KINDS)  # of each kind
-LONGEST = timedelta(seconds=5)
+COUNT = int(os.environ.get("FUZZ_INPUTS", "0")) or None  # of each kind; None: by time
+LONGEST = 5.0  # seconds
 MOST_MEMORY = 600 * 2**20  # bytes that one kind may add to the peak of the process
 
 PLAIN = st.recursive(
@@ -35,34 +35,64 @@ def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def taken_or_refused(call: Callable[[T], object], given_: T) -> None:
+@dataclass
+class Hammered:
+    """How many inputs of a kind were given, and how many of them were refused; longest: seconds of one of them.
+
+    memory: bytes that were added to the peak of the process.
+    """
+
+    kind: str
+    inputs: int = 0
+    refused: int = 0
+    seconds: float = 0.0
+    longest: float = 0.0
+    memory: int = 0
+
+
+def taken_or_refused(call: Callable[[T], object], given_: T) -> bool:
+    """Whether it was taken; any other error than an InputError goes on."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with suppress(InputError):
+        try:
             call(given_)
+        except InputError:
+            return False
+    return True
 
 
-def hammer(kind: str, inputs: st.SearchStrategy[T], call: Callable[[T], object]) -> None:
-    """Give the call one input after the other until the time of its kind is up."""
+def hammer(kind: str, inputs: st.SearchStrategy[T], call: Callable[[T], object], count: int | None = COUNT) -> Hammered:
+    """Give the call one input after the other, `count` of them, or until the time of its kind is up."""
     assert kind in KINDS
-    count, before, end = 0, peak(), 0.0
+    found, before, began = Hammered(kind), peak(), 0.0
 
-    @settings(max_examples=200, deadline=LONGEST, database=None, suppress_health_check=list(HealthCheck))
+    def enough() -> bool:
+        return found.inputs >= count if count else time.monotonic() - began > SECONDS
+
+    # Never the same inputs again, which is what hypothesis does where CI is set.
+    @settings(max_examples=200, deadline=None, database=None, derandomize=False,
+              suppress_health_check=list(HealthCheck))  # fmt: skip
     @given(inputs)
     def some(one: T) -> None:
-        nonlocal count, end
-        if not count:  # what the first one imports is not its own time
-            end = time.monotonic() + SECONDS
-        elif time.monotonic() > end:
+        nonlocal began
+        if not found.inputs:  # what the first one imports is not its own time
+            taken_or_refused(call, one)
+            began = time.monotonic()
+        elif enough():
             return
-        count += 1
-        taken_or_refused(call, one)
+        start = time.monotonic()
+        found.refused += not taken_or_refused(call, one)
+        took = time.monotonic() - start
+        assert took < LONGEST, f"{took:.1f} s for one input"
+        found.inputs, found.longest = found.inputs + 1, max(found.longest, took)
 
     some()
-    while time.monotonic() < end:
+    while not enough():
         some()
-    print(f"{kind}: {count} inputs, peak memory +{(peak() - before) / 2**20:.0f} MiB")
-    assert peak() - before < MOST_MEMORY
+    found.seconds, found.memory = time.monotonic() - began, peak() - before
+    print(f"{kind}: {found.inputs} inputs, {found.refused} refused, peak memory +{found.memory / 2**20:.0f} MiB")
+    assert found.memory < MOST_MEMORY
+    return found
 
 
 @st.composite

@@ -20,7 +20,7 @@ def feature_map(seed: int = 0, batch: int = 3) -> torch.Tensor:
 
 def quantizer(axis: Axis = "channel", **settings: object) -> ChannelVQ:
     torch.manual_seed(0)
-    vq = ChannelVQ(20, 16, axis=axis, **settings)
+    vq = ChannelVQ(20, 16, axis=axis, kind="plain", **settings)
     vq.start_from(feature_map(1, batch=8), torch.Generator().manual_seed(0))
     return vq
 
@@ -92,7 +92,7 @@ def test_dropped_channels_are_zero_and_do_not_count() -> None:
 
 def test_starts_from_the_first_training_batch_once() -> None:
     torch.manual_seed(0)
-    vq, z = ChannelVQ(20, 16), feature_map(batch=8)
+    vq, z = ChannelVQ(20, 16, kind="plain"), feature_map(batch=8)
     before = vq.codes().clone()
     vq.eval()(z)
     assert torch.equal(vq.codes(), before)
@@ -103,7 +103,7 @@ def test_starts_from_the_first_training_batch_once() -> None:
     table = vq.codes().clone()
     vq(feature_map(9))
     assert torch.equal(vq.codes(), table)
-    again = ChannelVQ(20, 16)
+    again = ChannelVQ(20, 16, kind="plain")
     again.load_state_dict(vq.state_dict())
     again.train()(feature_map(10))
     assert torch.equal(again.codes(), table)
@@ -112,7 +112,7 @@ def test_starts_from_the_first_training_batch_once() -> None:
 def test_the_uniform_start_collapses_where_the_start_from_data_does_not() -> None:
     torch.manual_seed(0)
     z = 3 + feature_map(batch=16)  # encoder outputs away from the origin, as after a few training steps
-    uniform, data = ChannelVQ(64, 16, start="uniform"), ChannelVQ(64, 16)
+    uniform, data = (ChannelVQ(64, 16, kind="plain", start=start) for start in ("uniform", "data"))
     assert len(uniform(z).indices.unique()) <= 6
     assert len(data(z).indices.unique()) >= 60
 

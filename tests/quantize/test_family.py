@@ -299,7 +299,7 @@ def test_settings_choose_the_kind_and_mistakes_are_named() -> None:
     with pytest.raises(InputError, match=r"beta: Input should be greater than or equal to 0.*"):
         ChannelVQ(8, 4, kind="simvq", beta=-1)
     with pytest.raises(InputError, match="decay: there is no such setting"):
-        ChannelVQ(8, 4, decay=0.9)
+        ChannelVQ(8, 4, kind="plain", decay=0.9)
     for kind in ("rvq", None, 3):
         with pytest.raises(InputError, match=r"kind is plain, ema, .*, simvq-residual, ibq, lc, fsq or lfq"):
             ChannelVQ(8, 4, kind=kind)

@@ -15,7 +15,7 @@ from channelvq import __version__
 from channelvq.cli.options import HELD
 from channelvq.errors import InputError
 from channelvq.registry import Registry
-from channelvq.terminal import printable
+from channelvq.terminal import READING, printable
 
 # In the order of a reader's day. A command's module is imported when that command, or the help of all, is asked for.
 COMMANDS: Registry[Callable[..., None] | typer.Typer] = Registry(
@@ -128,8 +128,10 @@ def guarded(command: Callable[[], object]) -> None:
 
 
 def _show_warning(message: Warning | str, *_where: Any) -> None:
-    """Where in the code a warning comes from helps no user."""
-    typer.echo(f"warning: {printable(' '.join(str(message).split()))}", err=True)
+    """Where in the code a warning comes from helps no user; of which picture it speaks does."""
+    text, name = " ".join(str(message).split()), READING.get()
+    said = text if name in text else f"{name}: {text}"
+    typer.echo(f"warning: {printable(said)}", err=True)
 
 
 def _fail(message: str) -> NoReturn:

@@ -133,8 +133,9 @@ def training_batches(
 ) -> Iterator[UInt8[Tensor, "b 3 H W"]]:
     """Batches of steps start_step..steps-1: this rank's share of each global batch of `batch_size` positions."""
     share = rank_share(batch_size, rank, world)
-    batches = [range(step * batch_size + share.start, step * batch_size + share.stop)
-               for step in range(start_step, steps)]  # fmt: skip
+    # One by one: a list of the batches of 300,000 steps is kept for as long as the training goes.
+    batches = (range(step * batch_size + share.start, step * batch_size + share.stop)
+               for step in range(start_step, steps))  # fmt: skip
     loader = DataLoader(
         _Told(mixture),
         batch_sampler=batches,  # type: ignore[arg-type]

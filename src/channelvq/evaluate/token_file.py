@@ -82,8 +82,12 @@ def check_fits(file: TokenFile, path: Path, tokenizer: CVQTokenizer, num_tokens:
             f"{path} was written with other weights (SHA-256 {file.tokenizer_sha256[:12]}..., the tokenizer's are "
             f"{own[:12]}...); give the tokenizer that wrote it with --tokenizer (it was {file.tokenizer!r})"
         )
+    most, codes = tokenizer.num_tokens, tokenizer.codebook_size  # asked once: a file may hold a hundred million ids
+    fitting: dict[tuple[int, int], tuple[int, int]] = {}
     for row in file.rows:
-        _check_row(row, path, tokenizer, num_tokens)
+        if row.size is not None and row.size not in fitting:
+            fitting[row.size] = tokenizer.config.working_size(row.size)
+        _check_row(row, path, most, codes, num_tokens, fitting)
 
 
 def decode_rows(
@@ -102,20 +106,24 @@ def decode_rows(
             yield from zip(batch, images, strict=True)
 
 
-def _check_row(row: TokenRow, path: Path, tokenizer: CVQTokenizer, num_tokens: int | None) -> None:
-    count, most = len(row.ids), tokenizer.num_tokens
+def _check_row(
+    row: TokenRow, path: Path, most: int, codes: int, num_tokens: int | None,
+    fitting: dict[tuple[int, int], tuple[int, int]],
+) -> None:  # fmt: skip
+    """InputError for a row; most: tokens of an image. codes: N. fitting: for each size the nearest that does."""
+    count = len(row.ids)
     if not 1 <= count <= most:
         raise InputError(f"{path}: image {row.image!r} has {count} ids, expected 1 to {most}")
     if num_tokens is not None and not 1 <= num_tokens <= count:
         raise InputError(f"--num-tokens {num_tokens}: image {row.image!r} has {count} tokens, give 1 to {count}")
-    if row.size is not None and (nearest := tokenizer.config.working_size(row.size)) != row.size:
+    if row.size is not None and (nearest := fitting[row.size]) != row.size:
         raise InputError(
             f"{path}: image {row.image!r} has the size {list(row.size)}, which the tokenizer does not work at; the "
             f"nearest is {list(nearest)}"
         )
-    for id_ in row.ids:
-        if not 0 <= id_ < tokenizer.codebook_size:
-            raise InputError(f"{path}: image {row.image!r} has the id {id_}, outside 0..{tokenizer.codebook_size - 1}")
+    if min(row.ids) < 0 or max(row.ids) >= codes:
+        wrong = next(id_ for id_ in row.ids if not 0 <= id_ < codes)
+        raise InputError(f"{path}: image {row.image!r} has the id {wrong}, outside 0..{codes - 1}")
 
 
 def _entry(row: Any, key: str, kind: type, where: str) -> Any:
@@ -129,8 +137,8 @@ def _entry(row: Any, key: str, kind: type, where: str) -> Any:
 
 def _ids(row: Any, where: str) -> list[int]:
     ids = _entry(row, "ids", list, where)
-    wrong = next((i for i in ids if not isinstance(i, int) or isinstance(i, bool)), None)
-    if wrong is not None or None in ids:
+    if set(map(type, ids)) - {int}:
+        wrong = next(i for i in ids if type(i) is not int)
         raise ValueError(f"{where}.ids holds {wrong!r:.60}, they should be whole numbers")
     return ids
 

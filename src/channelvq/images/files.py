@@ -1,6 +1,8 @@
 """Image files in folders: found in a stable order, read with a report, written completely or not at all."""
 
 import os
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,15 @@ IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".avif"}
     | {".heic", ".heif", ".jp2", ".ppm", ".pgm", ".pbm", ".pnm", ".tga"}
 )
+# Pictures too, of which Pillow reads none or not all, or which are no photographs.
+OTHER_SUFFIXES = frozenset(
+    {".svg", ".psd", ".xcf", ".eps", ".ico", ".icns", ".pcx", ".dds", ".exr", ".hdr", ".jxl", ".j2k", ".jpx", ".jpf"}
+    | {".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".heics", ".sgi", ".qoi", ".cur", ".xbm"}
+)
+
+
+class OtherFormatsWarning(UserWarning):
+    """A folder holds pictures in formats that are not read."""
 
 
 @dataclass(frozen=True)
@@ -31,21 +42,32 @@ def find_images(folder: str | Path) -> list[Path]:
     """Image files (by suffix, see IMAGE_SUFFIXES) in `folder` and below, sorted by relative path.
 
     Hidden files and folders (a name that starts with a dot) are ignored, linked folders are followed once.
-    Raises InputError if `folder` is no folder.
+    Raises InputError if `folder` is no folder; warns (OtherFormatsWarning) of pictures in formats that are not read.
     """
     root = Path(folder)
     if not root.is_dir():
         raise InputError(f"image folder {str(folder)!r}: {'it is a file' if root.exists() else 'no such folder'}")
     paths: list[Path] = []
     seen: set[str] = set()
+    other: Counter[str] = Counter()
     for here, folders, files in os.walk(root, followlinks=True, onerror=_refuse):
         if os.path.realpath(here) in seen:  # a link back to a folder above, or a second link to the same one
             folders.clear()
             continue
         seen.add(os.path.realpath(here))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        images = (name for name in files if Path(name).suffix.lower() in IMAGE_SUFFIXES)
-        paths.extend(Path(here, name) for name in images if not name.startswith("."))
+        for name in files:
+            if name.startswith("."):
+                continue
+            suffix = os.path.splitext(name)[1].lower()
+            if suffix in IMAGE_SUFFIXES:
+                paths.append(Path(here, name))
+            elif suffix in OTHER_SUFFIXES:
+                other[suffix] += 1
+    if other:
+        listed = ", ".join(f"{count} {suffix}" for suffix, count in sorted(other.items()))
+        text = f"image folder {str(folder)!r}: passed over, of formats that are not read: {listed}; convert them to PNG"
+        warnings.warn(text, OtherFormatsWarning, stacklevel=2)
     return sorted(paths, key=lambda path: path.relative_to(root).as_posix())
 
 

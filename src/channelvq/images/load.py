@@ -15,6 +15,7 @@ from channelvq.errors import InputError
 from channelvq.files import is_stream
 from channelvq.images.profiles import Convert, profile_to_srgb
 from channelvq.images.tensors import RANGE_TOLERANCE, check_one, to_pil
+from channelvq.terminal import READING
 
 ImageInput = str | Path | bytes | Image.Image | np.ndarray | Tensor
 Color = tuple[int, int, int]
@@ -61,6 +62,7 @@ def _opened(source: str | Path | bytes | Image.Image) -> Iterator[Image.Image]:
             f"cannot read an image from a {type(source).__name__}: give a path, the bytes of an image file, "
             "a PIL image, a numpy array (H, W, 3) or a tensor (3, H, W)"
         )
+    told = READING.set(_name(source))
     try:
         if isinstance(source, Image.Image):
             yield _nonempty(source)
@@ -76,6 +78,8 @@ def _opened(source: str | Path | bytes | Image.Image) -> Iterator[Image.Image]:
         raise
     except Exception as error:  # Pillow's decoders raise any type (SyntaxError, struct.error, ...) on broken bytes
         raise InputError(f"cannot read {_name(source)}: {_reason(source, error)}") from error
+    finally:
+        READING.reset(told)
 
 
 def _nonempty(image: Image.Image) -> Image.Image:

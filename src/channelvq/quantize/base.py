@@ -1,7 +1,8 @@
 """What all quantizers share: tokens (B, K, D) in, `Quantized` out, and a table (N, D) that the indices refer to."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -115,11 +116,26 @@ class Quantizer(nn.Module, ABC):
         if z.ndim != 3 or z.shape[2] != self.dim:
             raise InputError(f"quantizer: expected (B, K, {self.dim}), got {tuple(z.shape)}")
         check_keep(keep, z)
-        check_finite(z)
-        if self.training and not self.started:
-            self.start_from_tokens(z, torch.Generator().manual_seed(0))
-        with torch.autocast(z.device.type, enabled=False):
-            return self._quantize(z, keep)
+        with _refuse_transforms(z):
+            check_finite(z)
+            if self.training and not self.started:
+                self.start_from_tokens(z, torch.Generator().manual_seed(0))
+            with torch.autocast(z.device.type, enabled=False):
+                return self._quantize(z, keep)
+
+
+@contextmanager
+def _refuse_transforms(z: Tensor) -> Iterator[None]:
+    """InputError where torch.func cannot see through: vmap, and grad of a codebook that is moved meanwhile."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not torch._C._functorch.is_functorch_wrapped_tensor(z):  # type: ignore[attr-defined]
+            raise
+        raise InputError(
+            f"quantizer: torch.func cannot transform this call ({error}); without vmap call it on the whole batch, "
+            "whose tokens do not see each other, and with .eval(), since in training the call may move the codebook"
+        ) from None
 
 
 def check_finite(tokens: Float[Tensor, "..."]) -> None:

@@ -31,13 +31,25 @@ class Quantized:
 
 
 class _StraightThrough(torch.autograd.Function):
+    """As torch.func wants it, so that grad, vjp, jvp and vmap pass through as well."""
+
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, z: Tensor, codes: Tensor) -> Tensor:
+    def forward(z: Tensor, codes: Tensor) -> Tensor:
         return codes.detach().clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        pass  # both derivatives are the identity in z, whatever z and the codes are
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         return grads[0], None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor | None:
+        return None if tangents[0] is None else tangents[0].clone()
 
 
 def straight_through(z: Float[Tensor, "*S"], codes: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:

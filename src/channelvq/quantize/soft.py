@@ -52,10 +52,8 @@ def soft_codes(
 class _SoftCodes(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, z: Tensor, table: Tensor, values: Tensor, tau: Tensor, weights: Tensor, by_distance: bool
+        z: Tensor, table: Tensor, values: Tensor, tau: Tensor, weights: Tensor, by_distance: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        ctx.save_for_backward(z, table, values, tau, weights)
-        ctx.by_distance = by_distance
         bias = _bias(table, by_distance)
         mixed, entropy = z.new_empty(len(z), values.shape[1]), z.new_empty(len(z))
         total = z.new_zeros(len(table))
@@ -66,6 +64,11 @@ class _SoftCodes(torch.autograd.Function):
             total.addmv_(p.T, weights[rows])
             entropy[rows] = -log_p.mul_(p).sum(1)
         return mixed, entropy, total
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        *tensors, ctx.by_distance = inputs
+        ctx.save_for_backward(*tensors)
 
     @staticmethod
     @once_differentiable

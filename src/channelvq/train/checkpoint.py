@@ -246,12 +246,21 @@ def load_checkpoint(accelerator: Accelerator, folder: Path, config: TrainConfig,
         schedules = read_settings(folder / "schedules.json")
         for name, scheduler in kept.schedulers.items():
             scheduler.load_state_dict(schedules[name] | {"lr_lambdas": [None] * len(scheduler.lr_lambdas)})
+            _set_rates(scheduler)
         for name, average in kept.averages.items():
             average.load_state_dict(read_weights(folder / f"average-{name}.safetensors"))
         set_random_states(read_weights(_random_file(accelerator, folder)))
     except FAULTS as error:
         raise _unusable(folder, f"does not fit or is damaged ({reason(error)})") from None
     return before["step"]
+
+
+def _set_rates(scheduler: LambdaLR) -> None:
+    """The rates of the schedule as it is now: those that were saved are of the one before, if `steps` was changed."""
+    factors = [factor(scheduler.last_epoch) for factor in scheduler.lr_lambdas]
+    scheduler._last_lr = [base * factor for base, factor in zip(scheduler.base_lrs, factors, strict=True)]
+    for group, rate in zip(scheduler.optimizer.param_groups, scheduler._last_lr, strict=True):
+        group["lr"] = rate
 
 
 def _random_file(accelerator: Accelerator, folder: Path) -> Path:

@@ -109,12 +109,12 @@ class Engine:
         """Run from the start or the newest checkpoint to `steps`; evaluate; write final/."""
         with only_writer(self.run_dir) if self.accelerator.is_main_process else nullcontext():
             self._prepare_folder()
-            launch.start_trackers(self.accelerator, self.resolved)
             return self._fit()
 
     def _fit(self) -> Figures | None:
         config = self.config
         start_step = self._start_step()
+        launch.start_trackers(self.accelerator, self.resolved, start_step)
         batches = self.task.batches(start_step, self.accelerator.process_index, self.accelerator.num_processes)
         figures = None
         main, sink = self.accelerator.is_main_process, self.accelerator.log
@@ -177,6 +177,7 @@ class Engine:
         parts = batch.to(self.accelerator.device).chunk(self.accumulation)
         if self.config.channels_last and batch.ndim == 4:
             parts = [part.contiguous(memory_format=torch.channels_last) for part in parts]
+        rate = float(next(iter(self.schedulers.values())).get_last_lr()[0])  # before the schedule moves on
         logged: Figures = {}
         with ExitStack() as surveyed:
             if len(parts) > 1:
@@ -184,8 +185,7 @@ class Engine:
                     surveyed.enter_context(self.task.survey(parts, step, self._first_part()))
             for name in self.optimizers:
                 logged |= self._update(name, parts, step, log)
-        logged["learning_rate"] = float(next(iter(self.schedulers.values())).get_last_lr()[0])
-        return logged
+        return logged | {"learning_rate": rate}
 
     def _first_part(self) -> int:
         return self.accelerator.process_index * self.accumulation

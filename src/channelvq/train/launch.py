@@ -128,10 +128,12 @@ def check_trackers(names: Sequence[str]) -> None:
             )
 
 
-def start_trackers(accelerator: Accelerator, resolved: Any) -> None:
-    """Begin a run in every tracker, with the recipe as its settings."""
+def start_trackers(accelerator: Accelerator, resolved: Any, start_step: int) -> None:
+    """Begin a run in every tracker, with the recipe as its settings; start_step: steps that it has done already."""
     if accelerator.log_with:
-        accelerator.init_trackers("channelvq", config=_flat(to_dict(resolved)))
+        # What a killed sitting had logged after its checkpoint is logged again: TensorBoard would show both.
+        options = {"tensorboard": {"purge_step": start_step + 1}}
+        accelerator.init_trackers("channelvq", config=_flat(to_dict(resolved)), init_kwargs=options)
 
 
 def stop_trackers(accelerator: Accelerator) -> None:

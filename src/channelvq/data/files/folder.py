@@ -16,7 +16,7 @@ from channelvq.config import STRICT
 from channelvq.data.files.checked import unreadable
 from channelvq.data.files.collection import Collection
 from channelvq.data.files.labels import read_labels
-from channelvq.data.files.listing import Entry, folder_entries, manifest_entries
+from channelvq.data.files.listing import Entries, Entry, folder_entries, manifest_entries
 from channelvq.data.options import ImageOptions, SplitOrAll
 from channelvq.data.split import Split
 from channelvq.images import load_image
@@ -36,7 +36,7 @@ class _FileSource(Collection):
         splits = np.array([entry.split_by(self.options.validation, self.options.test) for entry in entries])
         chosen = [entries[i] for i in self._chosen(len(entries), lambda split: splits == split)]
         bad = unreadable([entry.path for entry in chosen], name)
-        self._entries = [entry for entry in chosen if entry.path not in bad]
+        self._entries = Entries([entry for entry in chosen if entry.path not in bad])
         self.skipped = [bad[entry.path] for entry in chosen if entry.path in bad]
         self._report_skipped(len(self._entries), stacklevel=4)
 

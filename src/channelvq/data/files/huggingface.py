@@ -80,7 +80,7 @@ class HuggingFaceSource(Collection):
         splits = np.array([assign_split(self._key(row), *shares) for row in range(len(self._table))])
         chosen = self._chosen(len(self._table), lambda split: splits == split).tolist()
         bad = _bad_rows(self._table, f"{name}/{subset}/{rows}", self.image_column)
-        self._good = [row for row in chosen if row not in bad]
+        self._good = np.array([row for row in chosen if row not in bad], dtype=np.int64)  # no list: see listing.Entries
         self.skipped = [Skipped(Path(name, self._key(row)), bad[row]) for row in chosen if row in bad]
         self._report_skipped(len(self._good))
 
@@ -95,8 +95,9 @@ class HuggingFaceSource(Collection):
         return str(self._table._fingerprint)
 
     def _read(self, index: int) -> tuple[Image.Image, str, str]:
-        row = self._table[self._good[index]]
-        return load_image(_content(row[self.image_column])), self._caption(row), self._key(self._good[index])
+        number = int(self._good[index])
+        row = self._table[number]
+        return load_image(_content(row[self.image_column])), self._caption(row), self._key(number)
 
     def _caption(self, row: dict[str, Any]) -> str:
         caption = row[self.caption_column] if self.caption_column is not None else None

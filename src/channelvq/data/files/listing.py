@@ -1,12 +1,15 @@
 """Which images a folder or a manifest names, and their captions: read before any image is."""
 
 import csv
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args, overload
+
+import numpy as np
 
 from channelvq.data.split import Split, assign_split
 from channelvq.errors import InputError
@@ -46,6 +49,33 @@ class Entry:
         return [stamp(self.path), *([stamp(self.path.with_suffix(".txt"))] if self.text is None else [])]
 
 
+class Entries(Sequence[Entry]):
+    """Entries in two arrays, however many they are; each is made when it is asked for.
+
+    Workers are forks: a list of 300,000 objects, whose counts of references change when they are read, would be copied
+    into the memory of each of them page by page.
+    """
+
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        rows = [json.dumps([str(e.path), e.key, e.text, e.split]).encode() for e in entries]
+        self._ends = np.cumsum([0, *map(len, rows)])
+        self._bytes = np.frombuffer(b"".join(rows), np.uint8)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> Entry: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Entry]: ...
+    def __getitem__(self, index: int | slice) -> Entry | list[Entry]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        i = range(len(self))[index]
+        path, *rest = json.loads(self._bytes[self._ends[i] : self._ends[i + 1]].tobytes())
+        return Entry(Path(path), *rest)
+
+
 def stamp(file: Path | int) -> Stamp | None:
     """Size and time of change of a file, by its path or as it was opened; None where there is none."""
     try:
@@ -66,6 +96,9 @@ def folder_entries(root: str | Path) -> list[Entry]:
 def manifest_entries(path: str | Path) -> list[Entry]:
     """The images that a .jsonl or .csv file lists, in its order; InputError with the line of what cannot be used."""
     path = Path(path)
+    if not path.exists() or path.is_dir():
+        what = "no such file" if not path.exists() else "it is a folder, which the kind 'folder' reads"
+        raise InputError(f"manifest {str(path)!r}: {what}; expected a .jsonl or .csv file that lists images")
     rows = {".jsonl": _jsonl_rows, ".csv": _csv_rows}.get(path.suffix.lower())
     if rows is None:
         raise InputError(f"manifest {str(path)!r}: expected a .jsonl or .csv file")

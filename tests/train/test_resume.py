@@ -1,0 +1,83 @@
+"""What a run shows and learns by after it was stopped and went on: curves, rates, and the schedule's new length."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tests.train.test_engine import StopAt, fit, recipe
+
+from channelvq.data.source import Sample
+from channelvq.data.stream import training_batches
+from channelvq.train.engine import Engine, read_metrics, schedule
+from channelvq.train.tokenizer_task import TokenizerRecipe, TokenizerTask
+
+RATE = 1e-3
+
+
+def with_rate(folder: Path, *overrides: str) -> TokenizerRecipe:
+    return recipe(folder, f"train.learning_rate={RATE}", "train.warmup_steps=2", *overrides)
+
+
+class Rates(TokenizerTask):
+    """Notes the rate of the first optimizer at every update."""
+
+    def __init__(self, config: TokenizerRecipe) -> None:
+        super().__init__(config)
+        self.seen: list[float] = []
+        optimizer = next(iter(self.optimizers.values()))
+        optimizer.register_step_pre_hook(lambda *_: self.seen.append(optimizer.param_groups[0]["lr"]))
+
+
+def test_the_logged_rate_is_that_of_the_step(tmp_path: Path) -> None:
+    config = with_rate(tmp_path, "train.steps=5")
+    task = Rates(config)
+    Engine(task, config.train, config).fit()
+    logged = [line["learning_rate"] for line in read_metrics(tmp_path) if line["kind"] == "train"]
+    assert logged == pytest.approx([RATE * schedule(config.train, step) for step in range(5)], rel=1e-5)
+    assert logged == pytest.approx(task.seen, rel=1e-5)
+
+
+def test_the_first_update_after_more_steps_follows_the_new_schedule(tmp_path: Path) -> None:
+    fit(with_rate(tmp_path, "train.steps=4"))
+    longer = with_rate(tmp_path, "train.steps=8", "train.resume=true")
+    task = Rates(longer)
+    Engine(task, longer.train, longer).fit()
+    assert task.seen == pytest.approx([RATE * schedule(longer.train, step) for step in range(4, 8)])
+
+
+def test_curves_do_not_overlap_after_a_resume(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = with_rate(tmp_path, "train.steps=6", "train.checkpoint_every=2", "train.trackers=[tensorboard]")
+    task = StopAt(config)
+    task.at = 3  # of step 3 there are figures, and no checkpoint
+    with pytest.raises(KeyboardInterrupt):
+        Engine(task, config.train, config).fit()
+    fit(replace(config, train=replace(config.train, resume=True)))
+    (folder,) = (tmp_path / "trackers").iterdir()
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    assert [event.step for event in events.Scalars("train/pixel")] == [1, 2, 3, 4, 5, 6]
+
+
+class Gray:
+    """Endless gray."""
+
+    seed = 0
+
+    def __getitem__(self, position: int) -> Sample:
+        return Sample(torch.zeros(3, 1, 1, dtype=torch.uint8), "", str(position))
+
+
+def test_the_batches_of_a_long_training_are_not_held() -> None:
+    import tracemalloc
+
+    tracemalloc.start()
+    try:
+        batches = training_batches(Gray(), 4, 0, 300_000)
+        assert next(batches).shape == (4, 3, 1, 1)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
