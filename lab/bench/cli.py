@@ -1,7 +1,7 @@
 """`python -m lab bench`: speed as ratios, measured in one run on this machine."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -161,6 +161,7 @@ def bench_serve(
     rich.print(shown(run(model, clients or [1, 8, 50], seconds, json_file)).terminal())
 
 
+<<<<<<< HEAD
 @bench_app.command("fuzz")
 def bench_fuzz(
     inputs: Annotated[int, typer.Option(min=1, help="Of each kind.")] = 10_000,
@@ -173,3 +174,24 @@ def bench_fuzz(
 
     check_outputs([json_file])
     rich.print(shown(run(inputs, json_file)).terminal())
+=======
+@bench_app.command("gpu")
+def bench_gpu(
+    device: Annotated[Literal["cuda", "cpu"], typer.Option(help="cpu: with --tiny, to see that it runs.")] = "cuda",
+    tiny: Annotated[bool, typer.Option("--tiny", help="Sizes of no meaning that take seconds.")] = False,
+    peak: Annotated[float, typer.Option(min=1e-6, help="TFLOP/s of the GPU in bfloat16 (989: H100, H200).")] = 989,
+    limit: Annotated[float, typer.Option(min=1, help="Seconds of everything.")] = 480,
+    json_file: JsonOption = None,
+) -> None:
+    """Lookup, steps of training, sampling and equality of ids on one GPU; a part that fails stops no other."""
+    import rich
+
+    from lab.bench.gpu import failed, run, shown
+
+    check_outputs([json_file])
+    result = run(device, peak, limit, json_file, tiny=tiny)
+    rich.print(shown(result).terminal())
+    if names := failed(result):
+        typer.echo(f"failed: {', '.join(names)}", err=True)
+        raise typer.Exit(1)
+>>>>>>> 1243ee8d208dea5ebd553e3148abae7a365e985d

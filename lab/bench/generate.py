@@ -36,13 +36,13 @@ FLOOR = "reading the weights"
 PREVIEW = 8  # channels
 
 
-def fresh(codes: int, tokens: int, axis: Axis = "channel") -> CAR:
-    """The small backbone with fresh weights over a fresh 64 px tokenizer; along patches there are always 64 tokens."""
+def fresh(codes: int, tokens: int, axis: Axis = "channel", config: CARConfig = CARConfig()) -> CAR:  # noqa: B008
+    """The small backbone, or another, over a 64 px tokenizer, all fresh; along patches there are always 64 tokens."""
     small = load_recipe(f"small/axis-{axis}", (), of=TokenizerRecipe).model
     quantizer = PlainConfig(codebook_size=codes, start="uniform")
     channels = tokens if axis == "channel" else small.latent_channels
     tokenizer = CVQTokenizer(replace(small, latent_channels=channels, quantizer=quantizer)).eval()
-    return CAR(CARConfig(), tokenizer, TextTokenizer(train_bpe([PROMPT], 512))).eval()
+    return CAR(config, tokenizer, TextTokenizer(train_bpe([PROMPT], 512))).eval()
 
 
 def weight_bytes(model: CAR) -> int:
@@ -52,10 +52,11 @@ def weight_bytes(model: CAR) -> int:
     return sum(p.numel() * p.element_size() for p in read)
 
 
-def _stock(stock: PreTrainedModel, layout: ExportLayout, model: CAR, rows: int) -> Callable[[], object]:
-    text = model.text.encode([PROMPT] * rows, model.config.max_text_tokens)
+def stock_method(stock: PreTrainedModel, layout: ExportLayout, model: CAR, rows: int) -> Callable[[], object]:
+    """Transformers' `generate` of an exported model, for so many images."""
+    text = model.text.encode([PROMPT] * rows, model.config.max_text_tokens).to(model.device)
     used = int(text.mask.sum(1).max())
-    marker = torch.full((rows, 1), layout.marker_id)
+    marker = torch.full((rows, 1), layout.marker_id, device=model.device)
     ids = torch.cat([text.ids[:, -used:], marker], dim=1)
     mask = torch.ones_like(ids)
     return torch.no_grad()(partial(stock.generate, ids, attention_mask=mask))  # type: ignore[arg-type]
@@ -73,7 +74,7 @@ def measure(codes: int, tokens: int, rows: int, rounds: int) -> list[dict[str, A
     prompts = [PROMPT] * rows
     ours = partial(model.generate, prompts, guidance_scale=1.0)
     methods: dict[str, Callable[[], object]] = {
-        PEER: _stock(*stock_model(model), model, rows),
+        PEER: stock_method(*stock_model(model), model, rows),
         "channelvq": ours,
         "channelvq, exact=False": partial(ours, exact=False),
         "channelvq, compiled": partial(ours, exact=False, compiled=True),

@@ -79,7 +79,7 @@ def _expanded(codebook: Tensor) -> Lookup:
 def _vector_quantize_pytorch(codebook: Tensor) -> Lookup:
     from vector_quantize_pytorch import VectorQuantize
 
-    module = VectorQuantize(dim=codebook.shape[1], codebook_size=len(codebook)).eval()
+    module = VectorQuantize(dim=codebook.shape[1], codebook_size=len(codebook)).eval().to(codebook.device)
     module._codebook.embed.data.copy_(codebook[None])
     return lambda z: module(z[None])[1][0]
 
@@ -121,8 +121,8 @@ def _protocol(rounds: int) -> dict[str, Any]:
 
 def _measure(case: Case, rounds: int) -> list[dict[str, Any]]:
     vectors, codebook = case.make()
-    built = {FLOOR: _floor(vectors, codebook)} | {n: f for n in METHODS if (f := _build(n, codebook)) is not None}
-    truth = _in_float64(vectors[:CHECKED], codebook)
+    built = {FLOOR: floor(vectors, codebook)} | {n: f for n in METHODS if (f := built_method(n, codebook)) is not None}
+    truth = in_float64(vectors[:CHECKED], codebook)
     agreement = {n: float((f(vectors)[:CHECKED] == truth).float().mean()) for n, f in built.items() if n != FLOOR}
     times = interleaved({name: partial(lookup, vectors) for name, lookup in built.items()}, rounds)
     facts = {"codes": len(codebook), "dim": codebook.shape[1], "rows": len(vectors),
@@ -139,7 +139,8 @@ def _measure(case: Case, rounds: int) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _build(name: str, codebook: Tensor) -> Lookup | None:
+def built_method(name: str, codebook: Tensor) -> Lookup | None:
+    """A lookup of METHODS on a codebook; None where its package is not installed, which is said."""
     try:
         return METHODS[name](codebook)
     except ImportError as error:
@@ -147,10 +148,12 @@ def _build(name: str, codebook: Tensor) -> Lookup | None:
         return None
 
 
-def _floor(vectors: Tensor, codebook: Tensor) -> Lookup:
+def floor(vectors: Tensor, codebook: Tensor) -> Lookup:
+    """The float32 product alone, at the fastest of TILINGS on these numbers."""
+
     def product(tiling: tuple[int, int]) -> Lookup:
         n, m = min(tiling[0], len(codebook)), min(tiling[1], len(vectors))
-        out = torch.empty(n, m)
+        out = torch.empty(n, m, device=codebook.device)
 
         def multiply(z: Tensor) -> Tensor:
             for i in range(0, len(codebook) // n * n, n):
@@ -164,9 +167,15 @@ def _floor(vectors: Tensor, codebook: Tensor) -> Lookup:
     return min(tried, key=lambda lookup: min(seconds(partial(lookup, vectors)) for _ in range(3)))
 
 
-def _in_float64(vectors: Tensor, codebook: Tensor) -> Int64[Tensor, " M"]:
+def in_float64(vectors: Float[Tensor, "M D"], codebook: Float[Tensor, "N D"]) -> Int64[Tensor, " M"]:
+    """The nearest codewords by float64, the lowest index of a tie."""
     e = codebook.double()
-    return torch.cat([(e.square().sum(1) - 2 * z.double() @ e.T).argmin(1) for z in vectors.split(32)])
+    parts = []
+    for z in vectors.split(32):
+        scores = e.square().sum(1) - 2 * z.double() @ e.T
+        # On a GPU argmin takes any of several minima.
+        parts.append((scores == scores.amin(1, keepdim=True)).to(torch.uint8).argmax(1))
+    return torch.cat(parts)
 
 
 def peak(name: str, case: Case) -> float:

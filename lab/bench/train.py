@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, UInt8
@@ -91,7 +91,7 @@ def _share(recipe: TokenizerRecipe, rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         engine, batch = build(recipe, Path(folder))
         assert isinstance(engine.task, TokenizerTask)
-        latents = _spread_codewords(engine.task.tokenizer, batch)
+        latents = spread_codewords(engine.task.tokenizer, batch)
         steps, parts = _in_turns((engine.step, quantizer_alone(engine.task.tokenizer, latents)), batch, rounds)
     return {"case": "quantizer of paper/cvq-16k-256", "batch": len(batch),
             "milliseconds": 1000 * statistics.median(steps), "quantizer_milliseconds": 1000 * statistics.median(parts),
@@ -123,9 +123,11 @@ def started(recipe: TokenizerRecipe) -> TokenizerTask:
     return task
 
 
-def build(recipe: TokenizerRecipe, folder: Path) -> tuple[Engine, UInt8[Tensor, "B 3 H W"]]:
+def build(
+    recipe: TokenizerRecipe, folder: Path, device: Literal["cpu", "cuda"] = "cpu"
+) -> tuple[Engine, UInt8[Tensor, "B 3 H W"]]:
     """An engine that is ready for its first step, and a batch."""
-    recipe = replace(recipe, train=replace(recipe.train, output_dir=str(folder), device="cpu"))
+    recipe = replace(recipe, train=replace(recipe.train, output_dir=str(folder), device=device))
     task = started(recipe)
     return Engine(task, recipe.train, recipe), next(task.batches(0, 0, 1))
 
@@ -187,11 +189,12 @@ def _judge(task: TokenizerTask, loss: Tensor, x_hat: Tensor, keep: Tensor, numbe
 
 
 @torch.no_grad()
-def _spread_codewords(tokenizer: CVQTokenizer, batch: Tensor) -> Float[Tensor, "B C h w"]:
+def spread_codewords(tokenizer: CVQTokenizer, batch: Tensor) -> Float[Tensor, "B C h w"]:
     """Codewords of the size of the latents, which are returned: a start from data would take longer than the bench."""
-    latents = tokenizer.encoder(batch.float() / 127.5 - 1).float()
+    latents = tokenizer.encoder(batch.to(tokenizer.device).float() / 127.5 - 1).float()
     for weight in tokenizer.quantizer.parameters():
-        weight.normal_(float(latents.mean()), float(latents.std()), generator=torch.Generator().manual_seed(0))
+        numbers = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+        weight.copy_(numbers * float(latents.std()) + float(latents.mean()))
     return latents
 
 

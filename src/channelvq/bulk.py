@@ -16,7 +16,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 from jaxtyping import UInt8
@@ -39,8 +41,10 @@ from channelvq.data.files.token_shards import (
 )
 from channelvq.errors import InputError
 from channelvq.images import Skipped, normalize, resize_crop, to_tensor
+from channelvq.on_ray import outcomes
 from channelvq.tokenizer import CVQTokenizer
 
+Engine = Literal["local", "ray"]
 BATCH = 64  # images in memory at a time, and as many again that are being decoded
 
 
@@ -71,20 +75,22 @@ def tokenize_shards(
     *,
     caption_field: str = "caption",
     device: str = "cpu",
-    workers: int = 1,
+    engine: Engine = "local",
+    workers: int | None = None,
     say: Callable[[str], None] | None = None,
 ) -> TokenManifest:
     """Tokenize the images of tar shards into token shards in `folder`; only what is not there yet.
 
     shards: as for `find_shards`, or what that gave. tokenizer, device: as for `CVQTokenizer.from_pretrained`. Pictures
-    are cropped to the centred square. caption_field: of .json members. workers: processes, each with its own tokenizer
-    and its share of the threads. say: is told of each shard that is done, in a line. No other process may write to
-    `folder` meanwhile (`files.only_writer`).
+    are cropped to the centred square. caption_field: of .json members. engine: local, processes of this machine, each
+    with its own tokenizer and its share of the threads; ray, those of a cluster (`on_ray.outcomes`), a thread each.
+    workers: how many; None: 1, by Ray as many as there are processors, or GPUs where `device` is one. say: is told of
+    each shard that is done, in a line. No other process may write to `folder` meanwhile (`files.only_writer`).
     Members that cannot be used are left out, and listed in the manifest with their reasons. Raises InputError where
     the folder holds tokens of another tokenizer, or of other tars by these names; and, once all other tars are done,
     for those that are cut off or no tar.
     """
-    if workers < 1:
+    if workers is not None and workers < 1:
         raise InputError(f"workers: expected at least 1, got {workers}")
     paths, folder = list(shards) if not isinstance(shards, (str, Path)) else find_shards(shards), Path(folder)
     by_name = _named(paths)
@@ -95,7 +101,11 @@ def tokenize_shards(
     todo = [by_name[name] for name in manifest.pending if name in by_name]
     failed: list[InputError] = []
     begin, made = time.monotonic(), 0
-    for done in _local(job, model, todo, min(workers, len(todo))):
+    if engine == "ray":
+        each = outcomes(partial(_on_ray, job), todo, at_once=workers, gpu=model.device.type == "cuda") if todo else ()
+    else:
+        each = _local(job, model, todo, min(workers or 1, len(todo)))
+    for done in each:
         if isinstance(done, InputError):
             failed.append(done)
             continue
@@ -222,9 +232,9 @@ def _decoded(
                 yield torch.stack(images), list(texts), list(names)
 
 
-# Processes of this machine
+# Processes
 
-_worker: dict[str, CVQTokenizer] = {}  # of a process of the pool
+_worker: dict[str, CVQTokenizer] = {}  # of such a process, by its digest
 
 
 def _local(job: Job, model: CVQTokenizer, paths: Sequence[Path], workers: int) -> Iterator[TokenShard | InputError]:
@@ -251,10 +261,13 @@ def _local(job: Job, model: CVQTokenizer, paths: Sequence[Path], workers: int) -
 def _begin_worker(job: Job, threads: int) -> None:
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # without a traceback of each
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    _load(job, threads)
+
+
+def _load(job: Job, threads: int) -> None:
     torch.set_num_threads(threads)
     model = CVQTokenizer.from_pretrained(job.tokenizer, device=job.device)
-    if tokenizer_digest(model) == job.digest:
-        _worker["model"] = model
+    _worker[tokenizer_digest(model)] = model
 
 
 def _end_with_parent() -> None:
@@ -265,9 +278,18 @@ def _end_with_parent() -> None:
 
 
 def _in_worker(job: Job, path: Path) -> TokenShard | InputError:
-    if "model" not in _worker:
+    if job.digest not in _worker:
         return InputError(f"tokenizer {job.tokenizer!r} has changed since the command began; give it again")
-    return _outcome(job, _worker["model"], path)
+    return _outcome(job, _worker[job.digest], path)
+
+
+def _on_ray(job: Job, path: Path) -> TokenShard | InputError:
+    try:
+        if job.digest not in _worker:  # Ray keeps its processes for the next task
+            _load(job, threads=1)
+    except InputError as error:  # a machine that does not see the tokenizer
+        return error
+    return _in_worker(job, path)
 
 
 def _outcome(job: Job, model: CVQTokenizer, path: Path) -> TokenShard | InputError:

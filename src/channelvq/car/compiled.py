@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -39,7 +39,11 @@ class CompiledStep:
         self.have += 1
         positions = self.mask[:, : self.have].sum(1, keepdim=True) - 1
         with _freezing() if inputs.device.type == "cpu" else nullcontext():
-            return self.step(inputs, self.seen, positions, self.cache, table)
+            return self.run(inputs, positions, table)
+
+    def run(self, inputs: Tensor, positions: Int64[Tensor, "R 1"], table: Tensor) -> Float[Tensor, "R N"]:
+        """The compiled function; apart, so that all that it reads beside its arguments stays where it is in memory."""
+        return self.step(inputs, self.seen, positions, self.cache, table)
 
 
 @lru_cache(maxsize=1)

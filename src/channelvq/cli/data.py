@@ -60,9 +60,14 @@ def data_tokenize(
     output: OutputOption,
     tokenizer: TokenizerOption = "bundled",
     engine: Annotated[
-        Literal["local"], typer.Option(help="Where the work is done: processes of this machine.")
+        Literal["local", "ray"],
+        typer.Option(
+            help="local: processes of this machine. ray: of the cluster that RAY_ADDRESS names, or of one here."
+        ),
     ] = "local",
-    workers: Annotated[int, typer.Option(min=1, help="Processes, each with a share of the threads.")] = 1,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes; default: 1, with ray as many as it has processors or GPUs.")
+    ] = None,
     caption_field: Annotated[str, typer.Option(help="Of .json members.")] = "caption",
     device: DeviceOption = "auto",
     overwrite: OverwriteOption = False,
@@ -73,8 +78,8 @@ def data_tokenize(
     paths = find_shards(shards)
     outputs(folder=output, inputs=(*{path.parent for path in paths}, tokenizer), own=("manifest.json",),
             overwrite=overwrite)  # fmt: skip
-    done = tokenize_shards(paths, output, tokenizer, caption_field=caption_field, device=device, workers=workers,
-                           say=lambda line: typer.echo(printable(line), err=True))  # fmt: skip
+    done = tokenize_shards(paths, output, tokenizer, caption_field=caption_field, device=device, engine=engine,
+                           workers=workers, say=lambda line: typer.echo(printable(line), err=True))  # fmt: skip
     skipped = [reason for shard in done.shards for _, reason in shard.skipped]
     for reason in skipped[:SHOWN]:
         typer.echo(printable(f"skipped {reason}"), err=True)
