@@ -161,7 +161,6 @@ def bench_serve(
     rich.print(shown(run(model, clients or [1, 8, 50], seconds, json_file)).terminal())
 
 
-<<<<<<< HEAD
 @bench_app.command("fuzz")
 def bench_fuzz(
     inputs: Annotated[int, typer.Option(min=1, help="Of each kind.")] = 10_000,
@@ -174,7 +173,8 @@ def bench_fuzz(
 
     check_outputs([json_file])
     rich.print(shown(run(inputs, json_file)).terminal())
-=======
+
+
 @bench_app.command("gpu")
 def bench_gpu(
     device: Annotated[Literal["cuda", "cpu"], typer.Option(help="cpu: with --tiny, to see that it runs.")] = "cuda",
@@ -194,4 +194,3 @@ def bench_gpu(
     if names := failed(result):
         typer.echo(f"failed: {', '.join(names)}", err=True)
         raise typer.Exit(1)
->>>>>>> 1243ee8d208dea5ebd553e3148abae7a365e985d
