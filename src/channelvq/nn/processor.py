@@ -27,6 +27,11 @@ def bfloat16_speedup() -> float:
         return _seconds(torch.float32) / _seconds(torch.bfloat16)
 
 
+def has_bfloat16_tiles() -> bool:
+    """Whether the CPU multiplies bfloat16 in tiles (AMX): as it is no trial, a run that goes on has the same answer."""
+    return bool(torch.cpu._is_amx_tile_supported())
+
+
 @torch.no_grad()
 def _seconds(dtype: torch.dtype) -> float:
     """Of the fastest of a few products."""

@@ -1,11 +1,15 @@
 """Muon for hidden matrices with AdamW for the rest, as one optimizer: a model has one backward pass a step."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import AdamW, Muon, Optimizer
+from torch.overrides import TorchFunctionMode
+
+from channelvq.nn.processor import has_bfloat16_tiles
 
 
 class MuonWithAdamW(Optimizer):
@@ -45,10 +49,21 @@ class MuonWithAdamW(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._adamw.step()
-        self._muon.step()
+        slow = self.param_groups[-1]["params"][0].device.type == "cpu" and not has_bfloat16_tiles()
+        with _InFloat32() if slow else nullcontext():
+            self._muon.step()
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As of any optimizer."""
         super().load_state_dict(state_dict)
         self._share()
+
+
+class _InFloat32(TorchFunctionMode):
+    # Torch's Muon makes a gradient orthogonal in bfloat16 and has no setting for it. A processor without tiles for it
+    # spends more time on that than on the whole forward and backward pass of a small model.
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.bfloat16:
+            return args[0].float().clone()  # it is written over
+        return func(*args, **(kwargs or {}))
