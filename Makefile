@@ -7,19 +7,21 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PEERS  := .venv-peers
 OLDEST := .venv-oldest
+# Tests side by side, one file of tests in one process; each process takes a core and up to 3 GB.
+WORKERS ?= 2
 
 .PHONY: demo test check docs fuzz format peers oldest clean
 demo: $(STAMP)
 	$(BIN)/cvq demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 check: $(STAMP)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 # The documentation as a site, in build/site; a warning is an error.
 docs: $(STAMP)

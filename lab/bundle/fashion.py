@@ -7,6 +7,7 @@ from typing import Any
 from channelvq.car.model import CAR
 from channelvq.evaluate.reconstruction import evaluate_reconstruction
 from channelvq.evaluate.results import make_record
+from channelvq.evaluate.tables import TextTable
 from channelvq.files import replaced_folder
 from channelvq.pictures import restored
 from channelvq.report.token_sets import parameters
@@ -16,6 +17,7 @@ from lab.bundle.tokenizer import credits_of, finished_run, shrink, trained_by, w
 from lab.clothes import Judge, pictures
 from lab.store import DEFAULT_STORE
 from lab.studies.fashion import IMAGES, judged_protocol, judged_samples
+from lab.study import Tables
 
 RECIPE = "small/fashion-car"
 LARGE = 2**13  # numbers of a matrix that is stored as bytes: those of a small model are small
@@ -60,6 +62,24 @@ def model_card(result: dict[str, Any], recipe: CARRecipe) -> str:
         accuracy=drawn["accuracy"], frechet=drawn["frechet"], back=back["accuracy"], back_frechet=back["frechet"],
         works=credits_of(works_of(recipe.data)),
     )  # fmt: skip
+
+
+def judged(result: dict[str, Any]) -> TextTable:
+    """Real, restored and drawn pictures, by the classifier."""
+    record, real = result["records"][0], result["protocol"]["judge"]["real"]
+    sets = {"real": (real, ""), "restored from 16 tokens": (record["judged"], ""),
+            **{f"drawn, guidance {scale}": (set_, "chosen" if float(scale) == record["scale"] else "")
+               for scale, set_ in record["by_scale"].items()}}  # fmt: skip
+    rows = [
+        [name, f"{s['accuracy']:.3f}", f"{s['frechet']:.1f}", f"{s['precision']:.2f}", f"{s['recall']:.2f}", note]
+        for name, (s, note) in sets.items()
+    ]
+    judge, n = result["protocol"]["judge"], result["protocol"]["n"]
+    note = f"{n:,} pictures each; the classifier is right on {judge['accuracy']:.1%} of all 10,000 real test pictures."
+    return TextTable(("pictures", "accuracy", "Frechet distance", "precision", "recall", ""), rows, note=note)
+
+
+TABLES: Tables = {"bundled-fashion": ("bundled-fashion.json", judged)}
 
 
 CARD = """---
