@@ -4,6 +4,7 @@ import json
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,11 @@ from PIL import Image
 
 import channelvq.train.run
 from channelvq import CVQTokenizer
+from channelvq.cli import evaluate
+from channelvq.data.build import DataConfig
+from channelvq.data.drawn.waves import WaveConfig
 from channelvq.errors import InputError
-from channelvq.evaluate import plots, reconstruction
+from channelvq.evaluate import held_out, plots, predictability, reconstruction
 from channelvq.nn.conv import ConvConfig
 from channelvq.quantize.codebook import PlainConfig
 from channelvq.tokenizer import CVQConfig
@@ -169,6 +173,21 @@ def test_a_warning_is_one_plain_line(cvq: Cvq, here: Path, monkeypatch: pytest.M
     monkeypatch.setattr(channelvq.train.run, "train", warn)
     assert cvq("train", "small/smoke") == (0, "", "warning: the codebook fails\n")
     assert warnings.showwarning is shown
+
+
+def test_nats_of_a_held_out_set_and_of_nothing_else(cvq: Cvq, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHANNELVQ_CACHE", str(here / "cache"))
+    monkeypatch.setitem(held_out.KINDS, "scenes", DataConfig(sources={"waves": WaveConfig()}))
+    monkeypatch.setattr(evaluate, "NATS_IMAGES", 256)
+    monkeypatch.setattr(predictability, "predictability", partial(predictability.predictability, steps=2))
+    words = ("evaluate", "reconstruction", "a")
+    code, stdout, stderr = cvq(*words, "scenes", "--max-images", 8, "--nats", "--json", "f.json")
+    assert code == 0, stderr
+    assert "nats a token by a small model" in stdout
+    found = json.loads((here / "f.json").read_text())["records"][0]["predictability"]
+    assert (found["images"], found["train_images"], found["tokens"], found["steps"]) == (8, 256, 6, 2)
+    code, _, stderr = cvq(*words, "pictures", "--nats")
+    assert (code, "a held-out set" in " ".join(stderr.split())) == (2, True)
 
 
 def test_images_of_an_earlier_call_are_named_and_kept(cvq: Cvq, here: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from channelvq.car.settings import SamplingSettings
-from channelvq.cli.inputs import measured
+from channelvq.cli.inputs import measured, training_data
 from channelvq.cli.options import (
     MODEL_HELP,
     DataArgument,
@@ -32,6 +32,7 @@ from channelvq.terminal import progress_bar
 
 evaluate_app = typer.Typer(add_completion=False, no_args_is_help=True, help="Measure a model on held-out data.")
 DRAWN = ("[0-9]*", "*.png", "*.jpg")  # what the official scorers call images and their folders
+NATS_IMAGES = 8192  # that the predictor learns from
 BASELINE_IMAGES = 256  # JPEG and WebP are searched for each image and budget
 FeaturesOption = Annotated[
     str,
@@ -59,6 +60,9 @@ def evaluate_reconstruction(
     max_images: MaxImagesOption = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images in work at a time; no figure depends on it.")] = 64,
     features: FeaturesOption = "auto",
+    nats: Annotated[
+        bool, typer.Option("--nats", help="Also how well a small model predicts the tokens: minutes.")
+    ] = False,
     per_image: Annotated[bool, typer.Option(help="Keep the values of each image in the JSON file.")] = True,
     pca: PcaOption = None,
     device: DeviceOption = "auto",
@@ -78,6 +82,7 @@ def evaluate_reconstruction(
     measures = choose_measures(tok.image_size, features, tok.device)
     how |= measures.protocol(len(images))
     baseline = _load_pca(pca, tok.image_size) if plot else None
+    sources = training_data(tok, data) if nats else None
     began = time.perf_counter()
     report = run(tok, images, batch_size=batch_size, measures=measures)
     seconds = time.perf_counter() - began
@@ -87,6 +92,8 @@ def evaluate_reconstruction(
     record["machine"] = machine()
     if target_psnr is not None:
         record["target_psnr"] = _target(report, target_psnr)
+    if sources is not None:
+        record["predictability"] = _predictability(tok, sources, images)
     if per_image:
         record["per_image"] = report.per_image()
     if markdown:
@@ -98,6 +105,23 @@ def evaluate_reconstruction(
         record["baselines"] = _plot(plot, report, images, *(baseline or (None, None)))
         if json_file:
             write_json(json_file, result)
+
+
+def _predictability(tok: Any, sources: Any, images: Any) -> dict[str, Any]:
+    """The nats of the fixed predictor, on the terminal and as data."""
+    from channelvq.evaluate.predictability import predictability
+    from channelvq.images import normalize
+    from channelvq.train.car_task import token_set
+
+    train = token_set(sources, tok, "train", NATS_IMAGES).ids
+    with _progress("predicting") as progress:
+        found = predictability(tok, train, tok.tokenize(normalize(images)).cpu(), progress=progress)
+    (low, high), image = found.nats_interval, found.nats * found.tokens
+    typer.echo(
+        f"nats a token by a small model: {found.nats:.3f} ({low:.3f} to {high:.3f}), {image:.1f} an image; by counts "
+        f"alone {found.nats_counts:.3f}"
+    )
+    return found.to_dict()
 
 
 def _target(report: Any, psnr: float) -> dict[str, Any]:

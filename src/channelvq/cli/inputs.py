@@ -74,6 +74,23 @@ def measured(
     return tok, images, protocol(images, data=data, tokenizer=tok, **how)
 
 
+def training_data(tokenizer: Any, data: str | None) -> Any:
+    """The sources whose train split goes with the measured images: of a held-out set, or of the tokenizer's run.
+
+    Raises InputError for a folder, of which nobody knows.
+    """
+    from channelvq.evaluate.held_out import KINDS, OTHERS
+
+    recipe = _own_recipe(tokenizer) if data is None else None
+    sources = recipe.data if recipe is not None else {**KINDS, **OTHERS}.get(data or "")
+    if sources is None:
+        raise InputError(
+            f"--nats: what goes with the images of {data} for training is not known; give a held-out set "
+            "(emoji, photos, scenes), or --split test of a run"
+        )
+    return sources
+
+
 def _own_split(tok: Any, split: Split | None, max_images: int | None) -> tuple[Any, dict[str, Any]]:
     """Images of a split of a trained tokenizer's own data, and their protocol; InputError where that is not known."""
     from channelvq.config import to_dict
