@@ -194,3 +194,18 @@ def bench_gpu(
     if names := failed(result):
         typer.echo(f"failed: {', '.join(names)}", err=True)
         raise typer.Exit(1)
+
+
+@bench_app.command("kills")
+def bench_kills(
+    kills: Annotated[int, typer.Option(min=1, help="In all.")] = 200,
+    command: Annotated[list[str] | None, typer.Option(help="Only these, as in the table.")] = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Every command that writes, killed and given again: equal to an uninterrupted call, and nothing left over."""
+    import rich
+
+    from lab.bench.kills import run, shown
+
+    check_outputs([json_file])
+    rich.print(shown(run(kills, json_file, command)).terminal())

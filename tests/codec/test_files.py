@@ -1,5 +1,6 @@
 import io
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -246,3 +247,11 @@ def test_of_10_000_random_files_none_passes_as_a_header() -> None:
         before = (b"", b"CVQ\1", b"CVQ\1\0" + bytes(6), b"CVQ\1\x11" + bytes(6))[i % 4]
         with pytest.raises(InputError):
             read_header(before + rng.bytes(int(rng.integers(0, 200))))
+
+
+def test_a_tokenizer_of_few_tokens_has_chunks_of_as_many(tiny_tokenizer: Path) -> None:
+    few = CVQTokenizer.from_pretrained(tiny_tokenizer)
+    ids = torch.arange(8)[None]
+    file = compress_ids(ids, few)[0]
+    assert read_header(file)[0].chunk_tokens == few.num_tokens == 8
+    assert decompress_ids([file], few)[0].ids == tuple(range(8))

@@ -113,7 +113,7 @@ def changed(tokenizer: CVQTokenizer, ids: Sequence[int], number: int, code: int 
 
 def file_of(tokenizer: CVQTokenizer, of: Tokenized, length: int) -> bytes:
     """The .cvq file of the first tokens."""
-    return compress_ids(torch.tensor([of.ids[:length]]), tokenizer, chunk_tokens=min(16, tokenizer.num_tokens))[0]
+    return compress_ids(torch.tensor([of.ids[:length]]), tokenizer)[0]
 
 
 def on_grey(differences: Float[Tensor, "B 3 h w"]) -> list[Image.Image]:

@@ -40,7 +40,7 @@ def compress(
     car: CAR | CARScores | None = None,
     captions: Sequence[str] | None = None,
     store_captions: bool = True,
-    chunk_tokens: int = CHUNK_TOKENS,
+    chunk_tokens: int | None = None,
 ) -> list[bytes]:
     """A .cvq file for each image; images: all that `CVQTokenizer.tokenize` takes, of the tokenizer's home size or
     cropped to it.
@@ -86,7 +86,7 @@ def compress_ids(
     car: CAR | CARScores | None = None,
     captions: Sequence[str] | None = None,
     store_captions: bool = True,
-    chunk_tokens: int = CHUNK_TOKENS,
+    chunk_tokens: int | None = None,
 ) -> list[bytes]:
     """A .cvq file for the first k tokens of each image.
 
@@ -94,10 +94,13 @@ def compress_ids(
 
     car: codes by a generator's scores, not by the tokenizer's tables: fewer bytes and much slower; of the same image
     tokenizer. captions: what it is told, one for each image. store_captions: False leaves them out of the files; then
-    who reads them has to know them. chunk_tokens: tokens to a checksum and an entry of the index.
+    who reads them has to know them. chunk_tokens: tokens to a checksum and an entry of the index; default 16,
+    or all of a tokenizer that has fewer.
     Raises InputError for ids or captions that do not fit, and where a generator's scores cannot be made safe.
     """
     ids = tokenizer.check_ids(ids).cpu()
+    if chunk_tokens is None:
+        chunk_tokens = min(CHUNK_TOKENS, tokenizer.num_tokens)
     chunk_tokens = check_whole_number("chunk_tokens", chunk_tokens, 1, tokenizer.num_tokens)
     texts = captions_of(captions, len(ids), car is not None)
     lengths = [ids.shape[1]] * len(ids) if lengths is None else [min(n, ids.shape[1]) for n in lengths]

@@ -19,6 +19,7 @@ from channelvq.data.build import DataConfig, build_mixture
 from channelvq.data.files import checked
 from channelvq.data.files.folder import FolderConfig, FolderSource, ManifestConfig, ManifestSource
 from channelvq.data.files.listing import Entries, Entry
+from channelvq.data.files.shard_writer import write_shards
 from channelvq.data.options import ImageOptions, SkippedFilesWarning
 from channelvq.data.split import EmptySplitError, assign_split
 from channelvq.errors import InputError
@@ -388,11 +389,20 @@ def test_entries_are_given_back_as_they_were(tmp_path):
 # What a user named
 
 
-@pytest.mark.parametrize(("name", "what"), [("none", "no such file"), ("folder", "it is a folder, which the kind")])
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [("none", r"^'.*none': no such file or folder"), ("none.csv", r"^'.*none\.csv': no such file"),
+     ("folder", r"^manifest '.*folder': it is a folder, which the kind"),
+     ("a.png", r"^manifest '.*a\.png': expected a \.jsonl or \.csv file")],
+)  # fmt: skip
 def test_what_is_no_manifest_is_called_by_what_it_is(tmp_path, name, what):
     (tmp_path / "folder").mkdir()
-    with pytest.raises(InputError, match=f"manifest .*{name}': {what}"):
+    (tmp_path / "a.png").write_bytes(png())
+    with pytest.raises(InputError, match=what):
         ManifestSource(tmp_path / name, 8)
+    if name == "none":
+        with pytest.raises(InputError, match=what):
+            write_shards(tmp_path / name, tmp_path / "out")
 
 
 def test_formats_that_are_not_read_are_not_passed_over_in_silence(tmp_path):

@@ -96,10 +96,11 @@ def folder_entries(root: str | Path) -> list[Entry]:
 def manifest_entries(path: str | Path) -> list[Entry]:
     """The images that a .jsonl or .csv file lists, in its order; InputError with the line of what cannot be used."""
     path = Path(path)
-    if not path.exists() or path.is_dir():
-        what = "no such file" if not path.exists() else "it is a folder, which the kind 'folder' reads"
-        raise InputError(f"manifest {str(path)!r}: {what}; expected a .jsonl or .csv file that lists images")
+    if path.is_dir():
+        raise InputError(f"manifest {str(path)!r}: it is a folder, which the kind 'folder' reads")
     rows = {".jsonl": _jsonl_rows, ".csv": _csv_rows}.get(path.suffix.lower())
+    if rows is None and not path.exists():  # perhaps it was to be a folder
+        raise InputError(f"{str(path)!r}: no such file or folder")
     if rows is None:
         raise InputError(f"manifest {str(path)!r}: expected a .jsonl or .csv file")
     return [_entry(row, path, line) for line, row in rows(path)]
