@@ -209,3 +209,19 @@ def bench_kills(
 
     check_outputs([json_file])
     rich.print(shown(run(kills, json_file, command)).terminal())
+
+
+@bench_app.command("bulk")
+def bench_bulk(
+    images: Annotated[int, typer.Option(help="Small made pictures, in shards of a thousand.")] = 100_000,
+    json_file: JsonOption = None,
+) -> None:
+    """`cvq data tokenize --engine ray`, killed twice: exactly once each, and its processor time beside a plain loop."""
+    import rich
+
+    from lab.bench.bulk import run, shown, shown_drill
+
+    check_outputs([json_file])
+    result = run(images, json_file)
+    rich.print(shown_drill(result).terminal())
+    rich.print(shown(result).terminal())
