@@ -9,82 +9,23 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.train.runs import TINY, StopAt, assert_equal, everything, fit, recipe, resumed
 
 from channelvq import CVQTokenizer
 from channelvq.config import to_dict
 from channelvq.errors import DivergedError, InputError
 from channelvq.files import write_sums
 from channelvq.nested import NestedConfig
-from channelvq.train import checkpoint as checkpoint_module
 from channelvq.train.checkpoint import checkpoints
 from channelvq.train.engine import Engine, read_metrics, schedule, training_seconds
 from channelvq.train.run import load_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe, TokenizerTask
 
-TINY = (
-    "model.image_size=32", "model.latent_channels=8", "model.network.base_channels=8", "model.network.stem=2",
-    "model.quantizer.codebook_size=32", "data.validation_images=16", "objective.start_images=32",
-    "train.batch_size=4", "train.log_every=1", "train.device=cpu", "train.ema=0.9",
-)  # fmt: skip
 LONG = ("steps", "evaluate_every", "checkpoint_every")
-
-
-def recipe(folder: Path, *overrides: str) -> TokenizerRecipe:
-    return load_recipe("small/smoke", [*TINY, f"train.output_dir={folder}", *overrides], of=TokenizerRecipe)
-
-
-def fit(config: TokenizerRecipe) -> dict[str, float] | None:
-    return Engine(TokenizerTask(config), config.train, config).fit()
-
-
-class StopAt(TokenizerTask):
-    """Dies in the middle of a run, as a machine does."""
-
-    at = 0
-
-    def losses(self, name, models, batch, step, rank):  # type: ignore[no-untyped-def]
-        if step == self.at:
-            raise KeyboardInterrupt
-        return super().losses(name, models, batch, step, rank)
-
-
-def everything(folder: Path) -> dict[str, object]:
-    """Weights, moving average, optimizer, schedule and random states of the newest checkpoint."""
-    newest = sorted((folder / "checkpoints").glob("step-*"))[-1]
-    found: dict[str, object] = {}
-    for path in sorted(newest.iterdir()):
-        if path.suffix == ".safetensors":
-            found[path.name] = load_file(path)
-        elif path.suffix == ".bin":
-            found[path.name] = torch.load(path, weights_only=True)
-        elif path.name == "schedules.json":
-            found[path.name] = json.loads(path.read_text())
-    return found
-
-
-def assert_equal(a: object, b: object, where: str = "") -> None:
-    if isinstance(a, torch.Tensor):
-        assert isinstance(b, torch.Tensor)
-        assert torch.equal(a, b), where
-    elif isinstance(a, dict):
-        assert isinstance(b, dict)
-        assert a.keys() == b.keys(), where
-        for key in a:
-            assert_equal(a[key], b[key], f"{where}/{key}")
-    elif isinstance(a, list | tuple):
-        assert isinstance(b, list | tuple)
-        assert len(a) == len(b), where
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_equal(x, y, f"{where}/{i}")
-    elif hasattr(a, "tolist"):  # numpy's random state
-        assert a.tolist() == b.tolist(), where  # type: ignore[attr-defined]
-    else:
-        assert a == b, where
 
 
 SIZES = ("model.resampler.width=16", "sizes=[[32, 32], [48, 32], [36, 64]]")
@@ -159,15 +100,6 @@ def test_a_run_is_not_overwritten_and_a_finished_one_is_not_repeated(tmp_path: P
     assert (tmp_path / "config.yaml").read_text() == written
 
 
-def test_checkpoints_rotate_and_partial_ones_are_ignored(tmp_path: Path) -> None:
-    config = recipe(tmp_path, "train.steps=5", "train.checkpoint_every=1", "train.keep_checkpoints=2")
-    fit(config)
-    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
-    assert names == ["step-00000004", "step-00000005"]
-    (tmp_path / "checkpoints" / ".partial-step-00000009").mkdir()
-    assert fit(replace(config, train=replace(config.train, resume=True))) is not None
-
-
 def test_another_thread_count_is_said(tmp_path: Path) -> None:
     config = recipe(tmp_path, "train.steps=1")
     fit(config)
@@ -212,10 +144,6 @@ def test_a_network_that_diverges_is_reported_with_its_step(tmp_path: Path) -> No
         fit(config)
 
 
-def resumed(config: TokenizerRecipe, **train: object) -> TokenizerRecipe:
-    return replace(config, train=replace(config.train, resume=True, **train))
-
-
 def test_going_on_with_other_settings_is_refused_and_leaves_the_run_as_it_was(tmp_path: Path) -> None:
     config = recipe(tmp_path, "train.steps=2")
     fit(config)
@@ -228,113 +156,6 @@ def test_going_on_with_other_settings_is_refused_and_leaves_the_run_as_it_was(tm
         fit(resumed(config, steps=1))
     assert fit(resumed(config, steps=3, log_every=7)) is not None
     assert read_metrics(tmp_path)[-1]["step"] == 3
-
-
-def test_every_part_of_a_checkpoint_is_needed_as_it_was_written(tmp_path: Path) -> None:
-    config = recipe(tmp_path, "train.steps=1", "train.ema=0.9")
-    fit(config)
-    folder = tmp_path / "checkpoints/step-00000001"
-    parts = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert parts.keys() == {
-        "model.safetensors", "optimizer.bin", "average-tokenizer.safetensors", "schedules.json", "progress.json",
-        "random-states-0.safetensors", "SHA256SUMS",
-    }  # fmt: skip
-    for name, content in parts.items():
-        for place in (0, len(content) // 2, len(content) - 1):
-            flipped = bytes([content[place] ^ 1])
-            (folder / name).write_bytes(content[:place] + flipped + content[place + 1 :])
-            told = "step-00000001" if name == "SHA256SUMS" else rf"step-00000001.*{name}"
-            with pytest.raises(InputError, match=told):
-                fit(resumed(config, steps=2))
-        (folder / name).unlink()
-        with pytest.raises(InputError, match=rf"step-00000001.*{name}.*remove the folder to use the one before"):
-            fit(resumed(config, steps=2))
-        (folder / name).write_bytes(content)
-    assert fit(resumed(config, steps=2)) is not None
-
-
-def test_a_part_that_nobody_wrote_is_missed_too(tmp_path: Path) -> None:
-    """Digests say that nothing has changed since; that all parts were there then, they do not."""
-    config = recipe(tmp_path, "train.steps=1", "train.ema=0.9")
-    fit(config)
-    folder = tmp_path / "checkpoints/step-00000001"
-    for name in ("schedules.json", "random-states-0.safetensors", "average-tokenizer.safetensors"):
-        content = (folder / name).read_bytes()
-        (folder / name).unlink()
-        write_sums(folder)
-        with pytest.raises(InputError, match=f"it lacks {name}"):
-            fit(resumed(config, steps=2))
-        (folder / name).write_bytes(content)
-
-
-def test_a_checkpoint_of_before_there_were_digests_is_refused_with_a_reason(tmp_path: Path) -> None:
-    config = recipe(tmp_path, "train.steps=1")
-    fit(config)
-    (tmp_path / "checkpoints/step-00000001/SHA256SUMS").unlink()
-    with pytest.raises(InputError, match="it has no SHA256SUMS: incomplete, or of a version before"):
-        fit(resumed(config, steps=2))
-
-
-@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.bin", "average-", "random-states", "progress.json"])
-def test_a_full_disk_names_the_file_and_leaves_the_last_good_state(
-    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    resource = pytest.importorskip("resource")
-    config = recipe(tmp_path, "train.steps=2", "train.checkpoint_every=1")
-    whole = fit(config)
-    assert whole is not None
-    shutil.rmtree(tmp_path / "checkpoints/step-00000002")
-    real, before = checkpoint_module._write, resource.getrlimit(resource.RLIMIT_FSIZE)
-    sizes = {path.name: path.stat().st_size for path in (tmp_path / "checkpoints/step-00000001").iterdir()}
-
-    def full(name: str) -> None:
-        """From this file on the disk has no room."""
-        if name.startswith(file):
-            resource.setrlimit(resource.RLIMIT_FSIZE, (8, before[1]))
-
-    def on_full_disk(*given: object) -> None:
-        for module, writer in ((torch, "save"), (checkpoint_module, "write_weights")):
-            function = getattr(module, writer)
-
-            def watched(*args: Any, function: Any = function, **more: Any) -> object:
-                full(Path(next(a for a in args if isinstance(a, str | Path))).name)
-                return function(*args, **more)
-
-            monkeypatch.setattr(module, writer, watched)
-        if file == "model.safetensors":
-            full(file)
-        real(*given)
-        full("progress.json")
-
-    monkeypatch.setattr(checkpoint_module, "_write", on_full_disk)
-    try:
-        with pytest.raises(InputError, match=rf"step-00000002: cannot write {file}.*step-00000001 is whole, go on"):
-            fit(resumed(config))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
-    assert {path.name: path.stat().st_size for path in (tmp_path / "checkpoints/step-00000001").iterdir()} == sizes
-    monkeypatch.undo()
-    assert fit(resumed(config)) == whole
-
-
-def test_a_metrics_line_cut_by_a_crash_is_dropped(tmp_path: Path) -> None:
-    config = recipe(tmp_path, "train.steps=2", "train.checkpoint_every=1")
-    fit(config)
-    with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write('12\n{"kind": "train", "st')
-    fit(resumed(config, steps=3))
-    assert [line["step"] for line in read_metrics(tmp_path) if line["kind"] == "train"] == [1, 2, 3]
-
-
-def test_a_run_whose_config_was_cut_short_says_how_to_go_on(tmp_path: Path) -> None:
-    config = recipe(tmp_path, "train.steps=1", "train.checkpoint_every=1")
-    fit(config)
-    (tmp_path / "config.yaml").write_text("")
-    with pytest.raises(InputError, match=r"config\.yaml is damaged .*remove it to go on"):
-        fit(resumed(config, steps=2))
-    (tmp_path / "config.yaml").unlink()
-    fit(resumed(config, steps=2))
 
 
 def test_what_cannot_work_is_refused_before_training(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.train.test_engine import StopAt, fit, recipe
+from tests.train.runs import StopAt, fit, recipe
 
 from channelvq.data.source import Sample
 from channelvq.data.stream import training_batches
