@@ -188,3 +188,14 @@ def bench_kills(
 
     check_outputs([json_file])
     rich.print(shown(run(kills, json_file, command)).terminal())
+
+
+@bench_app.command("payloads")
+def bench_payloads(json_file: JsonOption = None) -> None:
+    """Code planted in every file that a stranger may have written, and how much of it is run by who reads it."""
+    import rich
+
+    from lab.bench.payloads import run, shown
+
+    check_outputs([json_file])
+    rich.print(shown(run(json_file)).terminal())

@@ -113,8 +113,9 @@ def call(words: list[str], world: Path, *, kill_after: float | None = None, kill
     end = began + (LONGEST if kill_after is None else kill_after)
     while not (done := os.waitpid(pid, os.WNOHANG))[0]:
         if time.monotonic() >= end:
-            with suppress(ProcessLookupError):
+            with suppress(ProcessLookupError):  # it leads no group yet
                 os.killpg(pid, signal.SIGKILL)
+            os.kill(pid, signal.SIGKILL)
             done = os.waitpid(pid, 0)
             break
         time.sleep(0.002)
