@@ -10,7 +10,7 @@ OLDEST := .venv-oldest
 # Tests side by side, one file of tests in one process; each process takes a core and up to 3 GB.
 WORKERS ?= 2
 
-.PHONY: demo test check docs fuzz format peers oldest clean
+.PHONY: demo test check docs fuzz guided format peers oldest clean
 demo: $(STAMP)
 	$(BIN)/cvq demo
 
@@ -30,6 +30,12 @@ docs: $(STAMP)
 # Inputs of every kind, damaged and absurd, for ten minutes; `make check` gives them 20 seconds.
 fuzz: $(STAMP)
 	FUZZ_SECONDS=600 $(BIN)/python -m pytest -s -o timeout=1200 tests/fuzz
+
+# A minute a kind of inputs that coverage guides (atheris: CPython on Linux or macOS). What falls is left as guided-KIND-...
+guided: $(STAMP)
+	$(BIN)/python -m pip install --quiet atheris
+	for kind in cvq manifest tokens checkpoint weights shard token-shards overrides; do PYTHONPATH=. $(BIN)/python \
+		tests/fuzz/guided.py $$kind -max_total_time=60 -artifact_prefix=guided-$$kind- || exit 1; done
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .

@@ -95,6 +95,13 @@ def test_overwrite_opens_a_folder_of_something_else_and_no_input(cvq: Cvq, here:
     assert cvq("tokenize", "photos", "-o", "photos/tokens.json")[0] == 0  # beside what is read, not onto it
 
 
+@pytest.mark.parametrize("name", ["a\0b", "\ud800"])
+def test_a_name_that_no_file_can_have_is_refused(name: str, tmp_path: Path) -> None:
+    for given in ({"files": [tmp_path / name]}, {"folder": tmp_path / name}, {"files": [tmp_path / name / "a.json"]}):
+        with pytest.raises(InputError, match="no file can have this name"):
+            check_outputs(**given)  # type: ignore[arg-type]
+
+
 def test_links_lead_to_what_they_are_of(here: Path) -> None:
     (here / "link.png").symlink_to(here / "photos/0.png")
     (here / "alias").symlink_to(here / "tokenizer")

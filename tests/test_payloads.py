@@ -25,6 +25,7 @@ from PIL import Image
 
 from channelvq import CAR, CVQTokenizer
 from channelvq.car.data import tokenized
+from channelvq.codec import decompress
 from channelvq.config import read_recipe
 from channelvq.data.build import DataConfig, build_mixture
 from channelvq.data.files.checked import unreadable
@@ -199,6 +200,7 @@ def test_caches(trap: Trap, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_what_users_hand_over(trap: Trap, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHANNELVQ_CACHE", str(tmp_path / "cache"))
+    bundled = CVQTokenizer.from_pretrained("bundled")
     for name, read in (
         ("tokens.json", lambda: read_tokens(tmp_path / "tokens.json")),
         ("result.json", lambda: compare([tmp_path / "result.json"])),
@@ -208,6 +210,7 @@ def test_what_users_hand_over(trap: Trap, tmp_path: Path, monkeypatch: pytest.Mo
         ("a.png", lambda: unreadable([tmp_path / "a.png"], "x")),
         ("manifest.json", lambda: read_token_folder(tmp_path)),
         ("shard.safetensors", lambda: read_token_shard(tmp_path / "shard.safetensors")),
+        ("a.cvq", lambda: decompress([(tmp_path / "a.cvq").read_bytes()], bundled)),
     ):
         trap.spring(tmp_path / name, read)
     for suffix in ("png", "txt", "json", "pyd", "pkl", "pth", "pt", "npy", "npz", "cbor", "mp"):

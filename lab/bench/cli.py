@@ -164,6 +164,7 @@ def bench_serve(
 @bench_app.command("fuzz")
 def bench_fuzz(
     inputs: Annotated[int, typer.Option(min=1, help="Of each kind.")] = 10_000,
+    kind: Annotated[list[str] | None, typer.Option(help="Only these; what the file holds of others stays.")] = None,
     json_file: JsonOption = None,
 ) -> None:
     """Damaged and absurd inputs of every kind: refused in one line or taken, in bounded time and memory."""
@@ -172,7 +173,7 @@ def bench_fuzz(
     from lab.bench.fuzz import run, shown
 
     check_outputs([json_file])
-    rich.print(shown(run(inputs, json_file)).terminal())
+    rich.print(shown(run(inputs, json_file, kind)).terminal())
 
 
 @bench_app.command("gpu")
@@ -225,3 +226,14 @@ def bench_bulk(
     result = run(images, json_file)
     rich.print(shown_drill(result).terminal())
     rich.print(shown(result).terminal())
+
+
+@bench_app.command("payloads")
+def bench_payloads(json_file: JsonOption = None) -> None:
+    """Code planted in every file that a stranger may have written, and how much of it is run by who reads it."""
+    import rich
+
+    from lab.bench.payloads import run, shown
+
+    check_outputs([json_file])
+    rich.print(shown(run(json_file)).terminal())

@@ -15,6 +15,7 @@ from channelvq.errors import InputError
 from channelvq.evaluate.results import write_json
 from channelvq.evaluate.tables import TextTable
 from lab.bench.timing import machine
+from lab.results import read_result
 from lab.study import Tables
 
 MINUTES = 120  # of one kind
@@ -41,8 +42,8 @@ def apart(kind: str, count: int) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1]) | {"tracebacks": 0}
 
 
-def run(count: int, path: Path | None) -> dict[str, Any]:
-    """All kinds, written after each."""
+def run(count: int, path: Path | None, only: list[str] | None = None) -> dict[str, Any]:
+    """All kinds, written after each; only: these, and what is stored of the others stays."""
     from tests.fuzz.hammer import KINDS, LONGEST, MOST_MEMORY
 
     result: dict[str, Any] = {"protocol": {}, "records": []}
@@ -51,8 +52,12 @@ def run(count: int, path: Path | None) -> dict[str, Any]:
         "memory": "bytes that a kind added to the peak of its process, its libraries loaded",
         "refused": "by an InputError; the others were taken. Anything else ends the bench",
     }  # fmt: skip
-    for kind in KINDS:
-        result["records"].append(apart(kind, count))
+    if only and path is not None:
+        stored = read_result(path, ("records.kind",), "leave --kind out")
+        result["records"] = [row for row in stored["records"] if row["kind"] not in only]
+    for kind in only or KINDS:
+        result["records"].append(apart(kind, count) | {"git": result["protocol"]["git"]})
+        result["records"].sort(key=lambda row: KINDS.index(row["kind"]))
         if path is not None:
             write_json(path, result)
     return result

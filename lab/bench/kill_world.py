@@ -10,6 +10,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import torch
+
 TINY = (
     "train.batch_size=4", "train.log_every=1", "train.device=cpu", "train.steps=6", "train.checkpoint_every=2",
     "train.evaluate_every=3", "train.output_dir=out", "train.resume=true", "data.validation_images=4",
@@ -87,8 +89,6 @@ def make_world(base: Path) -> Path:
 
 
 def _models(base: Path) -> None:
-    import torch
-
     from channelvq import CAR, CVQTokenizer
     from channelvq.car.config import CARConfig
     from channelvq.car.text import TextTokenizer, train_bpe
@@ -152,7 +152,23 @@ def _digest(path: Path) -> str:
     content = path.read_bytes()
     if path.suffix in readers:
         content = json.dumps(_timeless(readers[path.suffix](content)), sort_keys=True).encode()
+    elif path.suffix == ".safetensors":  # the library writes metadata in any order
+        end = 8 + int.from_bytes(content[:8], "little")
+        content = json.dumps(json.loads(content[8:end]), sort_keys=True).encode() + content[end:]
+    elif path.suffix == ".bin":  # torch's pickles hold equal things once or several times
+        content = repr(_plain(torch.load(path, weights_only=True))).encode()
+    elif path.name == "README.md":  # how long a training took
+        content = re.sub(rb"\d+ (seconds|minutes|hours)", b"", content)
     return hashlib.sha256(content).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """Tensors as the bytes that they are."""
+    if isinstance(value, torch.Tensor):
+        return value.dtype, tuple(value.shape), value.contiguous().numpy().tobytes()
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _timeless(value: Any) -> Any:

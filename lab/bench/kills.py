@@ -107,14 +107,16 @@ def call(words: list[str], world: Path, *, kill_after: float | None = None, kill
     """Run a command in `world`; kill_after: seconds until it is killed. kill_at: before which operation on files."""
     log, note = world.with_suffix(".log"), world.with_suffix(".count")
     note.unlink(missing_ok=True)
+    log.write_text("")  # a child may be killed before it opens it
     began = time.monotonic()
     if not (pid := os.fork()):
         _child(words, world, log, note, kill_at)
     end = began + (LONGEST if kill_after is None else kill_after)
     while not (done := os.waitpid(pid, os.WNOHANG))[0]:
         if time.monotonic() >= end:
-            with suppress(ProcessLookupError):
+            with suppress(ProcessLookupError):  # it leads no group yet
                 os.killpg(pid, signal.SIGKILL)
+            os.kill(pid, signal.SIGKILL)
             done = os.waitpid(pid, 0)
             break
         time.sleep(0.002)

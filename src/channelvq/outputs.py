@@ -65,6 +65,12 @@ def _check_own(folder: Path, own: tuple[str, ...]) -> None:
 
 
 def _check_writable(path: Path, *, folder: bool = False) -> None:
+    try:
+        os.lstat(path)
+    except ValueError as error:  # NUL, or half of a surrogate pair: recipes can hold them
+        raise InputError(f"cannot write {str(path)!r}: no file can have this name ({error})") from None
+    except OSError:  # it is not there, or cannot be reached, which is told below
+        pass
     if not folder and is_stream(path) and os.access(path, os.W_OK):
         return
     if os.path.lexists(path) and path.is_dir() != folder:

@@ -9,6 +9,7 @@ written anew after each shard, so a half-written one is nobody's.
 """
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from dataclasses import dataclass as data_class
@@ -112,6 +113,7 @@ def _text(line: Any, key: str) -> str:
 def _shard_name(name: str) -> str:
     if name != Path(name).name or name.startswith(".") or "\0" in name:
         raise ValueError("expected the name of a file in the folder")
+    os.fsencode(name)  # a ValueError for half of a surrogate pair, which no file's name has
     return name
 
 
