@@ -235,5 +235,13 @@ def bench_payloads(json_file: JsonOption = None) -> None:
 
     from lab.bench.payloads import run, shown
 
+
+@bench_app.command("restart")
+def bench_restart(json_file: JsonOption = None) -> None:
+    """A rank of two is killed: it is named, torchrun begins again, training goes on from the checkpoint."""
+    import rich
+
+    from lab.bench.restart import run, shown
+
     check_outputs([json_file])
     rich.print(shown(run(json_file)).terminal())

@@ -17,3 +17,7 @@ class NotFiniteError(InputError):
 
 class DivergedError(InputError):
     """Training met a number that is not finite: the message says the step, where, and the last good checkpoint."""
+
+
+class LostRankError(InputError):
+    """A process that trained with this one is gone: the message says which, its step and what to go on from."""

@@ -37,6 +37,7 @@ from channelvq.train.config import TrainConfig
 from channelvq.train.progress import Progress
 from channelvq.train.signals import StopSignals
 from channelvq.train.task import Figures, Losses, Recipe, Task
+from channelvq.train.watch import Watch
 
 RUN_FILES = ("config.yaml", "checkpoints", "inputs.json", "metrics.jsonl")  # by which a folder is one of a run
 
@@ -118,11 +119,12 @@ class Engine:
         batches = self.task.batches(start_step, self.accelerator.process_index, self.accelerator.num_processes)
         figures = None
         main, sink = self.accelerator.is_main_process, self.accelerator.log
-        with StopSignals() as signals, Progress(config.steps, start_step, self.run_dir, main, sink) as progress:
+        watch = Watch(self.accelerator.process_index, self.accelerator.num_processes, self.run_dir, start_step)
+        with StopSignals() as signals, Progress(config.steps, start_step, self.run_dir, main, sink) as progress, watch:
             for line in launch.advice(config):
                 progress.say(line, logging.WARNING)
             for step in range(start_step, config.steps):
-                done = step + 1
+                done, watch.step = step + 1, step
                 last = done == config.steps
                 log = done % config.log_every == 0 or last or step == start_step
                 began = time.perf_counter()

@@ -34,6 +34,8 @@ from channelvq.train.config import TrainConfig
 SLOW_BFLOAT16 = 0.8
 # The other ranks wait while the main one evaluates.
 PATIENCE = timedelta(hours=4)
+# torchrun's own variable: without it ranks that are begun again read in its store where the dead ones listened.
+OWN_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
 # Packages of the trackers, by any of which Accelerate can write.
 TRACKER_PACKAGES = {"tensorboard": ("tensorboard", "tensorboardX"), "trackio": ("trackio",), "wandb": ("wandb",)}
 
@@ -100,6 +102,17 @@ def _fast_bfloat16() -> bool:
 
 def advice(config: TrainConfig) -> list[str]:
     """Lines for people about what the settings are, and which of them cost time, on this machine."""
+    return _advice_on_restarts() + _advice_on_precision(config)
+
+
+def _advice_on_restarts() -> list[str]:
+    restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
+    if not restarts or os.environ.get(OWN_STORE) == "1":
+        return []
+    return [f"torchrun --max-restarts {restarts}: set {OWN_STORE}=1 for it, or ranks that begin again may not connect"]
+
+
+def _advice_on_precision(config: TrainConfig) -> list[str]:
     if config.precision == "auto":
         return [f"train.precision auto: {used_precision(config)} on this machine"]
     if config.precision != "bf16" or on_gpu(config) or _fast_bfloat16():
