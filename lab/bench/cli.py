@@ -235,6 +235,9 @@ def bench_payloads(json_file: JsonOption = None) -> None:
 
     from lab.bench.payloads import run, shown
 
+    check_outputs([json_file])
+    rich.print(shown(run(json_file)).terminal())
+
 
 @bench_app.command("restart")
 def bench_restart(json_file: JsonOption = None) -> None:
