@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from channelvq.car.model import CAR
+from channelvq.evaluate.measures import choose_measures
 from channelvq.evaluate.reconstruction import evaluate_reconstruction
 from channelvq.evaluate.results import make_record
 from channelvq.evaluate.tables import TextTable
@@ -41,7 +42,8 @@ def measure(car: CAR, recipe: CARRecipe, facts: dict[str, Any], store: Path) -> 
     """{"run", "protocol", "records"}: what the tokenizer restores and what the generator draws, judged."""
     judges = {"test": Judge(store), "validation": Judge(store, "validation")}
     images, labels = pictures("test", IMAGES)
-    metrics = evaluate_reconstruction(car.tokenizer, images).to_dict()
+    measures = choose_measures(images.shape[-1], "none")
+    metrics = evaluate_reconstruction(car.tokenizer, images, measures=measures).to_dict()
     entry = make_record(
         car.tokenizer.config, data="fashion-mnist", split="test", metrics=metrics, **trained_by(recipe, facts)
     )
