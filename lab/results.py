@@ -25,6 +25,12 @@ def read_result(path: Path, needs: Sequence[str], remedy: str) -> dict[str, Any]
     return result
 
 
+def others(path: Path, key: str, these: Sequence[str]) -> list[dict[str, Any]]:
+    """The records of a stored result of which a part is measured anew: those whose `key` is none of `these`."""
+    stored = read_result(path, (f"records.{key}",), "measure all of it")
+    return [row for row in stored["records"] if row[key] not in these]
+
+
 def _missing(data: Any, keys: Sequence[str], place: str) -> str | None:
     """The first place where the keys lead nowhere; None where all lead to something."""
     if isinstance(data, list):

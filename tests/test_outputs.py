@@ -148,6 +148,22 @@ def test_a_second_process_is_refused_until_the_first_is_gone(words: str, cvq: Cv
     assert not (here / "out/.lock").exists()
 
 
+def test_the_folder_of_a_killed_command_is_its_own(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/atlas.png").write_bytes(b"one of the first pictures of a report")
+    killed = holder(tmp_path / "out")
+    killed.kill()
+    killed.communicate()
+    check_outputs(folder=tmp_path / "out", own=("report.html",))
+    with only_writer(tmp_path / "out"):
+        pass
+    for left in ("", "what another program keeps there"):
+        if left:
+            (tmp_path / "out/.lock").write_text(left)
+        with pytest.raises(InputError, match="something else"):
+            check_outputs(folder=tmp_path / "out", own=("report.html",))
+
+
 def test_a_lock_leaves_nothing_behind(tmp_path: Path) -> None:
     with only_writer(tmp_path / "new"):
         assert (tmp_path / "new/.lock").exists()

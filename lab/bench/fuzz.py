@@ -15,7 +15,7 @@ from channelvq.errors import InputError
 from channelvq.evaluate.results import write_json
 from channelvq.evaluate.tables import TextTable
 from lab.bench.timing import machine
-from lab.results import read_result
+from lab.results import others
 from lab.study import Tables
 
 MINUTES = 120  # of one kind
@@ -53,8 +53,7 @@ def run(count: int, path: Path | None, only: list[str] | None = None) -> dict[st
         "refused": "by an InputError; the others were taken. Anything else ends the bench",
     }  # fmt: skip
     if only and path is not None:
-        stored = read_result(path, ("records.kind",), "leave --kind out")
-        result["records"] = [row for row in stored["records"] if row["kind"] not in only]
+        result["records"] = others(path, "kind", only)
     for kind in only or KINDS:
         result["records"].append(apart(kind, count) | {"git": result["protocol"]["git"]})
         result["records"].sort(key=lambda row: KINDS.index(row["kind"]))

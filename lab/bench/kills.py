@@ -24,6 +24,7 @@ from channelvq.evaluate.results import write_json
 from channelvq.evaluate.tables import TextTable
 from lab.bench.kill_world import COMMANDS, SLOW, compared, import_all, make_world
 from lab.bench.timing import machine
+from lab.results import others
 from lab.study import Tables
 
 PATIENCE = 2.2  # seconds after which what a killed writer left is no longer taken for young (channelvq.files.YOUNG)
@@ -173,10 +174,13 @@ def drill(name: str, words: list[str], base: Path, kills: int, draw: random.Rand
 
 
 def run(kills: int, path: Path | None, only: list[str] | None = None) -> dict[str, Any]:
-    """At least `kills` kills, shared out among the commands; those that take minutes get a third."""
+    """At least `kills` kills, shared out among the commands; those that take minutes get a third.
+
+    only: these of them, as many kills each; what is stored of the others stays.
+    """
     import_all()
     names = only or list(COMMANDS)
-    each = -(-3 * kills // sum(1 if name in SLOW else 3 for name in names))
+    each = -(-3 * kills // sum(1 if name in SLOW else 3 for name in COMMANDS))
     result: dict[str, Any] = {
         "protocol": machine() | {
             "kills": "SIGKILL, in turns at a uniformly random moment and right before a random operation on files",
@@ -185,12 +189,15 @@ def run(kills: int, path: Path | None, only: list[str] | None = None) -> dict[st
         },
         "records": [],
     }  # fmt: skip
+    if only and path is not None and path.is_file():
+        result["records"] = others(path, "command", only)
     with tempfile.TemporaryDirectory() as folder:
         base = make_world(Path(folder) / "base")
         for name in names:
             record = drill(name, COMMANDS[name], base, -(-each // 3) if name in SLOW else each, random.Random(name))
             print(record, flush=True)
-            result["records"].append(vars(record))
+            result["records"].append(vars(record) | {"git": result["protocol"]["git"]})
+            result["records"].sort(key=lambda row: [*COMMANDS].index(row["command"]))
             if path is not None:
                 write_json(path, result)
     return result

@@ -62,6 +62,12 @@ def check_not_held(folder: Path) -> None:
             pass
 
 
+def was_held(folder: Path) -> bool:
+    """Whether the lock of `only_writer` is there: of a writer that is alive, or that was killed."""
+    lock = folder / LOCK
+    return lock.is_file() and not lock.stat().st_size  # a file of that name with content is somebody else's
+
+
 @contextmanager
 def workplace(place: Path) -> Iterator[Path]:
     """A new folder beside `place` to write in, which is gone afterwards; what killed writers left there is swept."""

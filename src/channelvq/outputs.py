@@ -10,7 +10,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from channelvq.errors import InputError
-from channelvq.files import is_stream
+from channelvq.files import is_stream, was_held
 
 
 def check_outputs(
@@ -24,8 +24,9 @@ def check_outputs(
     """InputError for an output that cannot be written, or must not be.
 
     inputs: what the command reads; names that are no paths, such as "bundled", do no harm. own: patterns of the names
-    that the command gives its files: a folder that is not empty and has none of them is somebody else's. overwrite:
-    write into such a folder all the same. What is read is never written to.
+    that the command gives its files: a folder that is not empty and has none of them is somebody else's, but where a
+    killed command has left its lock. overwrite: write into such a folder all the same. What is read is never written
+    to.
     """
     read = [Path(given).resolve() for given in inputs if given is not None and os.path.lexists(given)]
     taken: list[Path] = []
@@ -56,6 +57,8 @@ def _holds(given: Path, place: Path) -> bool:
 
 
 def _check_own(folder: Path, own: tuple[str, ...]) -> None:
+    if was_held(folder):  # by a command that passed here, and was killed before it had written what tells whose it is
+        return
     names = [path.name for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
     if names and not any(fnmatch(name, pattern) for name in names for pattern in own):
         raise InputError(
