@@ -221,6 +221,7 @@ def test_missing_file_and_folder(tmp_path):
 
 
 @pytest.mark.parametrize("limit", [40 * 30 // 4, 40 * 30 - 1])
+@pytest.mark.filterwarnings("error::PIL.Image.DecompressionBombWarning")
 def test_decompression_bomb(monkeypatch, limit):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     with pytest.raises(InputError, match="too many pixels"):

@@ -200,9 +200,7 @@ def bench_gpu(
 @bench_app.command("kills")
 def bench_kills(
     kills: Annotated[int, typer.Option(min=1, help="In all.")] = 200,
-    command: Annotated[
-        list[str] | None, typer.Option(help="Only these, as in the table; what the file holds of others stays.")
-    ] = None,
+    command: Annotated[list[str] | None, typer.Option(help="Only these; what the file holds of others stays.")] = None,
     json_file: JsonOption = None,
 ) -> None:
     """Every command that writes, killed and given again: equal to an uninterrupted call, and nothing left over."""
