@@ -49,7 +49,7 @@ def test_python_block(folder: Path) -> None:
     scope: dict[str, object] = {}
     exec(code, scope)
     assert scope["ids"].shape == (1, 64)  # type: ignore[attr-defined]
-    assert scope["indices"].shape == (4, 32)  # type: ignore[attr-defined]
+    assert scope["indices"].shape == (16, 32)  # type: ignore[attr-defined]
     with Image.open("coarse.png") as coarse:
         assert coarse.size == (64, 64)
 

@@ -206,10 +206,10 @@ def run(kills: int, path: Path | None, only: list[str] | None = None) -> dict[st
 def shown(result: dict[str, Any]) -> TextTable:
     """A row a command, and all together."""
     columns = ("moments", "operations", "equal", "swept")
-    rows = [[row["command"], *(str(row[key]) for key in columns)] for row in result["records"]]
+    rows = [[row["command"], *(str(int(row[key])) for key in columns)] for row in result["records"]]
     rows.append(["all", *(str(sum(row[key] for row in result["records"])) for key in columns)])
     headings = ("command", "killed at a moment", "before an operation on files", "then equal", "nothing left over")
-    return TextTable(headings, rows, note="After the kill the same command was given again.")
+    return TextTable(headings, rows, note=f"{result['protocol']['kills']}. Then the same command was given again.")
 
 
 TABLES: Tables = {"kills": ("kills.json", shown)}

@@ -48,7 +48,11 @@ def shown(result: dict[str, Any]) -> TextTable:
     """A row a kind of place, and all together."""
     rows = [[row["where"], str(row["planted"]), str(row["executed"])] for row in result["records"]]
     rows.append(["all", *(str(sum(row[key] for row in result["records"])) for key in ("planted", "executed"))])
-    return TextTable(("where", "payloads read", "executed"), rows, note=result["protocol"]["payloads"] + ".")
+    return TextTable(
+        ("where", "payloads read", "executed"),
+        rows,
+        note=f"Each a payload of every form: {result['protocol']['payloads']}.",
+    )
 
 
 TABLES: Tables = {"payloads": ("payloads.json", shown)}

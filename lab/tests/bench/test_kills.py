@@ -44,7 +44,7 @@ def test_times_are_not_compared_and_everything_else_is(tmp_path: Path) -> None:
 
 def test_the_table_adds_up() -> None:
     row = {"moments": 2, "operations": 1, "equal": 3, "swept": 2, "faults": []}
-    table = shown({"protocol": {}, "records": [{"command": "a", **row}, {"command": "b", **row}]})
+    table = shown({"protocol": {"kills": "SIGKILL"}, "records": [{"command": "a", **row}, {"command": "b", **row}]})
     assert table.rows[-1] == ["all", "4", "2", "6", "4"]
 
 
