@@ -36,7 +36,7 @@ PROMPTS = (
 )
 SEED = 0
 CLOTHES_ROWS = 4
-CLOTHES_GUIDANCE = 2.5  # whose samples are nearest to the validation pictures: results/bundled-fashion.json
+CLOTHES_GUIDANCE = 3.0  # whose samples are nearest to the validation pictures: results/bundled-fashion.json
 CODEC_BUDGETS = (12, 24, 48, 96)  # bytes, those of 8, 16, 32 and 64 tokens of 4,096 codes
 
 
