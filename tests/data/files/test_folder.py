@@ -1,10 +1,7 @@
-import gc
 import json
 import pickle
 import shutil
-import types
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,14 +15,11 @@ from channelvq.config import from_dict
 from channelvq.data.build import DataConfig, build_mixture
 from channelvq.data.files import checked
 from channelvq.data.files.folder import FolderConfig, FolderSource, ManifestConfig, ManifestSource
-from channelvq.data.files.listing import Entries, Entry
-from channelvq.data.files.shard_writer import write_shards
 from channelvq.data.options import ImageOptions, SkippedFilesWarning
 from channelvq.data.split import EmptySplitError, assign_split
 from channelvq.errors import InputError
 from channelvq.files import recall
 from channelvq.images import load_image, random_crop, to_tensor
-from channelvq.images.files import OtherFormatsWarning
 
 SPLITS = ("train", "validation", "test")
 
@@ -347,66 +341,3 @@ def test_wrong_manifests_are_refused_with_their_line(photos, name, content, mess
 def test_missing_manifest(tmp_path):
     with pytest.raises(InputError, match=r"gone\.csv': no such file"):
         ManifestSource(tmp_path / "gone.csv", 8)
-
-
-# Memory
-
-
-def reachable(thing: object) -> int:
-    """Python objects that are held by one, itself among them."""
-    seen: set[int] = set()
-    left = [thing]
-    while left:
-        one = left.pop()
-        if id(one) not in seen and not isinstance(one, type | types.ModuleType | types.FunctionType):
-            seen.add(id(one))
-            left += gc.get_referents(one)
-    return len(seen)
-
-
-def test_a_source_holds_no_object_for_each_image(tmp_path):
-    # Of 300,000 each worker, a fork, would come to hold a copy: reading an object changes its count of references.
-    few, many = (fill(tmp_path / str(n), [f"{i}.png" for i in range(n)]) for n in (10, 60))
-    sources = [FolderSource(root, 8, "all") for root in (few, many)]
-    assert [len(source) for source in sources] == [10, 60]
-    assert reachable(sources[0]) == reachable(sources[1])
-
-
-def test_entries_are_given_back_as_they_were(tmp_path):
-    entries = [
-        Entry(Path("a/ü \udcff.png"), "ü \udcff.png", None, "test"),
-        Entry(Path("b.png"), "b.png", "", None),
-        Entry(Path("/c.png"), "c", "a\ndog\0", "train"),
-    ]
-    packed = Entries(entries)
-    assert list(packed) == entries
-    assert packed[-1] == entries[-1]
-    assert packed[1:] == entries[1:]
-    with pytest.raises(IndexError):
-        packed[3]
-
-
-# What a user named
-
-
-@pytest.mark.parametrize(
-    ("name", "what"),
-    [("none", r"^'.*none': no such file or folder"), ("none.csv", r"^'.*none\.csv': no such file"),
-     ("folder", r"^manifest '.*folder': it is a folder, which the kind"),
-     ("a.png", r"^manifest '.*a\.png': expected a \.jsonl or \.csv file")],
-)  # fmt: skip
-def test_what_is_no_manifest_is_called_by_what_it_is(tmp_path, name, what):
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "a.png").write_bytes(png())
-    with pytest.raises(InputError, match=what):
-        ManifestSource(tmp_path / name, 8)
-    if name == "none":
-        with pytest.raises(InputError, match=what):
-            write_shards(tmp_path / name, tmp_path / "out")
-
-
-def test_formats_that_are_not_read_are_not_passed_over_in_silence(tmp_path):
-    fill(tmp_path, ["a.png", "b.svg", "sub/c.SVG", "sub/d.dng", "e.txt", ".f.svg"])
-    with pytest.warns(OtherFormatsWarning, match=r"passed over, .* not read: 1 \.dng, 2 \.svg; convert them") as record:
-        assert keys(FolderSource(tmp_path, 8, "all")) == ["a.png"]
-    assert len(record) == 1
