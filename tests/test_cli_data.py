@@ -49,7 +49,7 @@ def test_shard_writes_counts_and_names_what_it_skips(cvq: Cvq, here: Path) -> No
 @pytest.mark.parametrize(
     ("words", "part"),
     [
-        (("nowhere", "out"), "expected a .jsonl or .csv file"),
+        (("nowhere", "out"), "no such file or folder"),
         (("nowhere.csv", "out"), "no such file"),
         (("pictures", "file"), "it is a file, expected a folder"),
         (("pictures", "out", "--prefix", "../x"), "shard prefix '../x'"),
