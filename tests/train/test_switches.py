@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.train import runs
+from tests.train.runs import fit
 
 from channelvq.car.backbone import SHORT, build_backbone, run_backbone, settings_of, use_plain_attention
 from channelvq.car.model import CAR
@@ -17,19 +19,9 @@ from channelvq.train.engine import Engine, read_metrics
 from channelvq.train.run import load_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe, TokenizerTask
 
-TINY = (
-    "model.image_size=32", "model.latent_channels=8", "model.network.base_channels=8", "model.network.stem=2",
-    "model.quantizer.codebook_size=32", "data.validation_images=8", "objective.start_images=32",
-    "train.batch_size=4", "train.log_every=1", "train.device=cpu", "train.ema=0.9",
-)  # fmt: skip
-
 
 def recipe(folder: Path, *overrides: str) -> TokenizerRecipe:
-    return load_recipe("small/smoke", [*TINY, f"train.output_dir={folder}", *overrides], of=TokenizerRecipe)
-
-
-def fit(config: TokenizerRecipe) -> dict[str, float] | None:
-    return Engine(TokenizerTask(config), config.train, config).fit()
+    return runs.recipe(folder, "data.validation_images=8", *overrides)
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # dynamo looks at it

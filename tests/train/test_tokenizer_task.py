@@ -4,22 +4,12 @@ import math
 from pathlib import Path
 
 import pytest
+from tests.train.runs import recipe
 
 from channelvq.data.stream import fixed_images
 from channelvq.train import tokenizer_task
 from channelvq.train.engine import Engine, read_metrics
-from channelvq.train.run import load_recipe
-from channelvq.train.tokenizer_task import TokenizerRecipe, TokenizerTask
-
-TINY = (
-    "model.image_size=32", "model.latent_channels=8", "model.network.base_channels=8", "model.network.stem=2",
-    "model.quantizer.codebook_size=32", "data.validation_images=16", "objective.start_images=32",
-    "train.batch_size=4", "train.log_every=1", "train.device=cpu", "train.ema=0.9",
-)  # fmt: skip
-
-
-def recipe(folder: Path, *overrides: str) -> TokenizerRecipe:
-    return load_recipe("small/smoke", [*TINY, f"train.output_dir={folder}", *overrides], of=TokenizerRecipe)
+from channelvq.train.tokenizer_task import TokenizerTask
 
 
 def test_pictures_that_come_again_use_no_more_codes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
