@@ -48,7 +48,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 # The tests with the oldest versions that pyproject.toml declares, in an environment of their own.
 oldest: $(OLDEST)/.installed
-	$(OLDEST)/bin/python -m pytest -o filterwarnings=default  # old libraries warn of new ones
+	$(OLDEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile -o filterwarnings=default  # old libraries warn of new ones
 
 $(OLDEST)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(OLDEST)

@@ -17,7 +17,7 @@ from channelvq.files import replaced_folder
 from channelvq.report.token_sets import parameters, token_sets
 from channelvq.tokenizer import CVQTokenizer
 from channelvq.train.car_task import CARRecipe
-from lab.bundle.tokenizer import credits_of, finished_run, halve, trained_by, works_of, write_with_card
+from lab.bundle.tokenizer import credits_of, finished_run, shrink, trained_by, works_of, write_with_card
 from lab.studies.generator import scene_protocol
 from lab.study import Tables
 
@@ -28,7 +28,7 @@ _OF_THE_TOKENIZER = ("codebook", "codeword_mean", "codeword_scale")
 
 
 def bundle(run_dir: Path, package: Path, results: Path, command: str) -> dict[str, Any]:
-    """Half-precision weights and model card into `package`/car, figures into `results`.
+    """Weights of a byte a number and model card into `package`/car, figures into `results`.
 
     Everything is measured on the weights as they are stored, not as they were trained. The package keeps what it had
     until all of it is there. Raises InputError for a run that is not finished, or trained on what may not be bundled.
@@ -36,7 +36,7 @@ def bundle(run_dir: Path, package: Path, results: Path, command: str) -> dict[st
     recipe, facts = finished_run(run_dir, CARRecipe, command)
     works_of(recipe.data)
     with replaced_folder(package / "car") as folder:
-        store_generator(run_dir / "final", folder, halve)
+        store_generator(run_dir / "final", folder, shrink)
         result = measure(CAR.from_pretrained(folder), recipe, facts)
         card = partial(model_card, recipe=recipe)
         return write_with_card(results / "bundled-generator.json", result, folder, card)
@@ -120,8 +120,8 @@ tags: [text-to-image, vector-quantization]
 ---
 # The bundled CAR generator
 
-Text -> 64 channel tokens of 4,096 codes -> 64 x 64 px, one channel at a time; {millions:.1f} M parameters, stored in
-half precision, with its own image tokenizer (tokenizer/) and a byte-level BPE for the text.
+Text -> 64 channel tokens of 4,096 codes -> 64 x 64 px, one channel at a time; {millions:.1f} M parameters, stored a byte
+a number, with its own image tokenizer (tokenizer/) and a byte-level BPE for the text.
 
 ```python
 from channelvq import CAR
