@@ -275,7 +275,8 @@ tags: [image-tokenizer, vector-quantization]
 # The bundled CVQ tokenizer
 
 {size} x {size} px images <-> {tokens} channel tokens of {codes} codes ({side} x {side} codewords), {bytes} bytes an
-image. Trained with nested channel dropout: any prefix of the tokens decodes. Stored in half precision.
+image. Trained with nested channel dropout: any prefix of the tokens decodes. Large matrices are stored a byte a
+number, the rest in half precision.
 
 ```python
 from channelvq import CVQTokenizer
