@@ -7,10 +7,11 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PEERS  := .venv-peers
 OLDEST := .venv-oldest
+RELEASE := build/release
 # Tests side by side, one file of tests in one process; each process takes a core and up to 3 GB.
 WORKERS ?= 2
 
-.PHONY: demo test check docs fuzz guided format peers oldest clean
+.PHONY: demo test check docs fuzz guided format peers oldest release clean
 demo: $(STAMP)
 	$(BIN)/cvq demo
 
@@ -64,6 +65,20 @@ $(PEERS)/.installed: scripts/peers.txt
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet --requirement scripts/peers.txt
 	touch $@
+
+# The wheel of this commit, equal to the byte wherever it is built; it is installed in an empty environment, draws the demo
+# there, and what came with it is listed with its licences (sbom.json, CycloneDX).
+release:
+	rm -rf $(RELEASE) && mkdir -p $(RELEASE)/source
+	umask 022 && git archive HEAD | tar -x -C $(RELEASE)/source
+	$(PYTHON) -m venv $(RELEASE)/tools && $(PYTHON) -m venv $(RELEASE)/empty
+	$(RELEASE)/tools/bin/python -m pip install --quiet build cyclonedx-bom
+	umask 022 && SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) PIP_CONSTRAINT=$(CURDIR)/constraints.txt \
+		$(RELEASE)/tools/bin/python -m build --wheel --outdir $(RELEASE) $(RELEASE)/source
+	$(RELEASE)/empty/bin/python -m pip install --quiet $(PIP_FLAGS) --constraint constraints.txt $(RELEASE)/*.whl
+	$(RELEASE)/empty/bin/cvq demo --output $(RELEASE)/demo
+	$(RELEASE)/tools/bin/cyclonedx-py environment --output-reproducible --output-file $(RELEASE)/sbom.json $(RELEASE)/empty/bin/python
+	cd $(RELEASE) && sha256sum *.whl sbom.json
 
 clean:
 	rm -rf $(VENV) $(PEERS) $(OLDEST) demo build *.egg-info src/*.egg-info
