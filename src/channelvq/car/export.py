@@ -30,7 +30,7 @@ from channelvq.nn.modes import evaluating
 from channelvq.pretrained import read_settings, write_settings
 
 MARKER, PADDING = "<|image|>", "<|pad|>"
-IMAGE_TOKEN = re.compile(r"<\|image_(\d{1,9})\|>")  # their texts, see `image_token`
+IMAGE_TOKEN = re.compile(r"<\|image_(0|[1-9][0-9]{0,8})\|>")  # their texts, see `image_token`
 LAYOUT_FILE = "channelvq.json"
 IMAGE_TOKENIZER = "image_tokenizer"
 
