@@ -147,6 +147,7 @@ def test_llama_cpp_writes_the_ids_of_transformers(new_car: Callable[..., CAR], k
     settings = llama.CommonParams()
     settings.model.path = str(tmp_path / "gguf" / GGUF_FILE)
     settings.n_ctx, settings.n_parallel = 64, 1
+    settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = 1
     settings.cache_type_k = settings.cache_type_v = llama.ggml_type.GGML_TYPE_F32
     server = llama.Server(settings)
     model, text = (kind.from_pretrained(tmp_path / "stock") for kind in (AutoModelForCausalLM, AutoTokenizer))
