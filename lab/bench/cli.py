@@ -161,6 +161,20 @@ def bench_serve(
     rich.print(shown(run(model, clients or [1, 8, 50], seconds, json_file)).terminal())
 
 
+@bench_app.command("llama-cpp")
+def bench_llama_cpp(
+    car: Annotated[str, typer.Option("--car", "-c", help="The generator to export.")] = "bundled",
+    json_file: JsonOption = None,
+) -> None:
+    """Ids of llama.cpp from a GGUF export beside those of transformers; needs `pip install xllamacpp`."""
+    import rich
+
+    from lab.bench.llama_cpp import run, shown
+
+    check_outputs([json_file])
+    rich.print(shown(run(car, json_file)).terminal())
+
+
 @bench_app.command("fuzz")
 def bench_fuzz(
     inputs: Annotated[int, typer.Option(min=1, help="Of each kind.")] = 10_000,

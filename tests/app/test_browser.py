@@ -1,4 +1,4 @@
-"""The page in a browser, wide and narrow: load, upload, slide, change a token, draw, look at the codebook.
+"""The page in a browser, wide and narrow: load, upload, paste, slide, change a token, draw, stop, see the codebook.
 
 Skipped where one of three is missing: pip install 'channelvq[app]' playwright; apt-get install chromium.
 """
@@ -56,7 +56,10 @@ def visit(request: pytest.FixtureRequest, address: str) -> Iterator[tuple[Any, l
     width, scheme = request.param
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        page, wrong = browser.new_page(viewport={"width": width, "height": 850}, color_scheme=scheme), list[str]()
+        page, wrong = browser.new_page(
+            viewport={"width": width, "height": 850}, color_scheme=scheme,
+            permissions=["clipboard-read", "clipboard-write"],
+        ), list[str]()  # fmt: skip
         page.on("console", lambda line: wrong.append(line.text) if line.type == "error" else None)
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("request", lambda asked: None if _local(asked.url, address) else wrong.append(asked.url))
@@ -88,6 +91,17 @@ def test_a_visit(visit: tuple[Any, list[str]], tmp_path: Path) -> None:
     page.set_input_files("#upload input[type=file]", tmp_path / "mine.png")
     shown = _changes(page, "#compared", shown)
 
+    page.evaluate(
+        """async () => {
+            const canvas = document.createElement('canvas')
+            canvas.getContext('2d').fillRect(0, 0, 80, 40)
+            const file = await new Promise(done => canvas.toBlob(done, 'image/png'))
+            await navigator.clipboard.write([new ClipboardItem({'image/png': file})])
+        }"""
+    )
+    page.locator('#upload button[aria-label="Paste from clipboard"]').click()
+    shown = _changes(page, "#compared", shown)
+
     slider = page.locator("#length input[type=range]")
     slider.focus()
     for _ in range(3):  # by the keyboard
@@ -110,6 +124,11 @@ def test_a_visit(visit: tuple[Any, list[str]], tmp_path: Path) -> None:
     page.locator("#draw").click()
     page.wait_for_selector('#drawn [data-tokens="64"]', timeout=90_000)
     assert page.evaluate("window.pictures.size") >= 4
+    page.locator("#draw").click()
+    page.wait_for_selector('#drawn [data-tokens]:not([data-tokens="64"])', timeout=90_000)
+    page.get_by_role("button", name="Stop").click()
+    page.wait_for_timeout(1500)  # in which it would be done
+    assert int(page.locator("#drawn [data-tokens]").get_attribute("data-tokens")) < 64
 
     page.get_by_role("tab", name="Codebook").click()
     page.wait_for_selector("#atlas img", timeout=60_000)

@@ -9,6 +9,7 @@ from channelvq.car.config import CARConfig
 from channelvq.car.model import CAR
 from channelvq.car.text import TextTokenizer, train_bpe
 from channelvq.nn.conv import ConvConfig
+from channelvq.nn.resampler import ResamplerConfig
 from channelvq.quantize.codebook import PlainConfig
 from channelvq.tokenizer import CVQConfig, CVQTokenizer
 
@@ -16,11 +17,12 @@ CAPTIONS = ["a photo of two bananas", "a red car left of a blue umbrella", "a gr
 BACKBONE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 
 
-def tiny_tokenizer(codes: int = 32) -> CVQTokenizer:
+def tiny_tokenizer(codes: int = 32, resampler: ResamplerConfig | None = None) -> CVQTokenizer:
     torch.manual_seed(0)
     network = ConvConfig(base_channels=8, multipliers=(1, 1), num_blocks=1, attention=False, stem=2)
     quantizer = PlainConfig(codebook_size=codes, start="uniform")
-    return CVQTokenizer(CVQConfig(image_size=16, latent_channels=8, network=network, quantizer=quantizer)).eval()
+    config = CVQConfig(image_size=16, latent_channels=8, network=network, quantizer=quantizer, resampler=resampler)
+    return CVQTokenizer(config).eval()
 
 
 def tiny_text(vocab_size: int = 300) -> TextTokenizer:

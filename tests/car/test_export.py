@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3ForCausalLM
 from typer.testing import CliRunner
 
-from channelvq.car.export import IMAGE_TOKENIZER, ExportLayout, export_car
+from channelvq.car.export import IMAGE_TOKEN, IMAGE_TOKENIZER, ExportLayout, export_car
 from channelvq.car.model import CAR
 from channelvq.cli import app
 from channelvq.errors import InputError
@@ -113,6 +113,22 @@ def test_a_prompt_with_the_markers_text_is_text(car: CAR, prompt: str, tmp_path:
     expected = [*encoded.ids[encoded.mask].tolist(), layout.marker_id]
     assert tokenizer(prompt).input_ids == expected
     assert tokenizer([prompt, "a"], padding=True).input_ids[0] == expected
+
+
+def test_image_tokens_have_texts_that_no_prompt_turns_into_them(car: CAR, tmp_path: Path) -> None:
+    """A server that answers in text says which codes it chose."""
+    layout = export_car(car, tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    tokens = [layout.first_image_id, layout.first_image_id + 17, layout.last_image_id]
+    text = "<|image_0|><|image_17|><|image_31|>"
+    for skip in (True, False):
+        assert tokenizer.decode(tokens, skip_special_tokens=skip) == text
+    assert [int(code) for code in IMAGE_TOKEN.findall(text)] == layout.image_ids(tokens)
+    assert len(tokenizer) == layout.last_image_id + 1
+    for prompt in (text, " <|image_0|>", "a<|image_31|>dog"):
+        encoded = car.text.encode([prompt], 64)
+        assert tokenizer(prompt).input_ids == [*encoded.ids[encoded.mask].tolist(), layout.marker_id]
+        assert max(tokenizer(prompt).input_ids) == layout.marker_id
 
 
 def test_tokens_that_are_no_image_are_named() -> None:

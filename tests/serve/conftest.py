@@ -11,7 +11,8 @@ import pytest
 from tests.car.conftest import make_car
 
 from channelvq.car.model import CAR
-from channelvq.car.slots import Slots
+from channelvq.car.slots import Drawing, Slots
+from channelvq.serve.backend import Backend
 from channelvq.serve.engine import Engine, Ticket
 from channelvq.serve.limits import Limits
 
@@ -42,21 +43,27 @@ def until(condition: Callable[[], bool], seconds: float = 20) -> bool:
 
 
 @contextmanager
-def running(car: CAR, limits: Limits, key: str | None = None) -> Iterator[Running]:
-    from channelvq.serve.server import configure
-
-    config = configure(car, "tiny", "127.0.0.1", 0, limits, key)
+def listening(config: "uvicorn.Config") -> Iterator[tuple[str, "uvicorn.Server", threading.Thread]]:
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     assert until(lambda: server.started)
     port = server.servers[0].sockets[0].getsockname()[1]
     try:
-        yield Running(f"http://127.0.0.1:{port}", config.app.state.engine, server, thread)  # type: ignore[union-attr]
+        yield f"http://127.0.0.1:{port}", server, thread
     finally:
         server.should_exit = True
         thread.join(20)
         assert not thread.is_alive()
+
+
+@contextmanager
+def running(model: CAR | Backend, limits: Limits, key: str | None = None) -> Iterator[Running]:
+    from channelvq.serve.server import configure
+
+    config = configure(model, "tiny", "127.0.0.1", 0, limits, key)
+    with listening(config) as (url, server, thread):
+        yield Running(url, config.app.state.engine, server, thread)  # type: ignore[union-attr]
 
 
 @pytest.fixture(scope="session")
@@ -87,9 +94,9 @@ def go(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """No token is drawn until it is set."""
     step, event = Slots.step, threading.Event()
 
-    def held(slots: Slots) -> None:
+    def held(slots: Slots) -> list[Drawing]:
         assert event.wait(60)
-        step(slots)
+        return step(slots)
 
     monkeypatch.setattr(Slots, "step", held)
     yield event

@@ -1,6 +1,7 @@
 """Refusals, clients that vanish, the end of the server, and what is beside the images."""
 
 import base64
+import json
 import os
 import signal
 import socket
@@ -12,15 +13,22 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlparse
 
 import httpx
 import pytest
+import torch
 from PIL import Image
-from tests.serve.conftest import Running, tickets, until
+from tests.car.conftest import BACKBONE, tiny_text, tiny_tokenizer
+from tests.serve.conftest import Running, running, tickets, until
 
+from channelvq.car.config import CARConfig
 from channelvq.car.model import CAR
 from channelvq.errors import InputError
+from channelvq.nn.resampler import ResamplerConfig
+from channelvq.serve.images import partial_lengths
+from channelvq.serve.limits import Limits
 from channelvq.serve.server import PatientProtocol, read_key
 
 GENERATE = "/v1/images/generations"
@@ -42,7 +50,8 @@ def post(server: Running, path: str = GENERATE, **body: object) -> httpx.Respons
         (b'{"prompt": "%s"}' % (b"a " * 2**19), 400, "prompt: 1048576 characters are more than the 4000"),
         (b'{"prompt": "%s"}' % (b"dog " * 500), 400, "the model takes at most 24"),
         (b'{"prompt": "%s"}' % (b"a" * 2**25), 413, "larger than"),
-        (b'{"prompt": "a", "size": "1024x1024"}', 400, "this model draws 16x16"),
+        (b'{"prompt": "a", "size": "1024x1024"}', 400, "this model draws 16x16 alone"),
+        (b'{"prompt": "a", "size": "16x"}', 400, "size: expected WIDTHxHEIGHT, such as 16x16"),
         (b'{"prompt": "a", "speed": 1}', 400, "unknown parameter: 'speed'"),
         (b'{"prompt": "a", "seed": -1}', 400, "seed"),
         (b'{"prompt": "a", "seed": 1e400}', 400, "seed"),
@@ -210,6 +219,39 @@ def test_what_is_no_image_or_no_ids(server: Running, path: str, body: dict[str, 
     answer = post(server, path, **body)
     assert answer.status_code == 400, answer.text
     assert message in answer.json()["error"]["message"]
+
+
+def test_other_sizes_are_those_of_generate(new_sizes: CAR) -> None:
+    """WIDTHxHEIGHT as OpenAI writes it; beside pictures of the home size, and on the way."""
+
+    def wanted(**settings: Any) -> bytes:
+        return new_sizes.generate("a green dog", seed=3, **settings).images[0].tobytes()
+
+    with running(new_sizes, Limits()) as server:
+        asked = {"prompt": "a green dog", "seed": 3}
+        for size, given in (("24x16", (16, 24)), ("16x16", None), ("auto", None), ("21x19", (19, 21))):
+            answer = post(server, size=size, **asked).json()
+            picture = Image.open(BytesIO(base64.b64decode(answer["data"][0]["b64_json"])))
+            assert picture.tobytes() == wanted(size=given)
+            assert answer["size"] == "{}x{}".format(*picture.size)
+        body = asked | {"size": "24x16", "stream": True, "partial_images": 2}
+        with httpx.stream("POST", server.url + GENERATE, json=body, timeout=30) as events:
+            shown = [json.loads(line[5:]) for line in events.iter_lines() if line.startswith("data:")]
+        for event, length in zip(shown, [*partial_lengths(8, 2), 8], strict=True):
+            picture = Image.open(BytesIO(base64.b64decode(event["b64_json"])))
+            assert (picture.size, event["size"]) == ((24, 16), "24x16")
+            assert picture.tobytes() == wanted(size=(16, 24), num_tokens=length)
+        for size in ("1024x1024", "0x16", "16x16x3", "-1x5", "16 x 16", "99999999x1"):
+            answer = post(server, size=size, **asked)
+            assert (answer.status_code, answer.json()["error"]["param"]) == (400, "size")
+
+
+@pytest.fixture
+def new_sizes() -> CAR:
+    """Its tokenizer has a resampler."""
+    tokenizer = tiny_tokenizer(resampler=ResamplerConfig(width=16, num_heads=2))
+    config = CARConfig(backbone=BACKBONE, max_text_tokens=24)  # type: ignore[arg-type]
+    return CAR(config, tokenizer, tiny_text(), generator=torch.Generator().manual_seed(1)).eval()
 
 
 def test_health_and_metrics(start: Callable[..., Running]) -> None:

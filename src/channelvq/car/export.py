@@ -4,11 +4,13 @@
     head rows        0 .. V-1 text   V unused   V+1 unused    V+2 .. V+1+N image codes: CAR's head
 
 After the marker come C image tokens; the generation config forbids everything else, and the text tokenizer appends the
-marker to a prompt. Image id i of the tokenizer is token V + 2 + i. Padding has a token of its own: where no attention
-mask is given, transformers hides what looks like padding.
+marker to a prompt. Image id i of the tokenizer is token V + 2 + i, and its text is <|image_i|>: servers that answer in
+text say with it which code they chose. Padding has a token of its own: where no attention mask is given, transformers
+hides what looks like padding.
 """
 
 import json
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -28,6 +30,7 @@ from channelvq.nn.modes import evaluating
 from channelvq.pretrained import read_settings, write_settings
 
 MARKER, PADDING = "<|image|>", "<|pad|>"
+IMAGE_TOKEN = re.compile(r"<\|image_(0|[1-9][0-9]{0,8})\|>")  # their texts, see `image_token`
 LAYOUT_FILE = "channelvq.json"
 IMAGE_TOKENIZER = "image_tokenizer"
 
@@ -49,14 +52,19 @@ class ExportLayout:
         ids = [token - self.first_image_id for token in tokens]
         wrong = next((i for i, code in enumerate(ids) if not 0 <= code < self.codebook_size), None)
         if wrong is not None:
-            last = self.first_image_id + self.codebook_size - 1
             raise InputError(
-                f"token {tokens[wrong]} at place {wrong} is no image token ({self.first_image_id}..{last}); "
+                f"token {tokens[wrong]} at place {wrong} is no image token "
+                f"({self.first_image_id}..{self.last_image_id}); "
                 "serve with allowed_token_ids or the exported generation config"
             )
         if not 1 <= len(ids) <= self.num_tokens:
             raise InputError(f"{len(ids)} image tokens: expected 1 to {self.num_tokens}")
         return ids
+
+    @property
+    def last_image_id(self) -> int:
+        """The token of the last code."""
+        return self.first_image_id + self.codebook_size - 1
 
     @classmethod
     def load(cls, folder: str | Path) -> "ExportLayout":
@@ -65,6 +73,11 @@ class ExportLayout:
         if not path.is_file():
             raise InputError(f"{folder}: the folder holds no {LAYOUT_FILE}; expected what `cvq export` writes")
         return from_dict(cls, read_settings(path), where=str(path))
+
+
+def image_token(code: int) -> str:
+    """The text of an image token."""
+    return f"<|image_{code}|>"
 
 
 def export_car(model: CAR, folder: str | Path, dtype: torch.dtype = torch.float32) -> ExportLayout:
@@ -81,13 +94,18 @@ def export_car(model: CAR, folder: str | Path, dtype: torch.dtype = torch.float3
     before = _weight_files(folder)
     with filled_folder(folder) as new:
         stock.save_pretrained(new)
-        _text_tokenizer(model, layout).save_pretrained(new)
-        model.tokenizer.save_pretrained(new / IMAGE_TOKENIZER)
-        write_settings(new / LAYOUT_FILE, asdict(layout))
+        write_tokenizers(model, layout, new)
         left = before - _weight_files(new)
     for name in left:  # of an earlier export in fewer or more parts: transformers could load them instead
         (folder / name).unlink()
     return layout
+
+
+def write_tokenizers(model: CAR, layout: ExportLayout, folder: Path) -> None:
+    """What an export holds beside the language model: both tokenizers, and where the image tokens are."""
+    text_tokenizer(model, layout).save_pretrained(folder)
+    model.tokenizer.save_pretrained(folder / IMAGE_TOKENIZER)
+    write_settings(folder / LAYOUT_FILE, asdict(layout))
 
 
 def _weight_files(folder: Path) -> set[str]:
@@ -176,13 +194,18 @@ def _generation_config(layout: ExportLayout) -> GenerationConfig:
     )
 
 
-def _text_tokenizer(model: CAR, layout: ExportLayout) -> PreTrainedTokenizerFast:
+def text_tokenizer(model: CAR, layout: ExportLayout) -> PreTrainedTokenizerFast:
     """The prompt's tokens, and the marker after them; text that looks like the marker is text, as it is for CAR."""
     settings: dict[str, Any] = json.loads(model.text.tokenizer.to_str())
+    if any(model.text.tokenizer.token_to_id(token) is not None for token in (MARKER, PADDING, image_token(0))):
+        raise InputError(f"export: the text tokenizer already has a token {MARKER}, {PADDING} or {image_token(0)}")
+    _name_image_tokens(settings, layout)
     tokenizer = Tokenizer.from_str(json.dumps(settings | {"post_processor": None}))
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in (MARKER, PADDING)])
     if [tokenizer.token_to_id(token) for token in (MARKER, PADDING)] != [layout.marker_id, layout.marker_id + 1]:
-        raise InputError(f"export: the text tokenizer already has a token {MARKER} or {PADDING}")
+        raise InputError(f"export: ids of the text tokenizer are not 0..{layout.marker_id - 1}")
+    if max(tokenizer.encode(image_token(0)).ids, default=0) >= layout.marker_id:
+        raise InputError(f"export: the text tokenizer would take the text {image_token(0)} for an image token")
     tokenizer.post_processor = TemplateProcessing(  # type: ignore[assignment]
         single=f"$A {MARKER}", pair=None, special_tokens=[(MARKER, layout.marker_id)]
     )
@@ -191,3 +214,13 @@ def _text_tokenizer(model: CAR, layout: ExportLayout) -> PreTrainedTokenizerFast
         tokenizer_object=tokenizer, pad_token=PADDING, padding_side="left", model_max_length=length,
         split_special_tokens=True,
     )  # fmt: skip
+
+
+def _name_image_tokens(settings: dict[str, Any], layout: ExportLayout) -> None:
+    """Give image tokens their texts in the vocabulary of a BPE: no merge leads to them, so no prompt has them."""
+    if settings["model"]["type"] != "BPE":
+        return
+    named = {token["content"]: token["id"] for token in settings.get("added_tokens", ())}
+    named |= {MARKER: layout.marker_id, PADDING: layout.marker_id + 1}
+    named |= {image_token(code): layout.first_image_id + code for code in range(layout.codebook_size)}
+    settings["model"]["vocab"] |= named  # without holes: the library complains of them

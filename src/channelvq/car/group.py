@@ -10,7 +10,6 @@ prompt or a negative one), T text slot, C image tokens, N codes, E embedding, H 
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Float64, Int64
@@ -21,35 +20,11 @@ from channelvq.car.cache import roomy_cache
 from channelvq.car.choice import choose, guide
 from channelvq.car.compiled import CompiledStep
 from channelvq.car.model import CAR
+from channelvq.car.request import Request
 from channelvq.car.rows import Rows, can_have_rows
 from channelvq.car.settings import SamplingSettings
 from channelvq.car.text import TextBatch
 from channelvq.nn.modes import evaluating, row_independent_kernels
-
-
-@dataclass(frozen=True, eq=False)
-class Request:
-    """What is to be drawn, checked.
-
-    against: what guidance leads away from, the empty prompt or a negative one. prefix: ids to continue from.
-    num_tokens: of each image, with its prefix. size: of the images, see `Generation`.
-    """
-
-    text: TextBatch
-    against: TextBatch
-    seeds: tuple[int, ...]
-    prefix: Int64[Tensor, "B p"]
-    num_tokens: int
-    size: int | tuple[int, int] | None = None
-
-    def __len__(self) -> int:
-        return len(self.seeds)
-
-    def part(self, rows: slice) -> "Request":
-        """Of some of the images."""
-        return Request(
-            self.text[rows], self.against[rows], self.seeds[rows], self.prefix[rows], self.num_tokens, self.size
-        )
 
 
 @contextmanager

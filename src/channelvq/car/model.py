@@ -145,6 +145,11 @@ class CAR(nn.Module, PyTorchModelHubMixin, library_name="channelvq", model_card_
         return self.tokenizer.codebook_size
 
     @property
+    def max_text_tokens(self) -> int:
+        """T, tokens of a prompt at most."""
+        return self.config.max_text_tokens
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.marker.device

@@ -15,10 +15,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from channelvq.car.generation import Generation
-from channelvq.car.group import Group, Request, filled, sampling_mode
+from channelvq.car.group import Group, filled, sampling_mode
 from channelvq.car.model import CAR
+from channelvq.car.request import Request, checked_request, encoded, same_count
 from channelvq.car.settings import SamplingSettings
-from channelvq.car.text import TextBatch
 from channelvq.checks import check_whole_number
 from channelvq.errors import InputError
 from channelvq.nn.modes import CHUNK_ROWS
@@ -79,8 +79,8 @@ class Sampler:
 
     def score(self, prompts: str | Sequence[str], ids: Any) -> Float[Tensor, "B k"]:
         """See `CAR.score`; the settings play no part in it."""
-        text = self._encode(prompts)
-        ids = _same_count(self.model.tokenizer.check_ids(ids), len(text), "score")
+        text = encoded(self.model, prompts)
+        ids = same_count(self.model.tokenizer.check_ids(ids), len(text), "score")
         rows, parts = self._rows(len(text)), []
         with sampling_mode(self.model, self.exact):
             for start in range(0, len(text), rows):
@@ -98,9 +98,6 @@ class Sampler:
             part = request.part(slice(start, start + rows))
             yield Group(self.model, self.settings, part, rows, exact=self.exact, compiled=self.compiled)
 
-    def _encode(self, prompts: str | Sequence[str]) -> TextBatch:
-        return self.model.text.encode(prompts, self.model.config.max_text_tokens).to(self.model.device)
-
     def _request(self, prompts: str | Sequence[str], **wanted: Any) -> Request:
         request = self.request(prompts, **wanted)
         self.settings.warn(self.model.config.caption_dropout, TO_CALLER_OF_CAR)
@@ -109,57 +106,6 @@ class Sampler:
         self.model.text.warn_of_unknown(prompts, TO_CALLER_OF_CAR)
         return request
 
-    def request(
-        self,
-        prompts: str | Sequence[str],
-        *,
-        negative_prompt: str | Sequence[str] = "",
-        num_images_per_prompt: int = 1,
-        num_tokens: int | None = None,
-        prefix_ids: Int64[Tensor, "B p"] | None = None,
-        size: int | tuple[int, int] | None = None,
-    ) -> Request:
-        """What is to be drawn, checked; raises InputError as `CAR.generate` does, and draws nothing."""
-        text, against = self._encode(prompts), self._encode(negative_prompt)
-        if len(against) not in (1, len(text)):
-            raise InputError(
-                f"negative_prompt: {len(against)} texts for {len(text)} prompts; give one, or one for each prompt"
-            )
-        most, seed = self.model.num_tokens, self.settings.seed
-        num_tokens = most if num_tokens is None else check_whole_number("num_tokens", num_tokens, 1, most)
-        times = check_whole_number("num_images_per_prompt", num_images_per_prompt, 1)
-        if seed > 2**63 - len(text) * times:
-            raise InputError(f"seed: expected a whole number of at most 2**63 - {len(text) * times}, got {seed}")
-        if size is not None:
-            self.model.tokenizer.check_output_size(size, "generate")
-        prefix = self._prefix(prefix_ids, len(text), num_tokens)
-        images = torch.arange(len(text)).repeat_interleave(times)  # the prompt of each
-        one = torch.zeros_like(images) if len(against) == 1 else images
-        return Request(
-            text[images], against[one], tuple(range(seed, seed + len(images))), prefix[images], num_tokens, size
-        )
-
-    def _prefix(self, prefix_ids: Any, count: int, num_tokens: int) -> Int64[Tensor, "B p"]:
-        if prefix_ids is None or _is_empty(prefix_ids, count):
-            return torch.empty(count, 0, dtype=torch.int64, device=self.model.device)
-        prefix = _same_count(self.model.tokenizer.check_ids(prefix_ids), count, "prefix_ids")
-        if prefix.shape[1] > num_tokens:
-            raise InputError(
-                f"prefix_ids: {prefix.shape[1]} tokens are more than num_tokens {num_tokens}, which counts the prefix"
-            )
-        return prefix
-
-
-def _same_count(ids: Tensor, count: int, name: str) -> Tensor:
-    if len(ids) != count:
-        raise InputError(f"{name}: {len(ids)} rows of ids for {count} prompts; give one for each prompt")
-    return ids
-
-
-def _is_empty(ids: Any, count: int) -> bool:
-    """Whether they are the first 0 tokens of so many images, or of one."""
-    try:
-        shape = tuple(torch.as_tensor(ids).shape)
-    except (TypeError, ValueError, RuntimeError):
-        return False
-    return shape == (count, 0) or (count == 1 and shape == (0,))
+    def request(self, prompts: str | Sequence[str], **wanted: Any) -> Request:
+        """What is to be drawn, checked; wanted: see `checked_request`. Raises InputError as `CAR.generate` does."""
+        return checked_request(self.model, self.settings.seed, prompts, **wanted)

@@ -14,8 +14,9 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from channelvq.car.choice import choose
-from channelvq.car.group import Request, filled, guided_logits, sampling_mode, text_rows, uniforms
+from channelvq.car.group import filled, guided_logits, sampling_mode, text_rows, uniforms
 from channelvq.car.model import CAR
+from channelvq.car.request import Request
 from channelvq.car.rows import Rows, can_have_rows
 from channelvq.car.settings import SamplingSettings
 from channelvq.car.text import TextBatch, together
@@ -33,7 +34,7 @@ class Drawing:
     settings: SamplingSettings
     num_tokens: int
     ids: list[int] = field(default_factory=list)
-    error: InputError | None = None
+    error: Exception | None = None
 
     @property
     def done(self) -> bool:
@@ -42,10 +43,10 @@ class Drawing:
 
 
 def drawings(request: Request, settings: SamplingSettings, num_tokens: int) -> Iterator[Drawing]:
-    """The images of a request, each for itself. num_tokens: C of the model."""
+    """The images of a request, each for itself and with its own seed. num_tokens: C of the model."""
     for i, numbers in enumerate(uniforms(request.seeds, num_tokens)):
         part = request.part(slice(i, i + 1))
-        yield Drawing(part.text, part.against, numbers, settings, request.num_tokens)
+        yield Drawing(part.text, part.against, numbers, replace(settings, seed=request.seeds[i]), request.num_tokens)
 
 
 class Slots:
@@ -84,17 +85,19 @@ class Slots:
             self.places[place] = None
             self.begun.discard(place)
 
-    def step(self) -> None:
-        """One more token for every image; those that are done or failed leave."""
+    def step(self) -> list[Drawing]:
+        """One more token for every image; those that are done or failed leave. Gives all that took part."""
+        there = [drawing for drawing in self.places if drawing]
         with sampling_mode(self.model, True):
             new = [place for place, drawing in enumerate(self.places) if drawing and place not in self.begun]
             if self.begun:
                 self._go_on(sorted(self.begun))
             if new:
                 self._begin(new)
-        for drawing in list(self.places):
-            if drawing and drawing.done:
+        for drawing in there:
+            if drawing.done:
                 self.leave(drawing)
+        return there
 
     def _go_on(self, places: list[int]) -> None:
         last, going = torch.zeros(CHUNK_ROWS, dtype=torch.int64), torch.zeros(CHUNK_ROWS, dtype=torch.bool)

@@ -95,38 +95,53 @@ def export(
     model: Annotated[str, typer.Argument(help=f"A generator, or with --format onnx a tokenizer: {MODEL_HELP}")],
     output: Annotated[Path, typer.Argument(help="The folder to write.")],
     kind: Annotated[
-        Literal["transformers", "onnx"],
-        typer.Option("--format", help="transformers: a generator; onnx: a tokenizer as encoder.onnx and decoder.onnx."),
+        Literal["transformers", "gguf", "onnx"],
+        typer.Option(
+            "--format", help="transformers, or gguf for llama.cpp: a generator; onnx: a tokenizer as two .onnx files."
+        ),
     ] = "transformers",
-    dtype: Annotated[Precision, typer.Option(help="Of the stored weights; onnx: float32 alone.")] = "float32",
+    dtype: Annotated[Precision, typer.Option(help="Of the stored weights; gguf and onnx: float32 alone.")] = "float32",
+    weights: Annotated[
+        Literal["float32", "q8_0"], typer.Option(help="With --format gguf; q8_0: int8 in blocks of 32.")
+    ] = "float32",
     overwrite: OverwriteOption = False,
 ) -> None:
-    """A generator as a stock language model for transformers, vLLM or SGLang; a tokenizer as ONNX."""
+    """A generator as a stock language model for transformers, vLLM, SGLang or llama.cpp; a tokenizer as ONNX."""
+    from channelvq.errors import InputError
+
+    if kind != "gguf" and weights != "float32":
+        raise InputError(f"--weights {weights} goes with --format gguf")
+    if kind != "transformers" and dtype != "float32":
+        raise InputError(f"--dtype {dtype}: {kind} is written in float32; leave --dtype out")
     if kind == "onnx":
-        _export_tokenizer(model, output, dtype, overwrite)
+        _export_tokenizer(model, output, overwrite)
     else:
-        _export_generator(model, output, dtype, overwrite)
+        _export_generator(model, output, dtype, None if kind == "transformers" else weights, overwrite)
 
 
-def _export_generator(car: str, output: Path, dtype: Precision, overwrite: bool) -> None:
+def _export_generator(
+    car: str, output: Path, dtype: Precision, gguf: Literal["float32", "q8_0"] | None, overwrite: bool
+) -> None:
     import torch
 
     from channelvq import CAR
     from channelvq.car.export import LAYOUT_FILE, export_car
+    from channelvq.car.gguf_export import check_extra, export_gguf
 
+    if gguf is not None:
+        check_extra()  # before the model is loaded
     outputs(folder=output, inputs=(car,), own=(LAYOUT_FILE,), overwrite=overwrite)
-    layout = export_car(CAR.from_pretrained(car), output, getattr(torch, dtype))
-    last = layout.first_image_id + layout.codebook_size - 1
-    typer.echo(f"image tokens {layout.first_image_id}..{last} after the marker {layout.marker_id} -> {output}/")
+    model = CAR.from_pretrained(car)
+    layout = export_car(model, output, getattr(torch, dtype)) if gguf is None else export_gguf(model, output, gguf)
+    typer.echo(
+        f"image tokens {layout.first_image_id}..{layout.last_image_id} after the marker {layout.marker_id} -> {output}/"
+    )
 
 
-def _export_tokenizer(tokenizer: str, output: Path, dtype: Precision, overwrite: bool) -> None:
+def _export_tokenizer(tokenizer: str, output: Path, overwrite: bool) -> None:
     from channelvq import CVQTokenizer
-    from channelvq.errors import InputError
     from channelvq.onnx_export import DECODER, ENCODER, LAYOUT_FILE, export_onnx
 
-    if dtype != "float32":
-        raise InputError(f"--dtype {dtype}: a tokenizer is exported to ONNX in float32; leave --dtype out")
     outputs(folder=output, inputs=(tokenizer,), own=(LAYOUT_FILE,), overwrite=overwrite)
     check = export_onnx(CVQTokenizer.from_pretrained(tokenizer), output)
     typer.echo(

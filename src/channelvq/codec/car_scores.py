@@ -16,8 +16,9 @@ from jaxtyping import Bool, Float64, Int32, Int64
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from channelvq.car.group import Group, Request, sampling_mode
+from channelvq.car.group import Group, sampling_mode
 from channelvq.car.model import CAR
+from channelvq.car.request import Request
 from channelvq.car.settings import SamplingSettings
 from channelvq.codec.container import MODEL_DIGEST
 from channelvq.codec.levels import FINE, fine_scores, levels_of, safe_shifts

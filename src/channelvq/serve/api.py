@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TypeVar
 
 from fastapi import FastAPI, Request, Response
@@ -12,15 +13,19 @@ from starlette.types import Receive, Scope, Send
 
 import channelvq
 from channelvq.car.model import CAR
+from channelvq.car.slots import Slots
 from channelvq.images import images_to_batch
 from channelvq.images.encoded import to_base64
-from channelvq.serve.engine import Engine
+from channelvq.nn.modes import CHUNK_ROWS
+from channelvq.serve.backend import Backend
+from channelvq.serve.engine import Engine, Places
 from channelvq.serve.errors import RefusedError, add_handlers, too_late
 from channelvq.serve.gate import Gate
 from channelvq.serve.images import Job
 from channelvq.serve.limits import Limits
 from channelvq.serve.metrics import Metrics
 from channelvq.serve.pictures import from_base64
+from channelvq.serve.remote import Remote
 from channelvq.serve.schemas import (
     DetokenizeRequest,
     DetokenizeResponse,
@@ -38,14 +43,16 @@ _SECONDS_BETWEEN_LOOKS = 0.1
 Result = TypeVar("Result")
 
 
-def build_app(car: CAR, name: str, limits: Limits | None = None, key: str | None = None) -> FastAPI:
+def build_app(model: CAR | Backend, name: str, limits: Limits | None = None, key: str | None = None) -> FastAPI:
     """The server of a generator, as an ASGI application.
 
-    name: of the model, for clients. key: what they must send as their API key; None asks for none.
-    Raises InputError for a backbone whose images cannot join others (`car.slots`).
+    model: draws here, or elsewhere; a backend is the caller's to close. name: of the model, for clients. key: what they
+    must send as their API key; None asks for none. Raises InputError for a backbone whose images cannot join others
+    (`car.slots`).
     """
     limits, metrics = limits or Limits(), Metrics()
-    engine = Engine(car, limits, metrics)
+    whole = model.exported if isinstance(model, Backend) else model
+    engine = Engine(whole, limits, metrics, partial(_places, model, limits.batches))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -60,6 +67,12 @@ def build_app(car: CAR, name: str, limits: Limits | None = None, key: str | None
     _add_rest(app, engine, metrics)
     app.add_middleware(Gate, limits=limits, metrics=metrics, key=key)
     return app
+
+
+def _places(model: CAR | Backend, batches: int) -> Sequence[Places]:
+    if isinstance(model, Backend):
+        return [Remote(model, batches * CHUNK_ROWS)]
+    return [Slots(model, guided) for guided in (False, True) for _ in range(batches)]
 
 
 def _add_images(app: FastAPI, engine: Engine) -> None:

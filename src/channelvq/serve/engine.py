@@ -1,7 +1,9 @@
 """The one thread that computes: it draws the images of all requests together and runs other work between two tokens.
 
-    submit --> waiting --free row--> Slots --a token a step--> decoded, 8 at a time --> on_image of its ticket
+    submit --> waiting --free row--> Places --a token a step--> decoded, 8 at a time --> on_image of its ticket
     call   --> work, between two steps
+
+Places are `Slots`, which draw here, or a `Remote`, whose images another server draws.
 
 One thread for a device: two would only take turns, and an image's order of computation would be theirs to decide.
 """
@@ -13,12 +15,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
+import torch
 from PIL import Image
 
-from channelvq.car.model import CAR
-from channelvq.car.slots import Drawing, Slots
+from channelvq.car.request import TextToImage
+from channelvq.car.slots import Drawing
 from channelvq.errors import InputError
 from channelvq.nn.modes import CHUNK_ROWS
 from channelvq.serve.errors import RefusedError, queue_full
@@ -31,9 +34,34 @@ _log = logging.getLogger("channelvq.serve")
 Result = TypeVar("Result")
 
 
+class Places(Protocol):
+    """Where images are drawn, some at a time; see `Slots`, which has errors and shapes."""
+
+    guided: bool
+
+    def __len__(self) -> int: ...
+
+    @property
+    def free(self) -> int:
+        """Images that can join."""
+        ...
+
+    def join(self, drawing: Drawing) -> None:
+        """Begin an image."""
+        ...
+
+    def leave(self, drawing: Drawing) -> None:
+        """Give its place back."""
+        ...
+
+    def step(self) -> list[Drawing]:
+        """Images that have one more token now, or an error; those that are done have left."""
+        ...
+
+
 @dataclass(eq=False)
 class Ticket:
-    """The images of one request. partial: lengths at which they are also shown.
+    """The images of one request. partial: lengths at which they are also shown. size: (height, width); None: home.
 
     on_image: told (number of the image, tokens so far, picture), on the engine's thread. on_error: told once.
     """
@@ -42,6 +70,7 @@ class Ticket:
     on_image: Callable[[int, int, Image.Image], None]
     on_error: Callable[[Exception], None]
     partial: frozenset[int] = frozenset()
+    size: tuple[int, int] | None = None
     since: float = field(default_factory=time.monotonic)
     gone: bool = False
     seen: bool = False  # whether an image was shown
@@ -57,11 +86,13 @@ class _Shown:
 
 
 class Engine:
-    """Draws for tickets until it is closed."""
+    """Draws for tickets until it is closed. places: makes what draws, again after a step that failed."""
 
-    def __init__(self, model: CAR, limits: Limits, metrics: Metrics) -> None:
+    def __init__(
+        self, model: TextToImage, limits: Limits, metrics: Metrics, places: Callable[[], Sequence[Places]]
+    ) -> None:
         self.model, self.limits, self.metrics = model, limits, metrics
-        self.slots = [Slots(model, guided) for guided in (False, True) for _ in range(limits.batches)]
+        self._new_places, self.places = places, places()
         self._changed = threading.Condition()
         self._waiting: deque[tuple[Ticket, int]] = deque()
         self._work: deque[Callable[[], None]] = deque()
@@ -123,7 +154,12 @@ class Engine:
 
     def counts(self) -> dict[str, int]:
         """How many images run and wait."""
-        return {"running": sum(map(len, self.slots)), "waiting": len(self._waiting)}
+        return {"running": sum(map(len, self.places)), "waiting": len(self._waiting)}
+
+    @property
+    def guides(self) -> bool:
+        """Whether it can draw with guidance."""
+        return any(places.guided for places in self.places)
 
     def _check_open(self) -> None:
         if self._closing or not self.alive:
@@ -156,13 +192,11 @@ class Engine:
     def _step(self) -> None:
         self._drop_those_gone()
         self._let_in()
-        for slots in self.slots:
-            if len(slots):
-                self.metrics.tokens.inc(len(slots))
-                slots.step()
-        self._collect()
+        moved = [drawing for places in self.places if len(places) for drawing in places.step()]
+        self.metrics.tokens.inc(len(moved))
+        self._collect(moved)
         self._steps += 1
-        if len(self._shown) >= CHUNK_ROWS or self._steps % DECODE_EVERY == 0 or not self._running:
+        if len(self._shown) >= CHUNK_ROWS or self._steps % DECODE_EVERY == 0 or not moved:
             self._show()
 
     def _drop_those_gone(self) -> None:
@@ -174,8 +208,8 @@ class Engine:
 
     def _forget(self, drawing: Drawing) -> None:
         del self._running[drawing]
-        for slots in self.slots:
-            slots.leave(drawing)
+        for places in self.places:
+            places.leave(drawing)
 
     def _let_in(self) -> None:
         """In the order of arrival, past those for whose kind of batch there is no row."""
@@ -186,7 +220,7 @@ class Engine:
                     self.metrics.dropped.inc()
                     continue
                 drawing = ticket.drawings[number]
-                place = next((s for s in self.slots if s.guided == drawing.settings.guided and s.free), None)
+                place = next((p for p in self.places if p.guided == drawing.settings.guided and p.free), None)
                 if place is None:
                     self._waiting.append((ticket, number))
                     continue
@@ -195,9 +229,10 @@ class Engine:
             self.metrics.waiting.set(len(self._waiting))
         self.metrics.running.set(len(self._running))
 
-    def _collect(self) -> None:
+    def _collect(self, moved: Sequence[Drawing]) -> None:
         """Note the pictures that are due, and let go of what is done."""
-        for drawing, (ticket, number) in list(self._running.items()):
+        for drawing in moved:
+            ticket, number = self._running[drawing]
             if drawing.error is not None:
                 self._fail(ticket, drawing.error)
             elif drawing.done or len(drawing.ids) in ticket.partial:
@@ -211,7 +246,7 @@ class Engine:
         if not due:
             return
         try:
-            pictures = self.model.tokenizer.detokenize_prefixes([shown.ids for shown in due])
+            pictures = self._decoded(due)
         except Exception as error:
             _log.exception("pictures could not be decoded")
             for shown in due:
@@ -226,6 +261,16 @@ class Engine:
                 self.metrics.images.inc()
             ticket.on_image(shown.number, length, picture)
 
+    def _decoded(self, due: Sequence[_Shown]) -> list[Image.Image]:
+        """Pictures of the home size together, those of another one each for itself."""
+        tokenizer, home = self.model.tokenizer, [shown.ids for shown in due if shown.ticket.size is None]
+        together = iter(tokenizer.detokenize_prefixes(home) if home else ())
+        return [
+            next(together) if shown.ticket.size is None
+            else tokenizer.detokenize(torch.tensor([shown.ids]), size=shown.ticket.size)[0]
+            for shown in due
+        ]  # fmt: skip
+
     def _fail(self, ticket: Ticket, error: Exception) -> None:
         if not ticket.gone:
             ticket.gone = True
@@ -237,7 +282,7 @@ class Engine:
         for drawing in list(self._running):
             self._forget(drawing)
         self._shown.clear()
-        self.slots = [Slots(self.model, slots.guided) for slots in self.slots]
+        self.places = self._new_places()
 
 
 def _told(error: Exception) -> Exception:

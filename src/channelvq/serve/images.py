@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -10,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from channelvq.car.sampling import Sampler
+from channelvq.car.request import checked_request
 from channelvq.car.settings import SamplingSettings
 from channelvq.car.slots import drawings
 from channelvq.errors import InputError
@@ -39,15 +40,14 @@ class Job:
         self.engine, self.wanted, self.model = engine, wanted, engine.model
         self.created = int(time.time())
         self.format: Format = wanted.output_format or "png"
-        self.side = f"{self.model.tokenizer.image_size}x{self.model.tokenizer.image_size}"
         self.seed = secrets.randbelow(2**31) if wanted.seed is None else wanted.seed
         self._check()
-        settings = SamplingSettings(
-            wanted.guidance_scale, wanted.temperature, wanted.top_k, wanted.top_p, self.seed
-        )  # fmt: skip
-        request = Sampler(self.model, settings).request(
-            wanted.prompt, negative_prompt=wanted.negative_prompt, num_images_per_prompt=wanted.n,
-            num_tokens=wanted.num_tokens,
+        size, self.side = self._size()
+        guidance = wanted.guidance_scale if engine.guides else 1.0
+        settings = SamplingSettings(guidance, wanted.temperature, wanted.top_k, wanted.top_p, self.seed)
+        request = checked_request(
+            self.model, self.seed, wanted.prompt, negative_prompt=wanted.negative_prompt,
+            num_images_per_prompt=wanted.n, num_tokens=wanted.num_tokens,
         )  # fmt: skip
         self.num_tokens, self.text_tokens = request.num_tokens, int(request.text.mask.sum())
         self.partial = partial_lengths(self.num_tokens, wanted.partial_images or 0)
@@ -58,7 +58,7 @@ class Job:
                 loop.call_soon_threadsafe(self._news.put_nowait, news)
 
         images = list(drawings(request, settings, self.model.num_tokens))
-        self.ticket = Ticket(images, lambda *shown: tell(Picture(*shown)), tell, frozenset(self.partial))
+        self.ticket = Ticket(images, lambda *shown: tell(Picture(*shown)), tell, frozenset(self.partial), size)
         engine.submit(self.ticket)
 
     def _check(self) -> None:
@@ -69,12 +69,29 @@ class Job:
             length, most = len(getattr(wanted, name)), limits.prompt_characters
             if length > most:
                 raise RefusedError(400, f"{name}: {length} characters are more than the {most} allowed", param=name)
-        if wanted.size not in (None, "auto", self.side):
-            raise RefusedError(400, f"size: this model draws {self.side}, got {wanted.size!r:.40}", param="size")
+        if not self.engine.guides:
+            for name, nothing in (("guidance_scale", 1.0), ("negative_prompt", "")):
+                if name in wanted.model_fields_set and getattr(wanted, name) != nothing:
+                    raise RefusedError(400, f"{name}: this server draws without guidance; leave it out", param=name)
         if wanted.stream and wanted.n != 1:
             raise RefusedError(400, f"n: with stream it must be 1, got {wanted.n}", param="n")
         if wanted.partial_images and not wanted.stream:
             raise RefusedError(400, "partial_images: goes with stream=true", param="partial_images")
+
+    def _size(self) -> tuple[tuple[int, int] | None, str]:
+        """(height, width), None for the home size, and the size as OpenAI writes it: WIDTHxHEIGHT."""
+        tokenizer, wanted = self.model.tokenizer, self.wanted.size
+        home = f"{tokenizer.image_size}x{tokenizer.image_size}"
+        if wanted in (None, "auto", home):
+            return None, home
+        if (sides := re.fullmatch(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", wanted)) is None:
+            raise RefusedError(400, f"size: expected WIDTHxHEIGHT, such as {home}, got {wanted!r:.40}", param="size")
+        if tokenizer.resampler is None:
+            raise RefusedError(400, f"size: this model draws {home} alone, got {wanted!r:.40}", param="size")
+        height, width, most = int(sides[2]), int(sides[1]), tokenizer.config.max_pixels
+        if height * width > most:  # larger ones would only be enlarged
+            raise RefusedError(400, f"size: {wanted} are more than the {most} pixels allowed", param="size")
+        return (height, width), wanted
 
     async def pictures(self) -> AsyncIterator[Picture]:
         """As they come; whoever stops reading gives the rows back."""

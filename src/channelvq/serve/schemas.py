@@ -24,7 +24,7 @@ class ImageRequest(Strict):
     prompt: str = Field(description="What to draw; an empty one draws anything.")
     model: str | None = Field(None, description="The name that /v1/models lists.")
     n: int = Field(1, ge=1, description="Images; image i uses seed + i.")
-    size: str | None = Field(None, description="The model's own size, such as 64x64, or auto.")
+    size: str | None = Field(None, description="WIDTHxHEIGHT; auto: the model's own size.")
     response_format: Literal["b64_json", "url"] | None = Field(None, description="url: a data: URL, nothing is stored.")
     output_format: Format | None = Field(None, description="Default png, which loses nothing.")
     user: str | None = Field(None, max_length=512, description="Not used, and not stored.")

@@ -12,6 +12,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from channelvq.car.model import CAR
 from channelvq.errors import InputError
 from channelvq.serve.api import build_app
+from channelvq.serve.backend import Backend
 from channelvq.serve.limits import Limits
 
 CONNECTIONS = 1024  # at once; more are answered with 503
@@ -68,10 +69,10 @@ def read_key(path: Path) -> str:
     return key
 
 
-def configure(car: CAR, name: str, host: str, port: int, limits: Limits, key: str | None) -> uvicorn.Config:
+def configure(model: CAR | Backend, name: str, host: str, port: int, limits: Limits, key: str | None) -> uvicorn.Config:
     """How uvicorn runs it. On SIGTERM it takes no new requests and finishes those it has."""
     return uvicorn.Config(
-        build_app(car, name, limits, key),
+        build_app(model, name, limits, key),
         host=host,
         port=port,
         http=PatientProtocol,
@@ -84,6 +85,6 @@ def configure(car: CAR, name: str, host: str, port: int, limits: Limits, key: st
     )
 
 
-def serve(car: CAR, name: str, host: str, port: int, limits: Limits, key: str | None = None) -> None:
+def serve(model: CAR | Backend, name: str, host: str, port: int, limits: Limits, key: str | None = None) -> None:
     """Serve until SIGTERM or Ctrl-C."""
-    uvicorn.Server(configure(car, name, host, port, limits, key)).run()
+    uvicorn.Server(configure(model, name, host, port, limits, key)).run()

@@ -1,0 +1,116 @@
+"""`python -m lab bench llama-cpp`: ids that llama.cpp writes from a GGUF export, beside those of transformers.
+
+llama.cpp runs in this process, by `pip install xllamacpp`, a build of it with its own server. Both take the likeliest
+token. A choice that differs changes all that follows, so choices are also counted after llama.cpp's own tokens: how
+many of them transformers would have made otherwise.
+"""
+
+import tempfile
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from channelvq.car.export import export_car
+from channelvq.car.exported import Exported, ImageIds
+from channelvq.car.gguf_export import GGUF_FILE, Weights, export_gguf
+from channelvq.car.model import CAR
+from channelvq.errors import InputError
+from channelvq.evaluate.results import write_json
+from channelvq.evaluate.tables import TextTable
+from lab.bench.timing import machine
+from lab.study import Tables
+
+CASES: tuple[tuple[Weights, str], ...] = (("float32", "F32"), ("float32", "F16"), ("q8_0", "F16"))  # weights, cache
+NEVER = -1e9
+COLOURS, THINGS = ("red", "blue", "green", "purple"), ("dog", "car", "umbrella", "cat", "chair", "bus", "bird", "book")
+PROMPTS = [f"a photo of a {colour} {thing}" for thing in THINGS for colour in COLOURS]
+
+
+class LlamaCpp:
+    """llama.cpp on an export. cache: the type of its keys and values, F16 where nothing is said."""
+
+    def __init__(self, folder: Path, cache: str) -> None:
+        try:
+            import xllamacpp  # pyright: ignore[reportMissingImports]  # not among the packages of the tests
+        except ImportError:
+            raise InputError("this needs llama.cpp: pip install xllamacpp") from None
+        self.exported = Exported(folder)
+        settings = xllamacpp.CommonParams()
+        settings.model.path = str(folder / GGUF_FILE)
+        settings.n_parallel, settings.n_ctx = 1, self.exported.max_text_tokens + 1 + self.exported.num_tokens
+        settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = 1  # they spin; a busy core stops them all
+        settings.cache_type_k = settings.cache_type_v = getattr(xllamacpp.ggml_type, f"GGML_TYPE_{cache}")
+        self._server = xllamacpp.Server(settings)
+        self._bias = {str(token): NEVER for token in range(self.exported.layout.first_image_id)}
+        self.version = xllamacpp.__version__
+
+    def ids(self, tokens: list[int]) -> list[int]:
+        """The likeliest image after a prompt and the marker."""
+        asked = {
+            "prompt": tokens, "max_tokens": self.exported.num_tokens, "temperature": 0, "logit_bias": self._bias
+        }  # fmt: skip
+        answer = ImageIds(self.exported.layout, self.exported.num_tokens)
+        answer.add(self._server.handle_completions(asked)["choices"][0]["text"])
+        return answer.end()
+
+
+@torch.no_grad()
+def choices(model: PreTrainedModel, tokens: list[int], ids: list[int], first: int) -> list[int]:
+    """What transformers finds likeliest after each beginning of `ids`."""
+    inputs = torch.tensor([tokens + [first + code for code in ids[:-1]]])
+    return model(inputs).logits[0, len(tokens) - 1 :, first:].argmax(-1).tolist()
+
+
+def run(car: str, path: Path | None) -> dict[str, Any]:
+    """Export in every precision and compare image by image."""
+    model, records, version = CAR.from_pretrained(car), [], ""
+    with tempfile.TemporaryDirectory() as folder:
+        export_car(model, Path(folder, "stock"))
+        stock = AutoModelForCausalLM.from_pretrained(Path(folder, "stock"))
+        for weights, cache in CASES:
+            place = Path(folder, f"{weights}-{cache}")
+            export_gguf(model, place, weights)
+            llama = LlamaCpp(place, cache)
+            version = llama.version
+            size = (place / GGUF_FILE).stat().st_size
+            records.append({"weights": weights, "cache": cache, "bytes": size} | _compared(llama, stock))
+    about = {"model": car, "prompts": PROMPTS, "tokens": model.num_tokens, "xllamacpp": version}
+    result = {"protocol": machine() | about, "records": records}
+    if path is not None:
+        write_json(path, result)
+    return result
+
+
+def _compared(llama: LlamaCpp, stock: PreTrainedModel) -> dict[str, int]:
+    exported, first = llama.exported, llama.exported.layout.first_image_id
+    equal, differ, chosen = 0, 0, 0
+    for prompt in PROMPTS:
+        tokens, _ = exported.prompt(exported.text.encode(prompt, exported.max_text_tokens))
+        theirs, inputs = llama.ids(tokens), torch.tensor([tokens])
+        written = cast(Any, stock).generate(inputs, attention_mask=torch.ones_like(inputs), do_sample=False)
+        ours = exported.layout.image_ids(written[0, len(tokens) :].tolist())
+        wrong = sum(a != b for a, b in zip(ours, theirs, strict=True))
+        equal, differ = equal + (wrong == 0), differ + wrong
+        chosen += sum(a != b for a, b in zip(choices(stock, tokens, theirs, first), theirs, strict=True))
+    return {"images": len(PROMPTS), "equal_images": equal, "different_ids": differ, "different_choices": chosen}
+
+
+HEADINGS = ("weights", "keys and values", "MB", "images", "equal", "ids that differ", "choices that differ")
+
+
+def shown(result: dict[str, Any]) -> TextTable:
+    """A row for each precision."""
+    tokens = result["protocol"]["tokens"]
+    rows = [
+        [r["weights"], r["cache"], f"{r['bytes'] / 1e6:.1f}", str(r["images"]), str(r["equal_images"]),
+         *(f"{r[name]} of {r['images'] * tokens:,}" for name in ("different_ids", "different_choices"))]
+        for r in result["records"]
+    ]  # fmt: skip
+    protocol = result["protocol"]
+    note = f"{protocol['machine']}; the generator {protocol['model']}, llama.cpp of xllamacpp {protocol['xllamacpp']}."
+    return TextTable(HEADINGS, rows, note=note)
+
+
+TABLES: Tables = {"llama-cpp": ("llama-cpp.json", shown)}
