@@ -120,8 +120,8 @@ tags: [text-to-image, vector-quantization]
 ---
 # The bundled CAR generator
 
-Text -> 64 channel tokens of 4,096 codes -> 64 x 64 px, one channel at a time; {millions:.1f} M parameters, stored a byte
-a number, with its own image tokenizer (tokenizer/) and a byte-level BPE for the text.
+Text -> 64 channel tokens of 4,096 codes -> 64 x 64 px, one channel at a time; {millions:.1f} M parameters, stored
+a byte a number, with its own image tokenizer (tokenizer/) and a byte-level BPE for the text.
 
 ```python
 from channelvq import CAR
