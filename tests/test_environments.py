@@ -80,7 +80,7 @@ def test_a_training_goes_on_when_nobody_reads_it(here: Path) -> None:
         process.stdout.readline()
         process.stdout.close()
         stderr = process.stderr.read()
-        unread = [line for line in stderr.splitlines() if not line.startswith("warning: ")]  # torch 2.9 has one of its own
+        unread = [line for line in stderr.splitlines() if not line.startswith("warning: ")]  # torch 2.9 has one
         assert (process.wait(100), unread) == (0, [])
     assert (here / "run/final/model.safetensors").is_file()
 
