@@ -218,8 +218,8 @@ def kinds(result: dict[str, Any]) -> TextTable:
     note = (
         f"PSNR of {result['protocol']['n']:,} held-out pictures and perplexity: the mean of {SEEDS} seeds, and the "
         f"lowest and highest. Collapsed: runs with {result['protocol']['collapsed']} after {STEPS[0]}, {STEPS[1]} and "
-        f"{STEPS[2]:,} steps. `simvq-residual` is left out: no numbers are shared here, and it is `simvq-tokenwise` with "
-        "another start. One thread, beside other work: the times are a hint."
+        f"{STEPS[2]:,} steps. `simvq-residual` is left out: no numbers are shared here, and it is `simvq-tokenwise` "
+        "with another start. One thread, beside other work: the times are a hint."
     )
     return TextTable(headings, rows, note=note)
 

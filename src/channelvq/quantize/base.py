@@ -34,6 +34,8 @@ class GlobalBatch:
 class Quantizer(nn.Module, ABC):
     """A quantizer of tokens of `dim` numbers into `codebook_size` codes.
 
+    unit: only directions count: tokens are brought to length 1 first, and so are the codewords that it gives.
+
     A subclass gives the table (`codes`), what a start from data sets (`_place`) and the forward pass in float32
     (`_quantize`). It registers all of its state as parameters and buffers, so that it is saved, loaded and broadcast.
     """
@@ -41,10 +43,11 @@ class Quantizer(nn.Module, ABC):
     started: Tensor
     global_batch: GlobalBatch | None = None
 
-    def __init__(self, codebook_size: int, dim: int, *, started: bool) -> None:
+    def __init__(self, codebook_size: int, dim: int, *, started: bool, unit: bool = False) -> None:
         super().__init__()
         self.codebook_size = codebook_size
         self.dim = dim
+        self.unit = unit
         # Part of the state: a loaded codebook must never be started again.
         self.register_buffer("started", torch.tensor(started))
 
@@ -75,7 +78,7 @@ class Quantizer(nn.Module, ABC):
         again the quantizer updates nothing by itself, and does with a part what it would do with the global batch.
         """
         with torch.autocast(vectors[0].device.type, enabled=False):
-            self.global_batch = self._survey([z.float() for z in vectors], keep, parts)
+            self.global_batch = self._survey([self.compared(z.float()) for z in vectors], keep, parts)
 
     def _survey(
         self, vectors: Sequence[Float[Tensor, "b K D"]], keep: Sequence[Bool[Tensor, "b K"] | None], parts: int
@@ -88,7 +91,11 @@ class Quantizer(nn.Module, ABC):
 
     def targets(self, z: Float[Tensor, "B K D"], codes: Float[Tensor, "B K D"]) -> Float[Tensor, "B K D"]:
         """What each token was to stand for when it got its codeword: z, but where tokens pass on their errors."""
-        return z
+        return self.compared(z)
+
+    def compared(self, vectors: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
+        """Vectors as they are compared: at length 1 where only directions count."""
+        return F.normalize(vectors, dim=-1) if self.unit else vectors
 
     @torch.no_grad()
     def start_from(self, vectors: Float[Tensor, "M D"], generator: torch.Generator) -> None:
@@ -99,7 +106,7 @@ class Quantizer(nn.Module, ABC):
         check_finite(vectors)
         if rank() == 0:
             with torch.autocast(vectors.device.type, enabled=False):
-                self._place(vectors.float(), generator)
+                self._place(self.compared(vectors.float()), generator)
         broadcast_from_main((*self.parameters(), *self.buffers()))
         self.started.fill_(True)
 
@@ -121,7 +128,7 @@ class Quantizer(nn.Module, ABC):
             if self.training and not self.started:
                 self.start_from_tokens(z, torch.Generator().manual_seed(0))
             with torch.autocast(z.device.type, enabled=False):
-                return self._quantize(z, keep)
+                return self._quantize(self.compared(z), keep)
 
 
 @contextmanager
