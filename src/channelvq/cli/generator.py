@@ -23,6 +23,7 @@ from channelvq.cli.options import (
     outputs,
     parse_size,
 )
+from channelvq.errors import InputError
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -99,12 +100,18 @@ def export(
         typer.Option("--format", help="transformers: a generator; onnx: a tokenizer as encoder.onnx and decoder.onnx."),
     ] = "transformers",
     dtype: Annotated[Precision, typer.Option(help="Of the stored weights; onnx: float32 alone.")] = "float32",
+    weights: Annotated[
+        Literal["float32", "int8"],
+        typer.Option(help="onnx: how the decoder's matrices are stored; int8: a byte a number, a quarter of the size."),
+    ] = "float32",
     overwrite: OverwriteOption = False,
 ) -> None:
     """A generator as a stock language model for transformers, vLLM or SGLang; a tokenizer as ONNX."""
     if kind == "onnx":
-        _export_tokenizer(model, output, dtype, overwrite)
+        _export_tokenizer(model, output, dtype, weights, overwrite)
     else:
+        if weights != "float32":
+            raise InputError(f"--weights {weights} is for --format onnx; a generator has --dtype bfloat16")
         _export_generator(model, output, dtype, overwrite)
 
 
@@ -120,15 +127,16 @@ def _export_generator(car: str, output: Path, dtype: Precision, overwrite: bool)
     typer.echo(f"image tokens {layout.first_image_id}..{last} after the marker {layout.marker_id} -> {output}/")
 
 
-def _export_tokenizer(tokenizer: str, output: Path, dtype: Precision, overwrite: bool) -> None:
+def _export_tokenizer(
+    tokenizer: str, output: Path, dtype: Precision, weights: Literal["float32", "int8"], overwrite: bool
+) -> None:
     from channelvq import CVQTokenizer
-    from channelvq.errors import InputError
     from channelvq.onnx_export import DECODER, ENCODER, LAYOUT_FILE, export_onnx
 
     if dtype != "float32":
         raise InputError(f"--dtype {dtype}: a tokenizer is exported to ONNX in float32; leave --dtype out")
     outputs(folder=output, inputs=(tokenizer,), own=(LAYOUT_FILE,), overwrite=overwrite)
-    check = export_onnx(CVQTokenizer.from_pretrained(tokenizer), output)
+    check = export_onnx(CVQTokenizer.from_pretrained(tokenizer), output, weights)
     typer.echo(
         f"{ENCODER}, {DECODER} -> {output}/; by onnxruntime on probe images: {check.ids} ids compared, "
         f"{check.different_ids} differ; pixels differ by up to {check.largest_difference} of 255"
