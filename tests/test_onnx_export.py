@@ -100,7 +100,8 @@ def test_large_matrices_are_stored_as_bytes_and_nothing_else_is(tmp_path: Path) 
     from channelvq.onnx_export import LEAST_NUMBERS, OPSET, _session, store_as_bytes
 
     numbers = torch.randn(64, 64, generator=torch.Generator().manual_seed(0)) * torch.logspace(-3, 1, 64)[:, None]
-    tensors = {"large": numbers, "small": numbers[:63], "flat": numbers.flatten(), "double": numbers.double()}
+    tensors = {"large": numbers, "small": numbers[:63], "flat": numbers.flatten(), "stack": numbers[None],
+               "double": numbers.double()}  # fmt: skip
     assert numbers.numel() == LEAST_NUMBERS
     given = [numpy_helper.from_array(tensor.numpy(), name) for name, tensor in tensors.items()]
     x, y = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [64]) for name in "xy")
@@ -111,7 +112,7 @@ def test_large_matrices_are_stored_as_bytes_and_nothing_else_is(tmp_path: Path) 
     onnx.checker.check_model(onnx.load(path), full_check=True)
     stored = {t.name: torch.from_numpy(numpy_helper.to_array(t).copy()) for t in onnx.load(path).graph.initializer}
     rows, scale = to_byte_rows(numbers)
-    expected = {name: tensors[name] for name in ("small", "flat", "double")} | {
+    expected = {name: tensors[name] for name in ("small", "flat", "stack", "double")} | {
         "large.rows": rows,
         "large" + SCALE: scale,
     }

@@ -161,7 +161,8 @@ def store_as_bytes(path: Path) -> None:
     graph, nodes = model.graph, []
     for given in list(graph.initializer):
         matrix = torch.from_numpy(numpy_helper.to_array(given).copy())
-        if matrix.dtype != torch.float32 or matrix.ndim < 2 or matrix.numel() < LEAST_NUMBERS:
+        # Not the stack of all tokens' maps, (K, D, r): a scale for each token is not fine enough for these.
+        if matrix.dtype != torch.float32 or matrix.ndim not in (2, 4) or matrix.numel() < LEAST_NUMBERS:
             continue
         rows, name = f"{given.name}.rows", given.name
         for stored, values in zip((rows, name + SCALE), to_byte_rows(matrix), strict=True):
