@@ -12,6 +12,8 @@ from torch.nn import functional as F
 
 from channelvq.distributed import broadcast_from_main, rank
 from channelvq.errors import InputError, NotFiniteError
+from channelvq.lookup.nearest import nearest_codeword
+from channelvq.quantize.draw import Draw
 from channelvq.quantize.quantized import Quantized
 
 
@@ -42,6 +44,8 @@ class Quantizer(nn.Module, ABC):
 
     started: Tensor
     global_batch: GlobalBatch | None = None
+    can_draw = False  # whether `_quantize` finds its codes by `code_of`
+    _draw: Draw | None = None
 
     def __init__(self, codebook_size: int, dim: int, *, started: bool, unit: bool = False) -> None:
         super().__init__()
@@ -114,8 +118,27 @@ class Quantizer(nn.Module, ABC):
         """`start_from` the tokens of whole images, for a quantizer to which their position says something."""
         self.start_from(z.flatten(0, 1), generator)
 
-    def forward(self, z: Float[Tensor, "B K D"], keep: Bool[Tensor, "B K"] | None = None) -> Quantized:
-        """Quantize (B, K, D) in float32; `keep` marks the tokens that the loss counts.
+    def code_of(self, vectors: Float[Tensor, "M D"], table: Float[Tensor, "N D"]) -> Int64[Tensor, " M"]:
+        """Index of the nearest codeword, or of one drawn, where the call asked for that."""
+        return nearest_codeword(vectors, table) if self._draw is None else self._draw(vectors.detach(), table.detach())
+
+    @contextmanager
+    def _drawing(self, draw: Draw | None) -> Iterator[None]:
+        if draw is None:
+            yield
+            return
+        if not self.can_draw:
+            raise InputError(f"{type(self).__name__} draws no codes at random; plain, ema, simvq and lc do")
+        self._draw = draw
+        try:
+            yield
+        finally:
+            self._draw = None
+
+    def forward(
+        self, z: Float[Tensor, "B K D"], keep: Bool[Tensor, "B K"] | None = None, draw: Draw | None = None
+    ) -> Quantized:
+        """Quantize (B, K, D) in float32; `keep` marks the tokens that the loss counts, `draw` has codes drawn.
 
         A codebook that starts from the data does so on its first training batch if `start_from` was not called before.
         """
@@ -127,7 +150,7 @@ class Quantizer(nn.Module, ABC):
             check_finite(z)
             if self.training and not self.started:
                 self.start_from_tokens(z, torch.Generator().manual_seed(0))
-            with torch.autocast(z.device.type, enabled=False):
+            with torch.autocast(z.device.type, enabled=False), self._drawing(draw):
                 return self._quantize(self.compared(z), keep)
 
 

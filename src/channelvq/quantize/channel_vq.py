@@ -10,6 +10,7 @@ from channelvq.checks import check_whole_number, whole_numbers
 from channelvq.config import from_dict
 from channelvq.errors import InputError
 from channelvq.quantize.axis import Axis, check_axis, checked_vectors, shaped_like
+from channelvq.quantize.draw import asked_draw
 from channelvq.quantize.quantized import Quantized
 from channelvq.quantize.registry import AnyQuantizerConfig, QuantizerConfig
 
@@ -58,13 +59,22 @@ class ChannelVQ(nn.Module):
         """The table that indices refer to; (N, r) for "simvq-tokenwise", whose tokens see it through their maps."""
         return self.quantizer.codes()
 
-    def forward(self, z: Float[Tensor, "B ..."], keep: Bool[Tensor, "B K"] | None = None) -> Quantized:
+    def forward(
+        self,
+        z: Float[Tensor, "B ..."],
+        keep: Bool[Tensor, "B K"] | None = None,
+        *,
+        temperature: float | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Quantized:
         """(B, C, h, w) -> `Quantized` with z_q (B, C, h, w) and indices (B, C) on the channel axis, (B, h*w) else.
 
         z: a feature map, or a sequence (B, K, D) whose vectors are the tokens, with z_q (B, K, D) and indices (B, K).
         keep: tokens that stay, (B, K); the others are set to zero in z_q and do not count in the loss.
+        temperature, generator: draw each code at random, the nearer the likelier (draw.py), instead of the nearest one.
         """
-        out = self.quantizer(checked_vectors(z, self.axis, self.codebook_dim, "ChannelVQ"), keep)
+        vectors = checked_vectors(z, self.axis, self.codebook_dim, "ChannelVQ")
+        out = self.quantizer(vectors, keep, asked_draw(temperature, generator))
         z_q = out.z_q if keep is None else out.z_q.masked_fill(~keep[:, :, None], 0.0)
         return Quantized(shaped_like(z_q, z, self.axis), out.indices, out.losses)
 

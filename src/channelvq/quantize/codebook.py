@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from channelvq.config import STRICT, CodebookSize
-from channelvq.lookup.nearest import nearest_codeword
 from channelvq.quantize.base import Quantizer
 from channelvq.quantize.kmeans import kmeans
 from channelvq.quantize.quantized import Quantized, straight_through, vq_losses
@@ -46,6 +45,8 @@ class PlainConfig:
 class PlainCodebook(Quantizer):
     """N codewords of D numbers, trained by gradient."""
 
+    can_draw = True
+
     def __init__(self, config: PlainConfig, dim: int) -> None:
         super().__init__(config.codebook_size, dim, started=config.start == "uniform", unit=config.distance is not None)
         self.config = config
@@ -61,7 +62,7 @@ class PlainCodebook(Quantizer):
 
     def _quantize(self, z: Float[Tensor, "B K D"], keep: Bool[Tensor, "B K"] | None) -> Quantized:
         table = self.codes()
-        indices = nearest_codeword(z.flatten(0, 1), table).view(z.shape[:2])
+        indices = self.code_of(z.flatten(0, 1), table).view(z.shape[:2])
         codes = F.embedding(indices, table)
         losses = vq_losses(z, codes, keep, codebook=self.config.codebook_weight, beta=self.config.beta)
         return Quantized(straight_through(z, codes), indices, losses)

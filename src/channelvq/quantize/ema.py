@@ -61,6 +61,7 @@ class EMACodebook(Quantizer):
     what a forward pass returns is what `indices_to_codes` gives until the next one.
     """
 
+    can_draw = True
     weight: Tensor
     counts: Tensor
     sums: Tensor
@@ -102,7 +103,7 @@ class EMACodebook(Quantizer):
 
     def _quantize(self, z: Float[Tensor, "B K D"], keep: Bool[Tensor, "B K"] | None) -> Quantized:
         table = self.weight if self.global_batch is None or self.global_batch.table is None else self.global_batch.table
-        indices = nearest_codeword(z.flatten(0, 1), table).view(z.shape[:2])
+        indices = self.code_of(z.flatten(0, 1), table).view(z.shape[:2])
         if self.training and self.global_batch is None:
             kept = torch.ones_like(indices, dtype=torch.bool) if keep is None else keep
             self._update(z.detach()[kept].to(self.weight.dtype), indices[kept])

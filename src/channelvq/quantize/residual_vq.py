@@ -20,6 +20,7 @@ from channelvq.nn.modes import evaluating
 from channelvq.quantize.axis import Axis, check_axis, checked_vectors, shaped_like
 from channelvq.quantize.base import Quantizer
 from channelvq.quantize.channel_vq import checked_ids, chosen
+from channelvq.quantize.draw import asked_draw
 from channelvq.quantize.quantized import Quantized, straight_through
 from channelvq.quantize.registry import QuantizerConfig
 
@@ -74,15 +75,23 @@ class ResidualChannelVQ(nn.Module):
         tables = [torch.stack([quantizer.codes() for quantizer in of_group]) for of_group in self._of_groups()]
         return torch.stack(tables, 1).flatten(0, 1)
 
-    def forward(self, z: Float[Tensor, "B ..."], keep: Bool[Tensor, "B K"] | None = None) -> Quantized:
+    def forward(
+        self,
+        z: Float[Tensor, "B ..."],
+        keep: Bool[Tensor, "B K"] | None = None,
+        *,
+        temperature: float | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Quantized:
         """As of `ChannelVQ`, with indices (B, K, Q * G)."""
         vectors = checked_vectors(z, self.axis, self.codebook_dim, "ResidualChannelVQ").float()
+        draw = asked_draw(temperature, generator)
         shared = straight_through(vectors / self.num_quantizers, vectors)
         parts, indices, losses = [], [], {}
         for left, of_group in zip(shared.chunk(self.groups, 2), self._of_groups(), strict=True):
             outs = []
             for quantizer in of_group:
-                outs.append(quantizer(left, keep))
+                outs.append(quantizer(left, keep, draw))
                 left = left - outs[-1].z_q.detach()
                 for name, term in outs[-1].losses.items():
                     losses[name] = losses.get(name, 0.0) + term / self.groups
