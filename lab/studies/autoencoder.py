@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -186,14 +187,13 @@ def _over_seeds(result: dict[str, Any], name: str, metric: str) -> list[list[flo
 
 
 def _spread(values: Sequence[float], digits: int = 2) -> str:
-    mean = sum(values) / len(values)
-    return f"{mean:.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+    return f"{fmean(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
 def _names(result: dict[str, Any]) -> list[str]:
     """The middles there are, the best of the longest training first."""
     names = {row["quantizer"] for row in result["records"]}
-    return sorted(names, key=lambda name: -sum(_over_seeds(result, name, "psnr")[-1]))
+    return sorted(names, key=lambda name: -fmean(_over_seeds(result, name, "psnr")[-1]))
 
 
 def kinds(result: dict[str, Any]) -> TextTable:
@@ -212,9 +212,9 @@ def kinds(result: dict[str, Any]) -> TextTable:
             even = _over_seeds(result, name, "perplexity_ratio")
             fallen = [sum(value < COLLAPSED for value in values) for values in even]
             cells += [
-                f"{sum(use) / len(use):.1%}", _spread(even[-1]), ", ".join(f"{n} of {len(even[0])}" for n in fallen)
+                f"{fmean(use):.1%}", _spread(even[-1]), ", ".join(f"{n} of {len(even[0])}" for n in fallen)
             ]  # fmt: skip
-        rows.append([*cells, f"{1000 * sum(seconds) / len(seconds) / STEPS[-1]:.0f}"])
+        rows.append([*cells, f"{1000 * fmean(seconds) / STEPS[-1]:.0f}"])
     note = (
         f"PSNR of {result['protocol']['n']:,} held-out pictures and perplexity: the mean of {SEEDS} seeds, and the "
         f"lowest and highest. Collapsed: runs with {result['protocol']['collapsed']} after {STEPS[0]}, {STEPS[1]} and "
@@ -236,7 +236,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
             if key == "use" and name == NOTHING:
                 continue
             values = [[scale * value for value in of] for of in _over_seeds(result, name, key)]
-            means = [sum(of) / len(of) for of in values]
+            means = [fmean(of) for of in values]
             below = [mean - min(of) for mean, of in zip(means, values, strict=True)]
             above = [max(of) - mean for mean, of in zip(means, values, strict=True)]
             axes.errorbar(
