@@ -62,6 +62,17 @@ def bench_generate(
     rich.print(shown(run(settings, rounds, json_file, Console(stderr=True).print)).terminal())
 
 
+@bench_app.command("onnx")
+def bench_onnx(json_file: JsonOption = None) -> None:
+    """The bundled tokenizers as ONNX: the decoder's weights as float32 and as int8, size, quality and time."""
+    import rich
+
+    from lab.bench.onnx_weights import run, shown
+
+    check_outputs([json_file])
+    rich.print(shown(run(json_file)).terminal())
+
+
 @bench_app.command("latency")
 def bench_latency(
     codes: Annotated[int, typer.Option(min=2, help="Codebook size.")] = 65536,

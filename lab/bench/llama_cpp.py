@@ -22,7 +22,7 @@ from channelvq.evaluate.tables import TextTable
 from lab.bench.timing import machine
 from lab.study import Tables
 
-CASES: tuple[tuple[Weights, str], ...] = (("float32", "F32"), ("float32", "F16"), ("q8_0", "F16"))  # weights, cache
+CASES: tuple[tuple[Weights, str], ...] = (("float32", "F32"), ("float32", "F16"), ("int8", "F16"))  # weights, cache
 NEVER = -1e9
 COLOURS, THINGS = ("red", "blue", "green", "purple"), ("dog", "car", "umbrella", "cat", "chair", "bus", "bird", "book")
 PROMPTS = [f"a photo of a {colour} {thing}" for thing in THINGS for colour in COLOURS]

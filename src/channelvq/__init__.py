@@ -10,17 +10,18 @@ from channelvq.lazy import lazily
 if TYPE_CHECKING:
     from channelvq.car.model import CAR
     from channelvq.car.settings import SamplingSettings
-    from channelvq.quantize import ChannelVQ, Quantized
+    from channelvq.quantize import ChannelVQ, Quantized, ResidualChannelVQ
     from channelvq.tokenizer import CVQTokenizer
 
 __version__ = "0.1.0"
-__all__ = ["CAR", "CVQTokenizer", "ChannelVQ", "Quantized", "SamplingSettings", "__version__"]
+__all__ = ["CAR", "CVQTokenizer", "ChannelVQ", "Quantized", "ResidualChannelVQ", "SamplingSettings", "__version__"]
 
 __getattr__ = lazily(__name__, {
     "CAR": "channelvq.car.model",
     "CVQTokenizer": "channelvq.tokenizer",
     "ChannelVQ": "channelvq.quantize",
     "Quantized": "channelvq.quantize",
+    "ResidualChannelVQ": "channelvq.quantize",
     "SamplingSettings": "channelvq.car.settings",
 })  # fmt: skip
 

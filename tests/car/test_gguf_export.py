@@ -89,7 +89,7 @@ def test_settings_and_vocabulary(car: CAR, tmp_path: Path) -> None:
 
 def test_int8_is_within_half_a_step_of_each_block(car: CAR, tmp_path: Path) -> None:
     export_gguf(car, tmp_path / "a")
-    export_gguf(car, tmp_path / "b", "q8_0")
+    export_gguf(car, tmp_path / "b", "int8")
     assert value(read(tmp_path / "b"), "general.file_type") == 7
     stored = {t.name: t for t in read(tmp_path / "b").tensors}
     int8 = 0
@@ -127,11 +127,11 @@ def test_what_llama_cpp_would_compute_otherwise_is_refused(
 def test_the_command(car: CAR, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     car.save_pretrained(tmp_path / "car")
     words = ["export", str(tmp_path / "car"), str(tmp_path / "out"), "--format", "gguf"]
-    result = CliRunner().invoke(app, [*words, "--weights", "q8_0"])
+    result = CliRunner().invoke(app, [*words, "--weights", "int8"])
     assert result.exit_code == 0, result.output
     assert {file.name for file in (tmp_path / "out").iterdir()} >= {GGUF_FILE, "tokenizer.json", "image_tokenizer"}
     for more, message in ((["--dtype", "float16"], "leave --dtype out"), (["--format", "onnx"], "goes with")):
-        given = [*words, *more, *(["--weights", "q8_0"] if "onnx" in more else [])]
+        given = [*words, *more, *(["--weights", "int8"] if "onnx" in more else [])]
         assert message in str(CliRunner().invoke(app, given).exception)
     monkeypatch.setitem(sys.modules, "gguf", None)
     assert "pip install 'channelvq[gguf]'" in str(CliRunner().invoke(app, words).exception)

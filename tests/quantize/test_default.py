@@ -7,7 +7,7 @@ import torch
 from tests.pages import blocks
 from torch import nn
 
-from channelvq import ChannelVQ
+from channelvq import ChannelVQ, ResidualChannelVQ
 from channelvq.quantize.ema import EMAConfig
 
 ROOT = Path(__file__).parents[2]
@@ -49,11 +49,11 @@ def test_the_default_beats_the_papers_kind_in_a_short_training() -> None:
 def test_the_first_loss_of_the_examples_is_not_that_of_tokens_that_are_codewords(page: str) -> None:
     shown = 0
     for block in blocks(ROOT / page, "python"):
-        wanted = ("vq = ChannelVQ", "z = ", "length", "keep", "z_q")
+        wanted = ("vq = ChannelVQ", "vq = ResidualChannelVQ", "z = ", "length", "keep", "z_q")
         lines = [line for line in block.splitlines() if line.startswith(wanted)]
         if not any(line.startswith("z_q, indices, loss = vq") for line in lines) or "nn.Conv2d" in block:
             continue
-        scope: dict[str, object] = {"torch": torch, "ChannelVQ": ChannelVQ}
+        scope: dict[str, object] = {"torch": torch, "ChannelVQ": ChannelVQ, "ResidualChannelVQ": ResidualChannelVQ}
         exec("\n".join(lines), scope)
         assert scope["loss"].detach() > 0.01, block  # type: ignore[arg-type]
         shown += 1

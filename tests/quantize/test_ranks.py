@@ -19,6 +19,7 @@ from channelvq import ChannelVQ
 CASES: dict[str, dict[str, object]] = {
     "plain": {"kind": "plain"},
     "ema": {"kind": "ema", "revive_after": 0.0},
+    "ema by cosine": {"kind": "ema", "revive_after": 0.0, "distance": "cosine"},
     "simvq": {"kind": "simvq"},
     "simvq-tokenwise": {"kind": "simvq-tokenwise", "num_tokens": 8},
     "simvq-residual": {"kind": "simvq-residual", "num_tokens": 8},

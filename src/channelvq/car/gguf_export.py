@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from gguf import GGUFWriter
 
 GGUF_FILE = "model.gguf"
-Weights = Literal["float32", "q8_0"]
+Weights = Literal["float32", "int8"]
 ARCHITECTURES = {"llama": "LLAMA", "qwen2": "QWEN2", "qwen3": "QWEN3"}  # of transformers -> of llama.cpp
 # How a tokenizer cuts text into words -> llama.cpp's name for it.
 WORDS = {
@@ -41,7 +41,7 @@ WORDS = {
 def export_gguf(model: CAR, folder: str | Path, weights: Weights = "float32") -> ExportLayout:
     """Write GGUF_FILE and, beside it, what every export holds: both tokenizers and LAYOUT_FILE.
 
-    weights: "q8_0" stores matrices as int8 in blocks of 32 with a scale each; llama.cpp then rounds inputs of products
+    weights: "int8" stores matrices as Q8_0, in blocks of 32 with a scale each; llama.cpp then rounds inputs of products
     so, too. Raises InputError as `export_car` does, without the extra `gguf`, and for a backbone or a text tokenizer
     that has no counterpart in llama.cpp here.
     """
@@ -165,9 +165,9 @@ def _add_tensors(writer: "GGUFWriter", stock: PreTrainedModel, arch: Any, weight
         if (ours := names.get_name(theirs, (".weight", ".bias"))) is None:
             raise InputError(f"export: {theirs} has no name in a GGUF of {config.model_type}")
         data = _turned(theirs, tensor, config).numpy()
-        if weights == "q8_0" and data.ndim == 2:
+        if weights == "int8" and data.ndim == 2:
             if data.shape[1] % 32:
-                raise InputError(f"export: q8_0 needs rows of a multiple of 32 numbers, {theirs} has {data.shape[1]}")
+                raise InputError(f"export: int8 needs rows of a multiple of 32 numbers, {theirs} has {data.shape[1]}")
             writer.add_tensor(ours, quantize(data, int8), raw_dtype=int8)
         else:
             writer.add_tensor(ours, np.ascontiguousarray(data))

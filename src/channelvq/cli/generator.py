@@ -23,6 +23,7 @@ from channelvq.cli.options import (
     outputs,
     parse_size,
 )
+from channelvq.errors import InputError
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -50,7 +51,6 @@ def generate(
 ) -> None:
     """Text -> images, by next-channel prediction."""
     from channelvq import CAR
-    from channelvq.errors import InputError
     from channelvq.images import grid, save_image
 
     if keep is not None and start is None:
@@ -102,25 +102,28 @@ def export(
     ] = "transformers",
     dtype: Annotated[Precision, typer.Option(help="Of the stored weights; gguf and onnx: float32 alone.")] = "float32",
     weights: Annotated[
-        Literal["float32", "q8_0"], typer.Option(help="With --format gguf; q8_0: int8 in blocks of 32.")
+        Literal["float32", "int8"],
+        typer.Option(
+            help="int8: with gguf the matrices in blocks of 32 (Q8_0), with onnx the decoder's: a quarter of the size."
+        ),
     ] = "float32",
     overwrite: OverwriteOption = False,
 ) -> None:
     """A generator as a stock language model for transformers, vLLM, SGLang or llama.cpp; a tokenizer as ONNX."""
-    from channelvq.errors import InputError
-
-    if kind != "gguf" and weights != "float32":
-        raise InputError(f"--weights {weights} goes with --format gguf")
+    if kind == "transformers" and weights != "float32":
+        raise InputError(
+            f"--weights {weights} is for --format gguf and onnx; a generator for transformers has --dtype bfloat16"
+        )
     if kind != "transformers" and dtype != "float32":
         raise InputError(f"--dtype {dtype}: {kind} is written in float32; leave --dtype out")
     if kind == "onnx":
-        _export_tokenizer(model, output, overwrite)
+        _export_tokenizer(model, output, weights, overwrite)
     else:
         _export_generator(model, output, dtype, None if kind == "transformers" else weights, overwrite)
 
 
 def _export_generator(
-    car: str, output: Path, dtype: Precision, gguf: Literal["float32", "q8_0"] | None, overwrite: bool
+    car: str, output: Path, dtype: Precision, gguf: Literal["float32", "int8"] | None, overwrite: bool
 ) -> None:
     import torch
 
@@ -138,12 +141,12 @@ def _export_generator(
     )
 
 
-def _export_tokenizer(tokenizer: str, output: Path, overwrite: bool) -> None:
+def _export_tokenizer(tokenizer: str, output: Path, weights: Literal["float32", "int8"], overwrite: bool) -> None:
     from channelvq import CVQTokenizer
     from channelvq.onnx_export import DECODER, ENCODER, LAYOUT_FILE, export_onnx
 
     outputs(folder=output, inputs=(tokenizer,), own=(LAYOUT_FILE,), overwrite=overwrite)
-    check = export_onnx(CVQTokenizer.from_pretrained(tokenizer), output)
+    check = export_onnx(CVQTokenizer.from_pretrained(tokenizer), output, weights)
     typer.echo(
         f"{ENCODER}, {DECODER} -> {output}/; by onnxruntime on probe images: {check.ids} ids compared, "
         f"{check.different_ids} differ; pixels differ by up to {check.largest_difference} of 255"

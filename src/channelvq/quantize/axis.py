@@ -9,6 +9,8 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
+from channelvq.errors import InputError
+
 Axis = Literal["channel", "patch"]
 
 
@@ -22,3 +24,34 @@ def from_vectors(vectors: Float[Tensor, "B K D"], axis: Axis, size: tuple[int, i
     """The inverse of `to_vectors` for a map of `size` (h, w)."""
     maps = vectors if axis == "channel" else vectors.transpose(1, 2)
     return maps.unflatten(2, size)
+
+
+def check_axis(axis: object, where: str) -> None:
+    """InputError, beginning with `where`, for an axis that there is not."""
+    if axis not in ("channel", "patch"):
+        raise InputError(f"{where}: axis is 'channel' or 'patch', got {axis!r}")
+
+
+def checked_vectors(z: Float[Tensor, "B ..."], axis: Axis, dim: int, where: str) -> Float[Tensor, "B K D"]:
+    """The tokens of a feature map (B, C, h, w), or of a sequence (B, K, D), whose vectors are the tokens on any axis.
+
+    Raises InputError, beginning with `where`, for anything else and for tokens that are not of `dim` numbers.
+    """
+    if not isinstance(z, Tensor) or z.ndim not in (3, 4) or 0 in z.shape:
+        given = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
+        raise InputError(
+            f"{where}: expected a feature map (B, C, h, w) or a sequence (B, K, D), none of them 0, got {given}"
+        )
+    if not z.is_floating_point():
+        raise InputError(f"{where}: expected a feature map of floats, got {z.dtype}; convert it with .float()")
+    vectors = to_vectors(z, axis) if z.ndim == 4 else z
+    if vectors.shape[2] != dim:
+        what = f"on the {axis} axis of {tuple(z.shape)}" if z.ndim == 4 else f"of the sequence {tuple(z.shape)}"
+        hint = "" if z.ndim == 4 else "; a feature map is (B, C, h, w)"
+        raise InputError(f"{where}: a token {what} has {vectors.shape[2]} numbers, the codewords have {dim}{hint}")
+    return vectors
+
+
+def shaped_like(vectors: Float[Tensor, "B K D"], z: Float[Tensor, "B ..."], axis: Axis) -> Float[Tensor, "B ..."]:
+    """The tokens in the shape that they came in: the inverse of `checked_vectors`."""
+    return vectors if z.ndim == 3 else from_vectors(vectors, axis, (z.shape[2], z.shape[3]))

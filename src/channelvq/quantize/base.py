@@ -12,6 +12,8 @@ from torch.nn import functional as F
 
 from channelvq.distributed import broadcast_from_main, rank
 from channelvq.errors import InputError, NotFiniteError
+from channelvq.lookup.nearest import nearest_codeword
+from channelvq.quantize.draw import Draw
 from channelvq.quantize.quantized import Quantized
 
 
@@ -34,17 +36,22 @@ class GlobalBatch:
 class Quantizer(nn.Module, ABC):
     """A quantizer of tokens of `dim` numbers into `codebook_size` codes.
 
+    unit: only directions count: tokens are brought to length 1 first, and so are the codewords that it gives.
+
     A subclass gives the table (`codes`), what a start from data sets (`_place`) and the forward pass in float32
     (`_quantize`). It registers all of its state as parameters and buffers, so that it is saved, loaded and broadcast.
     """
 
     started: Tensor
     global_batch: GlobalBatch | None = None
+    can_draw = False  # whether `_quantize` finds its codes by `code_of`
+    _draw: Draw | None = None
 
-    def __init__(self, codebook_size: int, dim: int, *, started: bool) -> None:
+    def __init__(self, codebook_size: int, dim: int, *, started: bool, unit: bool = False) -> None:
         super().__init__()
         self.codebook_size = codebook_size
         self.dim = dim
+        self.unit = unit
         # Part of the state: a loaded codebook must never be started again.
         self.register_buffer("started", torch.tensor(started))
 
@@ -75,7 +82,7 @@ class Quantizer(nn.Module, ABC):
         again the quantizer updates nothing by itself, and does with a part what it would do with the global batch.
         """
         with torch.autocast(vectors[0].device.type, enabled=False):
-            self.global_batch = self._survey([z.float() for z in vectors], keep, parts)
+            self.global_batch = self._survey([self.compared(z.float()) for z in vectors], keep, parts)
 
     def _survey(
         self, vectors: Sequence[Float[Tensor, "b K D"]], keep: Sequence[Bool[Tensor, "b K"] | None], parts: int
@@ -88,7 +95,11 @@ class Quantizer(nn.Module, ABC):
 
     def targets(self, z: Float[Tensor, "B K D"], codes: Float[Tensor, "B K D"]) -> Float[Tensor, "B K D"]:
         """What each token was to stand for when it got its codeword: z, but where tokens pass on their errors."""
-        return z
+        return self.compared(z)
+
+    def compared(self, vectors: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
+        """Vectors as they are compared: at length 1 where only directions count."""
+        return F.normalize(vectors, dim=-1) if self.unit else vectors
 
     @torch.no_grad()
     def start_from(self, vectors: Float[Tensor, "M D"], generator: torch.Generator) -> None:
@@ -99,7 +110,7 @@ class Quantizer(nn.Module, ABC):
         check_finite(vectors)
         if rank() == 0:
             with torch.autocast(vectors.device.type, enabled=False):
-                self._place(vectors.float(), generator)
+                self._place(self.compared(vectors.float()), generator)
         broadcast_from_main((*self.parameters(), *self.buffers()))
         self.started.fill_(True)
 
@@ -107,8 +118,27 @@ class Quantizer(nn.Module, ABC):
         """`start_from` the tokens of whole images, for a quantizer to which their position says something."""
         self.start_from(z.flatten(0, 1), generator)
 
-    def forward(self, z: Float[Tensor, "B K D"], keep: Bool[Tensor, "B K"] | None = None) -> Quantized:
-        """Quantize (B, K, D) in float32; `keep` marks the tokens that the loss counts.
+    def code_of(self, vectors: Float[Tensor, "M D"], table: Float[Tensor, "N D"]) -> Int64[Tensor, " M"]:
+        """Index of the nearest codeword, or of one drawn, where the call asked for that."""
+        return nearest_codeword(vectors, table) if self._draw is None else self._draw(vectors.detach(), table.detach())
+
+    @contextmanager
+    def _drawing(self, draw: Draw | None) -> Iterator[None]:
+        if draw is None:
+            yield
+            return
+        if not self.can_draw:
+            raise InputError(f"{type(self).__name__} draws no codes at random; plain, ema, simvq and lc do")
+        self._draw = draw
+        try:
+            yield
+        finally:
+            self._draw = None
+
+    def forward(
+        self, z: Float[Tensor, "B K D"], keep: Bool[Tensor, "B K"] | None = None, draw: Draw | None = None
+    ) -> Quantized:
+        """Quantize (B, K, D) in float32; `keep` marks the tokens that the loss counts, `draw` has codes drawn.
 
         A codebook that starts from the data does so on its first training batch if `start_from` was not called before.
         """
@@ -120,8 +150,8 @@ class Quantizer(nn.Module, ABC):
             check_finite(z)
             if self.training and not self.started:
                 self.start_from_tokens(z, torch.Generator().manual_seed(0))
-            with torch.autocast(z.device.type, enabled=False):
-                return self._quantize(z, keep)
+            with torch.autocast(z.device.type, enabled=False), self._drawing(draw):
+                return self._quantize(self.compared(z), keep)
 
 
 @contextmanager

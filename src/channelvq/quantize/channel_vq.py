@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from channelvq.checks import check_whole_number, whole_numbers
 from channelvq.config import from_dict
 from channelvq.errors import InputError
-from channelvq.quantize.axis import Axis, from_vectors, to_vectors
+from channelvq.quantize.axis import Axis, check_axis, checked_vectors, shaped_like
+from channelvq.quantize.draw import asked_draw
 from channelvq.quantize.quantized import Quantized
 from channelvq.quantize.registry import AnyQuantizerConfig, QuantizerConfig
 
@@ -41,24 +42,13 @@ class ChannelVQ(nn.Module):
         **settings: object,
     ) -> None:
         super().__init__()
-        if codebook_dim is None or (config is None) == (codebook_size is None) or (config is not None and settings):
-            raise InputError(
-                "ChannelVQ: give codebook_dim, and either codebook_size (with settings such as beta=0.25) or config"
-            )
-        if config is not None and not hasattr(config, "build"):
-            raise InputError(f"ChannelVQ: config is the settings of a quantizer, such as SimVQConfig(), got {config!r}")
-        if axis not in ("channel", "patch"):
-            raise InputError(f"ChannelVQ: axis is 'channel' or 'patch', got {axis!r}")
-        codebook_dim = check_whole_number("ChannelVQ: codebook_dim, the numbers in a codeword", codebook_dim, 1)
+        check_axis(axis, "ChannelVQ")
+        config, dim = chosen("ChannelVQ", codebook_size, codebook_dim, config, settings)
         if num_tokens is not None:
             num_tokens = check_whole_number("ChannelVQ: num_tokens, the tokens of an image", num_tokens, 1)
-        if config is None:
-            given = {"kind": DEFAULT_KIND, "codebook_size": codebook_size, **settings}
-            kinds: type[QuantizerConfig] = cast(Any, AnyQuantizerConfig)  # a type to pydantic alone
-            config = from_dict(kinds, given, where="ChannelVQ")
         self.axis: Axis = axis
-        self.codebook_dim = codebook_dim
-        self.quantizer = config.build(codebook_dim, num_tokens)
+        self.codebook_dim = dim
+        self.quantizer = config.build(dim, num_tokens)
 
     @property
     def codebook_size(self) -> int:
@@ -69,36 +59,63 @@ class ChannelVQ(nn.Module):
         """The table that indices refer to; (N, r) for "simvq-tokenwise", whose tokens see it through their maps."""
         return self.quantizer.codes()
 
-    def forward(self, z: Float[Tensor, "B C h w"], keep: Bool[Tensor, "B K"] | None = None) -> Quantized:
+    def forward(
+        self,
+        z: Float[Tensor, "B ..."],
+        keep: Bool[Tensor, "B K"] | None = None,
+        *,
+        temperature: float | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Quantized:
         """(B, C, h, w) -> `Quantized` with z_q (B, C, h, w) and indices (B, C) on the channel axis, (B, h*w) else.
 
+        z: a feature map, or a sequence (B, K, D) whose vectors are the tokens, with z_q (B, K, D) and indices (B, K).
         keep: tokens that stay, (B, K); the others are set to zero in z_q and do not count in the loss.
+        temperature, generator: draw each code at random, the nearer the likelier (draw.py), instead of the nearest one.
         """
-        if not isinstance(z, Tensor) or z.ndim != 4 or 0 in z.shape:
-            given = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
-            raise InputError(f"ChannelVQ: expected a feature map (B, C, h, w), none of them 0, got {given}")
-        if not z.is_floating_point():
-            raise InputError(f"ChannelVQ: expected a feature map of floats, got {z.dtype}; convert it with .float()")
-        vectors = to_vectors(z, self.axis)
-        if vectors.shape[2] != self.codebook_dim:
-            raise InputError(
-                f"ChannelVQ: a token on the {self.axis} axis of {tuple(z.shape)} has {vectors.shape[2]} numbers, "
-                f"the codewords have {self.codebook_dim}"
-            )
-        out = self.quantizer(vectors, keep)
+        vectors = checked_vectors(z, self.axis, self.codebook_dim, "ChannelVQ")
+        out = self.quantizer(vectors, keep, asked_draw(temperature, generator))
         z_q = out.z_q if keep is None else out.z_q.masked_fill(~keep[:, :, None], 0.0)
-        return Quantized(from_vectors(z_q, self.axis, (z.shape[2], z.shape[3])), out.indices, out.losses)
+        return Quantized(shaped_like(z_q, z, self.axis), out.indices, out.losses)
 
     def indices_to_codes(self, indices: Int64[Tensor, "B k"]) -> Float[Tensor, "B k D"]:
         """Codewords of a token sequence or of any prefix of it; raises InputError for an id that is none."""
-        indices = whole_numbers("indices_to_codes", indices)
-        if indices.ndim != 2:
-            raise InputError(f"indices_to_codes: expected ids (B, k), got shape {tuple(indices.shape)}")
-        wrong = indices[(indices < 0) | (indices >= self.quantizer.codebook_size)]
-        if len(wrong):
-            raise InputError(f"id {int(wrong[0])} is out of range: ids are 0 to {self.quantizer.codebook_size - 1}")
-        return self.quantizer.indices_to_codes(indices)
+        return self.quantizer.indices_to_codes(checked_ids(indices, "(B, k)", self.codebook_size))
 
-    def start_from(self, z: Float[Tensor, "B C h w"], generator: torch.Generator) -> None:
+    def start_from(self, z: Float[Tensor, "B ..."], generator: torch.Generator) -> None:
         """Start the codebook from feature maps (k-means, or what its kind starts by)."""
-        self.quantizer.start_from_tokens(to_vectors(z, self.axis), generator)
+        vectors = checked_vectors(z, self.axis, self.codebook_dim, "ChannelVQ")
+        self.quantizer.start_from_tokens(vectors, generator)
+
+
+def chosen(
+    where: str,
+    codebook_size: int | None,
+    codebook_dim: int | None,
+    config: QuantizerConfig | None,
+    settings: dict[str, object],
+) -> tuple[QuantizerConfig, int]:
+    """(the settings of a quantizer, D) by what a module was given; raises InputError that begins with `where`."""
+    if codebook_dim is None or (config is None) == (codebook_size is None) or (config is not None and settings):
+        raise InputError(
+            f"{where}: give codebook_dim, and either codebook_size (with settings such as beta=0.25) or config"
+        )
+    if config is not None and not hasattr(config, "build"):
+        raise InputError(f"{where}: config is the settings of a quantizer, such as SimVQConfig(), got {config!r}")
+    dim = check_whole_number(f"{where}: codebook_dim, the numbers in a codeword", codebook_dim, 1)
+    if config is None:
+        given = {"kind": DEFAULT_KIND, "codebook_size": codebook_size, **settings}
+        kinds: type[QuantizerConfig] = cast(Any, AnyQuantizerConfig)  # a type to pydantic alone
+        config = from_dict(kinds, given, where=where)
+    return config, dim
+
+
+def checked_ids(indices: Tensor, shape: str, codebook_size: int) -> Int64[Tensor, "..."]:
+    """Ids as int64; raises InputError unless they have as many dimensions as `shape` tells and are 0..N-1."""
+    indices = whole_numbers("indices_to_codes", indices)
+    if indices.ndim != shape.count(",") + 1:
+        raise InputError(f"indices_to_codes: expected ids {shape}, got shape {tuple(indices.shape)}")
+    wrong = indices[(indices < 0) | (indices >= codebook_size)]
+    if len(wrong):
+        raise InputError(f"id {int(wrong[0])} is out of range: ids are 0 to {codebook_size - 1}")
+    return indices

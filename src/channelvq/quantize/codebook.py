@@ -11,9 +11,9 @@ from jaxtyping import Bool, Float
 from pydantic import Field, NonNegativeInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from channelvq.config import STRICT, CodebookSize
-from channelvq.lookup.nearest import nearest_codeword
 from channelvq.quantize.base import Quantizer
 from channelvq.quantize.kmeans import kmeans
 from channelvq.quantize.quantized import Quantized, straight_through, vq_losses
@@ -25,6 +25,8 @@ class PlainConfig:
 
     start: "data" takes the codewords from the first vectors seen (k-means), "uniform" draws them from +-1/N, the usual
     start of the VQGAN family, under which a small run collapses (docs/decisions/0003-what-keeps-the-codebook-alive.md).
+    distance: "cosine" compares directions alone, with tokens and codewords brought to length 1 (Yu et al. 2021, arXiv
+    2110.04627, section 3.2); None is Euclidean, of the numbers as they are.
     """
 
     kind: Literal["plain"] = "plain"
@@ -33,6 +35,7 @@ class PlainConfig:
     codebook_weight: Annotated[float, Field(ge=0)] = 1.0
     start: Literal["data", "uniform"] = "data"
     kmeans_iterations: NonNegativeInt = 10
+    distance: Literal["cosine"] | None = None
 
     def build(self, dim: int, num_tokens: int | None = None) -> "PlainCodebook":
         """The quantizer, for tokens of `dim` numbers."""
@@ -42,21 +45,24 @@ class PlainConfig:
 class PlainCodebook(Quantizer):
     """N codewords of D numbers, trained by gradient."""
 
+    can_draw = True
+
     def __init__(self, config: PlainConfig, dim: int) -> None:
-        super().__init__(config.codebook_size, dim, started=config.start == "uniform")
+        super().__init__(config.codebook_size, dim, started=config.start == "uniform", unit=config.distance is not None)
         self.config = config
         size = config.codebook_size
         self.weight = nn.Parameter(torch.empty(size, dim).uniform_(-1 / size, 1 / size))
 
     def codes(self) -> Float[Tensor, "N D"]:
         """The table that indices refer to."""
-        return self.weight
+        return self.compared(self.weight)
 
     def _place(self, vectors: Float[Tensor, "M D"], generator: torch.Generator) -> None:
         self.weight.copy_(kmeans(vectors, self.codebook_size, self.config.kmeans_iterations, generator))
 
     def _quantize(self, z: Float[Tensor, "B K D"], keep: Bool[Tensor, "B K"] | None) -> Quantized:
-        indices = nearest_codeword(z.flatten(0, 1), self.weight).view(z.shape[:2])
-        codes = self.indices_to_codes(indices)
+        table = self.codes()
+        indices = self.code_of(z.flatten(0, 1), table).view(z.shape[:2])
+        codes = F.embedding(indices, table)
         losses = vq_losses(z, codes, keep, codebook=self.config.codebook_weight, beta=self.config.beta)
         return Quantized(straight_through(z, codes), indices, losses)

@@ -33,7 +33,7 @@ FAINT = 1e-20
 
 @dataclass(frozen=True, config=STRICT)
 class EMAConfig:
-    """decay: gamma. beta: weight of the commitment term. start, kmeans_iterations: see `PlainConfig`.
+    """decay: gamma. beta: weight of the commitment term. start, kmeans_iterations, distance: see `PlainConfig`.
 
     revive_after: a code is dead when it was not chosen among the last `revive_after` * N tokens; 0 revives none. If all
     codes were as likely, one would be idle so long with probability exp(-revive_after), whatever the batch.
@@ -46,6 +46,7 @@ class EMAConfig:
     revive_after: Annotated[float, Field(ge=0)] = 8.0
     start: Literal["data", "uniform"] = "data"
     kmeans_iterations: NonNegativeInt = 10
+    distance: Literal["cosine"] | None = None
 
     def build(self, dim: int, num_tokens: int | None = None) -> "EMACodebook":
         """The quantizer, for tokens of `dim` numbers."""
@@ -60,6 +61,7 @@ class EMACodebook(Quantizer):
     what a forward pass returns is what `indices_to_codes` gives until the next one.
     """
 
+    can_draw = True
     weight: Tensor
     counts: Tensor
     sums: Tensor
@@ -67,10 +69,10 @@ class EMACodebook(Quantizer):
     updates: Tensor
 
     def __init__(self, config: EMAConfig, dim: int) -> None:
-        super().__init__(config.codebook_size, dim, started=config.start == "uniform")
+        size, unit = config.codebook_size, config.distance is not None
+        super().__init__(size, dim, started=config.start == "uniform", unit=unit)
         self.config = config
-        size = config.codebook_size
-        table = uniform_table(size, dim)
+        table = self.compared(uniform_table(size, dim))
         self.register_buffer("weight", table)
         self.register_buffer("counts", torch.ones(size, device="cpu"))  # N_i
         self.register_buffer("sums", table.clone())  # m_i
@@ -82,7 +84,8 @@ class EMACodebook(Quantizer):
         return self.weight
 
     def _place(self, vectors: Float[Tensor, "M D"], generator: torch.Generator) -> None:
-        self._set(slice(None), kmeans(vectors, self.codebook_size, self.config.kmeans_iterations, generator))
+        centres = kmeans(vectors, self.codebook_size, self.config.kmeans_iterations, generator)
+        self._set(slice(None), self.compared(centres))
 
     @property
     def over_batch(self) -> bool:
@@ -100,7 +103,7 @@ class EMACodebook(Quantizer):
 
     def _quantize(self, z: Float[Tensor, "B K D"], keep: Bool[Tensor, "B K"] | None) -> Quantized:
         table = self.weight if self.global_batch is None or self.global_batch.table is None else self.global_batch.table
-        indices = nearest_codeword(z.flatten(0, 1), table).view(z.shape[:2])
+        indices = self.code_of(z.flatten(0, 1), table).view(z.shape[:2])
         if self.training and self.global_batch is None:
             kept = torch.ones_like(indices, dtype=torch.bool) if keep is None else keep
             self._update(z.detach()[kept].to(self.weight.dtype), indices[kept])
@@ -116,7 +119,7 @@ class EMACodebook(Quantizer):
         gamma = self.config.decay
         self.counts.mul_(gamma).add_(chosen, alpha=1 - gamma)
         self.sums.mul_(gamma).add_(sums, alpha=1 - gamma)
-        averages = self.sums / self.counts[:, None].clamp(min=FAINT)
+        averages = self.compared(self.sums / self.counts[:, None].clamp(min=FAINT))
         self.weight.copy_(torch.where(self.counts[:, None] > FAINT, averages, self.weight))
         self.idle.add_(chosen.sum()).masked_fill_(chosen > 0, 0)
         self.updates.add_(1)

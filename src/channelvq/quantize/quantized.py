@@ -13,12 +13,13 @@ from torch import Tensor
 class Quantized:
     """Result of a quantizer; unpacks as `z_q, indices, loss`.
 
-    z_q: codewords in the shape of the input, gradients pass straight through to it. indices: int64 (B, K).
+    z_q: codewords in the shape of the input, gradients pass straight through to it. indices: int64 (B, K), or
+    (B, K, S) where a token has S codes.
     losses: the named, weighted terms; `loss` is their sum.
     """
 
     z_q: Float[Tensor, "B ..."]
-    indices: Int64[Tensor, "B K"]
+    indices: Int64[Tensor, "B K ..."]
     losses: dict[str, Tensor] = field(default_factory=dict)
 
     @property

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from channelvq.config import STRICT, CodebookSize
-from channelvq.lookup.nearest import nearest_codeword
 from channelvq.quantize.base import Quantizer
 from channelvq.quantize.kmeans import kmeans
 from channelvq.quantize.quantized import Quantized, straight_through, vq_losses
@@ -45,6 +44,7 @@ class SimVQConfig:
 class ProjectedCodebook(Quantizer):
     """A frozen basis (N, D) under a learned linear map. The base of SimVQ and VQGAN-LC."""
 
+    can_draw = True
     basis: Tensor
 
     def __init__(
@@ -66,7 +66,7 @@ class ProjectedCodebook(Quantizer):
     def _quantize(self, z: Float[Tensor, "B K D"], keep: Bool[Tensor, "B K"] | None) -> Quantized:
         with torch.no_grad():
             table = self.codes()
-            indices = nearest_codeword(z.flatten(0, 1), table).view(z.shape[:2])
+            indices = self.code_of(z.flatten(0, 1), table).view(z.shape[:2])
             codes = F.embedding(indices, table)
         # The gradient of W through the chosen rows alone costs M and not N products. Their numbers are the table's:
         # a product of another shape rounds differently.

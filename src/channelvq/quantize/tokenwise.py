@@ -22,6 +22,7 @@ from channelvq.config import STRICT, CodebookSize
 from channelvq.errors import InputError
 from channelvq.lookup.mapped import nearest_mapped
 from channelvq.quantize.base import Quantizer
+from channelvq.quantize.draw import Draw
 from channelvq.quantize.quantized import Quantized, straight_through, vq_losses
 from channelvq.quantize.tokenwise_start import place_maps, random_codebook
 
@@ -116,11 +117,13 @@ class TokenwiseSimVQCodebook(Quantizer):
         self._know(z.shape[1])
         super().start_from_tokens(z, generator)
 
-    def forward(self, z: Float[Tensor, "B K D"], keep: Bool[Tensor, "B K"] | None = None) -> Quantized:
+    def forward(
+        self, z: Float[Tensor, "B K D"], keep: Bool[Tensor, "B K"] | None = None, draw: Draw | None = None
+    ) -> Quantized:
         """See `Quantizer.forward`; K is that of the settings or of the first call."""
         if z.ndim == 3:
             self._know(z.shape[1])
-        return super().forward(z, keep)
+        return super().forward(z, keep, draw)
 
     def _place(self, vectors: Float[Tensor, "M D"], generator: torch.Generator) -> None:
         z = vectors.unflatten(0, (-1, len(self.weight)))
