@@ -141,7 +141,7 @@ def test_the_command_and_the_code_of_the_page(cvq: Callable[..., tuple[int, str,
     assert "--dtype" in err
     code, _, err = cvq("export", "bundled", "other", "--weights", "int8")
     assert code == 2
-    assert "--weights int8 is for --format onnx" in err
+    assert "--weights int8 is for --format gguf and onnx" in err
 
 
 def test_a_kind_without_a_graph_and_other_weights_are_refused(tmp_path: Path) -> None:

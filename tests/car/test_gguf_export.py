@@ -130,9 +130,11 @@ def test_the_command(car: CAR, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     result = CliRunner().invoke(app, [*words, "--weights", "int8"])
     assert result.exit_code == 0, result.output
     assert {file.name for file in (tmp_path / "out").iterdir()} >= {GGUF_FILE, "tokenizer.json", "image_tokenizer"}
-    for more, message in ((["--dtype", "float16"], "leave --dtype out"), (["--format", "onnx"], "goes with")):
-        given = [*words, *more, *(["--weights", "int8"] if "onnx" in more else [])]
-        assert message in str(CliRunner().invoke(app, given).exception)
+    for more, message in (
+        (["--dtype", "float16"], "leave --dtype out"),
+        (["--format", "transformers", "--weights", "int8"], "is for --format gguf and onnx"),
+    ):
+        assert message in str(CliRunner().invoke(app, [*words, *more]).exception)
     monkeypatch.setitem(sys.modules, "gguf", None)
     assert "pip install 'channelvq[gguf]'" in str(CliRunner().invoke(app, words).exception)
 
