@@ -1,9 +1,10 @@
 """ChannelVQ in somebody else's autoencoder of clothes: what each kind restores after 200, 600 and 2,000 steps.
 
 A convolutional autoencoder as a tutorial has it, on Fashion-MNIST, with every kind at its own defaults in the middle,
-three seeds each. One run of 2,000 steps is measured on its way. Beside them: nothing in the middle, which is the most
-that a quantizer can reach here, and VectorQuantize of vector-quantize-pytorch on the same maps, as its README sets it.
-A run has collapsed when its held-out codes are as good as fewer than a tenth of N (perplexity / N below 0.1).
+three seeds each. One run of 2,000 steps is measured on its way. Beside them: two kinds whose gradient takes another way
+through the rounding (lab/estimators.py); VectorQuantize of vector-quantize-pytorch on the same maps, as its README sets
+it; and nothing in the middle, which is the most that a quantizer can reach here. A run has collapsed when its held-out
+codes are as good as fewer than a tenth of N (perplexity / N below 0.1).
 """
 
 import time
@@ -30,6 +31,7 @@ from channelvq.quantize.channel_vq import DEFAULT_KIND
 from channelvq.quantize.registry import QUANTIZERS
 from channelvq.quantize.usage import CodebookUsage
 from lab.clothes import pictures
+from lab.estimators import ESTIMATORS, BinarySpherical, Estimated
 from lab.results import read_result
 from lab.store import DEFAULT_STORE
 from lab.study import Study, Tables, collect
@@ -44,7 +46,9 @@ IMAGES = 1_000  # 32,000 tokens, 125 for each code
 COLLAPSED = 0.1  # perplexity / N
 NOTHING, PEER = "nothing", "vector-quantize-pytorch"
 KINDS = tuple(name for name in QUANTIZERS.names() if name != "simvq-residual")  # here it has no numbers to share
-MIDDLES = (*KINDS, PEER, NOTHING)
+BSQ = "BSQ"
+ESTIMATED = (*(f"{kind}, {way}" for kind in ("ema", "plain") for way in ESTIMATORS), BSQ)
+MIDDLES = (*KINDS, *ESTIMATED, PEER, NOTHING)
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,11 @@ def middle(name: str) -> nn.Module:
     """What stands between encoder and decoder, by its name in MIDDLES."""
     if name == NOTHING:
         return _Nothing()
+    if name == BSQ:
+        return BinarySpherical(CODES, DIM)
+    if name in ESTIMATED:
+        kind, way = name.split(", ")
+        return Estimated(middle(kind), way)
     return _Peer() if name == PEER else ChannelVQ(CODES, DIM, num_tokens=TOKENS, kind=name)
 
 
@@ -228,7 +237,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     """PSNR and use over the steps with the seeds' spread, and the share of runs that have collapsed."""
     figure = blank_figure(13, 5.4)
     quality, use, fallen = (figure.add_subplot(1, 3, place) for place in (1, 2, 3))
-    names = _names(result)
+    names = [name for name in _names(result) if name not in ESTIMATED]
     for place, name in enumerate(names):
         colour, width = "black" if name == NOTHING else f"C{place % 10}", 2.5 if name == DEFAULT_KIND else 1.2
         at = [steps * 1.05 ** (place - len(names) / 2) for steps in STEPS]  # beside each other, to be told apart
