@@ -21,6 +21,7 @@ from channelvq.train.run import load_recipe, train
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
+pytestmark = pytest.mark.skipif(torch.__version__ < onnx_export.OLDEST_TORCH, reason="the extra needs a newer torch")
 
 TINY = ["model.image_size=32", "model.latent_channels=6", "model.quantizer.codebook_size=64", "train.steps=2",
         "data.sources={drawn: {kind: waves}}", "data.validation_images=8", "objective.start_images=64",

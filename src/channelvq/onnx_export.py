@@ -37,6 +37,7 @@ from channelvq.tokenizer import CVQTokenizer
 LAYOUT_FILE = "channelvq-onnx.json"
 ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
 OPSET = 18
+OLDEST_TORCH = "2.13"
 NEAREST = ("plain", "ema", "simvq", "lc", "ibq")  # kinds whose token is the nearest row of `codes()`
 PROBES = 4
 Weights = Literal["float32", "int8"]
@@ -116,6 +117,11 @@ def _check_extra() -> None:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise InputError(f"export to ONNX needs the package {error.name}: pip install 'channelvq[onnx]'") from None
+    if torch.__version__ < OLDEST_TORCH:
+        raise InputError(
+            f"export to ONNX needs torch {OLDEST_TORCH} or newer, this is {torch.__version__}: the exporter of earlier "
+            "ones writes graphs that give other ids"
+        )
 
 
 def _write(module: nn.Module, inputs: tuple[Tensor, ...], path: Path, names: tuple[str, ...], output: str) -> None:

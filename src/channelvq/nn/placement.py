@@ -54,13 +54,13 @@ class PlacedTransform(nn.Module):
     def to_maps(self, coefficients: Float[Tensor, "B n"]) -> Float[Tensor, "B C h w"]:
         """Coefficients -> maps."""
         kept = coefficients[:, self.chosen] * self.used
-        maps = kept.new_zeros(len(kept), math.prod(self.latent_shape))
+        maps = kept.new_zeros(kept.shape[0], math.prod(self.latent_shape))
         return maps.index_copy(1, self.slots, kept).unflatten(1, self.latent_shape)
 
     def from_maps(self, z: Float[Tensor, "B C h w"]) -> Float[Tensor, "B n"]:
         """Maps -> coefficients, in the precision of the transform."""
         kept = z.flatten(1).to(self.mean.dtype)[:, self.slots] * self.used
-        return kept.new_zeros(len(z), self.coefficients).index_add(1, self.chosen, kept)
+        return kept.new_zeros(z.shape[0], self.coefficients).index_add(1, self.chosen, kept)
 
 
 def _fill_up(indices: Int64[Tensor, " n"], count: int, size: int) -> Int64[Tensor, " count"]:

@@ -89,7 +89,7 @@ class ResidualSimVQCodebook(TokenwiseSimVQCodebook):
 
     def targets(self, z: Float[Tensor, "B K D"], codes: Float[Tensor, "B K D"]) -> Float[Tensor, "B K D"]:
         """What the tokens before left of each token's numbers."""
-        spent, left = z.new_zeros(len(z), int(self.numbers.max()) + 1), []
+        spent, left = z.new_zeros(z.shape[0], int(self.numbers.max()) + 1), []
         for numbers, token, code in zip(self.numbers, z.unbind(1), codes.unbind(1), strict=True):
             left.append(token - spent[:, numbers])
             spent.index_add_(1, numbers, code)
@@ -97,7 +97,7 @@ class ResidualSimVQCodebook(TokenwiseSimVQCodebook):
 
     def _encode(self, z: Float[Tensor, "B K D"]) -> tuple[Int64[Tensor, "B K"], Tensor, Tensor, Tensor]:
         """(indices, codewords, what earlier tokens left of each token's numbers, what all of them give of these)."""
-        spent = z.new_zeros(len(z), int(self.numbers.max()) + 1)
+        spent = z.new_zeros(z.shape[0], int(self.numbers.max()) + 1)
         indices, codes, left = [], [], []
         for k, numbers in enumerate(self.numbers):
             left.append(z[:, k] - spent[:, numbers])
@@ -110,7 +110,7 @@ class ResidualSimVQCodebook(TokenwiseSimVQCodebook):
         z, codebook = vectors.unflatten(0, (-1, len(self.weight))), self.basis.float()
         bits, rounds = math.log2(self.codebook_size), self.config.iterations
         for i in range(max(1, rounds)):
-            spent = z.new_zeros(len(z), int(self.numbers.max()) + 1)
+            spent = z.new_zeros(z.shape[0], int(self.numbers.max()) + 1)
             left, indices = torch.empty_like(z), torch.empty(z.shape[:2], dtype=torch.int64, device=z.device)
             for k, numbers in enumerate(self.numbers):
                 left[:, k] = z[:, k] - spent[:, numbers]
