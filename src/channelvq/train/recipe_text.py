@@ -35,6 +35,7 @@ COMMON = {
     "beta": "weight of the commitment term",
     "codebook_weight": "weight of the codebook term",
     "start": "what the first codewords are",
+    "distance": "by which codewords are compared with a token; none is Euclidean, cosine compares directions",
 }
 
 
