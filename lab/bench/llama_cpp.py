@@ -68,7 +68,7 @@ def run(car: str, path: Path | None) -> dict[str, Any]:
     model, records, version = CAR.from_pretrained(car), [], ""
     with tempfile.TemporaryDirectory() as folder:
         export_car(model, Path(folder, "stock"))
-        stock = AutoModelForCausalLM.from_pretrained(Path(folder, "stock"))
+        stock = AutoModelForCausalLM.from_pretrained(Path(folder, "stock"), trust_remote_code=False)
         for weights, cache in CASES:
             place = Path(folder, f"{weights}-{cache}")
             export_gguf(model, place, weights)
