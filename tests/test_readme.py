@@ -54,6 +54,7 @@ def test_python_block(folder: Path) -> None:
         assert coarse.size == (64, 64)
 
 
+@pytest.mark.timeout(600)  # thirteen commands, one after the other: 90 s on two quiet cores
 def test_commands(folder: Path) -> None:
     (commands,) = blocks(PAGE, "bash")
     lines = [shlex.split(line, comments=True) for line in commands.strip().splitlines()]
