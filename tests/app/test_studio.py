@@ -84,6 +84,16 @@ def test_tokens_and_codes_that_there_are_not(studio: Studio, of: tokens.Tokenize
         tokens.changed(studio.tokenizer, of.ids, number, code)
 
 
+def test_another_tokenizer_shows_and_the_generator_begins_with_its_own_tokens(car: CAR) -> None:
+    other = CVQTokenizer.from_pretrained("bundled")
+    studio = Studio(car, other)
+    of = studio.example(3)
+    assert of.ids == tuple(other.tokenize(of.picture)[0].tolist())
+    assert studio.beginning(of) == tokens.tokenized(car.tokenizer, of.picture).ids != of.ids
+    own = Studio(car)
+    assert own.beginning(own.example(3)) == own.example(3).ids
+
+
 def test_a_drawing_gets_richer_and_is_that_of_generate(studio: Studio, car: CAR) -> None:
     steps = [step for _, step in studio.draw("a green dog", PLAIN, 2)]
     assert len(steps) == 8

@@ -107,13 +107,13 @@ class _Actions:
 
     def begin(self) -> tuple[Any, ...]:
         """The page as the generator makes it: ranges of its sliders, and a first picture."""
-        tokenizer = self.studio.tokenizer
+        tokenizer, drawn = self.studio.tokenizer, self.studio.car.num_tokens
         most = tokenizer.num_tokens
         picture = self.studio.example(1)
         return (
             *self.all_of(picture, most // 2), gr.Slider(1, most, most // 2, step=1), gr.Slider(1, most, 1, step=1),
             gr.Slider(0, tokenizer.codebook_size - 1, picture.ids[0], step=1),
-            gr.Slider(1, most - 1, max(1, most // 8), step=1), gr.Slider(1, most, 1, step=1),
+            gr.Slider(1, drawn - 1, max(1, drawn // 8), step=1), gr.Slider(1, most, 1, step=1),
         )  # fmt: skip
 
     def all_of(self, of: "Tokenized", length: int) -> tuple["Tokenized", str, str, str]:
@@ -143,7 +143,7 @@ class _Actions:
         temperature: float, count: int, source: str, keep: int,
     ) -> Iterator[tuple[Any, ...]]:  # fmt: skip
         """Pictures that get richer, then the tokens of the first."""
-        given = {NOTHING: None, UPLOADED: of and of.ids, DRAWN: last}[source]
+        given = {NOTHING: None, UPLOADED: of and self.studio.beginning(of), DRAWN: last}[source]
         if source != NOTHING and not given:
             raise InputError("there is no such picture yet: draw or choose one first")
         settings = SamplingSettings(guidance, temperature, seed=int(seed or 0))

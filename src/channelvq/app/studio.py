@@ -25,16 +25,17 @@ from channelvq.car.model import CAR
 from channelvq.car.settings import SamplingSettings
 from channelvq.data.drawn.scenes import SMALLEST_SIZE, SceneSource
 from channelvq.images import to_pil
+from channelvq.tokenizer import CVQTokenizer
 
 ATLAS = 48  # codes of a token that are shown
 _GREY = (128, 128, 128)
 
 
 class Studio:
-    """Actions of the page on a generator and its tokenizer."""
+    """Actions of the page on a generator and a tokenizer: its own where no other is given."""
 
-    def __init__(self, car: CAR) -> None:
-        self.car, self.tokenizer = car, car.tokenizer
+    def __init__(self, car: CAR, tokenizer: CVQTokenizer | None = None) -> None:
+        self.car, self.tokenizer = car, tokenizer or car.tokenizer
         self._contributions = lru_cache(64)(lambda ids: contributions(self.tokenizer, ids))
 
     @cached_property
@@ -70,6 +71,11 @@ class Studio:
         return html.change(changed(self.tokenizer, of.ids, number, code), title)
 
     # Generate
+
+    def beginning(self, of: Tokenized) -> tuple[int, ...]:
+        """A picture in the tokens that the generator writes."""
+        own = self.car.tokenizer
+        return of.ids if self.tokenizer is own else tokenized(own, of.picture).ids
 
     def draw(
         self, prompt: str, settings: SamplingSettings, count: int, begin: Sequence[int] = ()
