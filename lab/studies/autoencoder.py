@@ -114,8 +114,12 @@ def middle(name: str) -> nn.Module:
         return BinarySpherical(CODES, DIM)
     if name in ESTIMATED:
         kind, way = name.split(", ")
-        return Estimated(middle(kind), way)
-    return _Peer() if name == PEER else ChannelVQ(CODES, DIM, num_tokens=TOKENS, kind=name)
+        return Estimated(_quantizer(kind), way)
+    return _Peer() if name == PEER else _quantizer(name)
+
+
+def _quantizer(kind: str) -> ChannelVQ:
+    return ChannelVQ(CODES, DIM, num_tokens=TOKENS, kind=kind)
 
 
 def run(path: Path, store: Path = DEFAULT_STORE, missing: bool = False) -> dict[str, Any]:
