@@ -3,8 +3,7 @@
 Straight-through copies the gradient of z_q to z. The rotation trick (Fifty et al. 2024, arXiv 2410.06424) turns and
 scales it as z is turned and scaled into its codeword. DiVeQ (Vali et al. 2025, arXiv 2509.26469) writes
 z_q = z + |c - z| v with the direction v held, so that the length teaches z and, where codewords learn by gradient, c:
-its paper takes no further loss for these. BSQ (Zhao et al. 2024, arXiv 2406.07548) is the LFQ of
-vector-quantize-pytorch on the sphere.
+its paper takes no further loss for these.
 """
 
 from collections.abc import Callable
@@ -57,18 +56,3 @@ class Estimated(nn.Module):
         # Not the table of moving averages: it has moved on since these codes were read.
         codes = F.embedding(ids, table) if (table := self.vq.codes()).requires_grad else z_q.detach().flatten(2)
         return self.estimator(z.flatten(2), codes).view_as(z), ids, 0 * loss if self.without_loss else loss
-
-
-class BinarySpherical(nn.Module):
-    """Each map to log2 N numbers on the sphere, their signs, and back (BSQ)."""
-
-    def __init__(self, codes: int, dim: int) -> None:
-        super().__init__()
-        from vector_quantize_pytorch import LFQ
-
-        self.library = LFQ(dim=dim, codebook_size=codes, spherical=True)
-
-    def forward(self, z: Float[Tensor, "B C h w"]) -> tuple[Tensor, Tensor, Tensor]:
-        """As `ChannelVQ`."""
-        z_q, ids, loss = self.library(z.flatten(2))
-        return z_q.view_as(z), ids, loss

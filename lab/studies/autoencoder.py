@@ -31,7 +31,7 @@ from channelvq.quantize.channel_vq import DEFAULT_KIND
 from channelvq.quantize.registry import QUANTIZERS
 from channelvq.quantize.usage import CodebookUsage
 from lab.clothes import pictures
-from lab.estimators import ESTIMATORS, BinarySpherical, Estimated
+from lab.estimators import ESTIMATORS, Estimated
 from lab.results import read_result
 from lab.store import DEFAULT_STORE
 from lab.study import Study, Tables, collect
@@ -46,7 +46,7 @@ IMAGES = 1_000  # 32,000 tokens, 125 for each code
 COLLAPSED = 0.1  # perplexity / N
 NOTHING, PEER = "nothing", "vector-quantize-pytorch"
 KINDS = tuple(name for name in QUANTIZERS.names() if name != "simvq-residual")  # here it has no numbers to share
-BSQ = "BSQ"
+BSQ = "BSQ"  # Zhao et al. 2024, arXiv 2406.07548: LFQ on the sphere
 ESTIMATED = (*(f"{kind}, {way}" for kind in ("ema", "plain") for way in ESTIMATORS), BSQ)
 MIDDLES = (*KINDS, *ESTIMATED, PEER, NOTHING)
 
@@ -93,13 +93,11 @@ class _Nothing(nn.Module):
 
 
 class _Peer(nn.Module):
-    """VectorQuantize on maps: a token for each channel, by reshaping."""
+    """A quantizer of vector-quantize-pytorch on maps: a token for each channel, by reshaping."""
 
-    def __init__(self) -> None:
+    def __init__(self, library: nn.Module) -> None:
         super().__init__()
-        from vector_quantize_pytorch import VectorQuantize
-
-        self.library = VectorQuantize(dim=DIM, codebook_size=CODES, kmeans_init=True, threshold_ema_dead_code=2)
+        self.library = library
 
     def forward(self, z: Float[Tensor, "B C h w"]) -> tuple[Tensor, Tensor, Tensor]:
         z_q, ids, loss = self.library(z.flatten(2))
@@ -108,14 +106,18 @@ class _Peer(nn.Module):
 
 def middle(name: str) -> nn.Module:
     """What stands between encoder and decoder, by its name in MIDDLES."""
+    from vector_quantize_pytorch import LFQ, VectorQuantize
+
     if name == NOTHING:
         return _Nothing()
     if name == BSQ:
-        return BinarySpherical(CODES, DIM)
+        return _Peer(LFQ(dim=DIM, codebook_size=CODES, spherical=True))
+    if name == PEER:
+        return _Peer(VectorQuantize(dim=DIM, codebook_size=CODES, kmeans_init=True, threshold_ema_dead_code=2))
     if name in ESTIMATED:
         kind, way = name.split(", ")
         return Estimated(_quantizer(kind), way)
-    return _Peer() if name == PEER else _quantizer(name)
+    return _quantizer(name)
 
 
 def _quantizer(kind: str) -> ChannelVQ:

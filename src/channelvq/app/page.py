@@ -143,7 +143,9 @@ class _Actions:
         temperature: float, count: int, source: str, keep: int,
     ) -> Iterator[tuple[Any, ...]]:  # fmt: skip
         """Pictures that get richer, then the tokens of the first."""
-        given = {NOTHING: None, UPLOADED: of and self.studio.beginning(of), DRAWN: last}[source]
+        given = last if source == DRAWN else None
+        if source == UPLOADED and of is not None:
+            given = self.studio.beginning(of)
         if source != NOTHING and not given:
             raise InputError("there is no such picture yet: draw or choose one first")
         settings = SamplingSettings(guidance, temperature, seed=int(seed or 0))

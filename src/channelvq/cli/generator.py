@@ -26,6 +26,7 @@ from channelvq.cli.options import (
 from channelvq.errors import InputError
 
 Precision = Literal["float32", "bfloat16", "float16"]
+Weights = Literal["float32", "int8"]
 
 
 def generate(
@@ -102,7 +103,7 @@ def export(
     ] = "transformers",
     dtype: Annotated[Precision, typer.Option(help="Of the stored weights; gguf and onnx: float32 alone.")] = "float32",
     weights: Annotated[
-        Literal["float32", "int8"],
+        Weights,
         typer.Option(
             help="int8: with gguf the matrices in blocks of 32 (Q8_0), with onnx the decoder's: a quarter of the size."
         ),
@@ -122,9 +123,7 @@ def export(
         _export_generator(model, output, dtype, None if kind == "transformers" else weights, overwrite)
 
 
-def _export_generator(
-    car: str, output: Path, dtype: Precision, gguf: Literal["float32", "int8"] | None, overwrite: bool
-) -> None:
+def _export_generator(car: str, output: Path, dtype: Precision, gguf: Weights | None, overwrite: bool) -> None:
     import torch
 
     from channelvq import CAR
@@ -141,7 +140,7 @@ def _export_generator(
     )
 
 
-def _export_tokenizer(tokenizer: str, output: Path, weights: Literal["float32", "int8"], overwrite: bool) -> None:
+def _export_tokenizer(tokenizer: str, output: Path, weights: Weights, overwrite: bool) -> None:
     from channelvq import CVQTokenizer
     from channelvq.onnx_export import DECODER, ENCODER, LAYOUT_FILE, export_onnx
 
