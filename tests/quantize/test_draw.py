@@ -1,6 +1,7 @@
 """Codes drawn at random, by their distance."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -101,3 +102,20 @@ def test_kinds_without_distances_refuse() -> None:
     for kind in ("ibq", "fsq", "lfq", "simvq-tokenwise"):
         with pytest.raises(InputError, match="draws no codes at random; plain, ema, simvq and lc do"):
             quantizer(kind)(feature_map(), temperature=0.5, generator=torch.Generator())
+
+
+def test_another_thread_takes_the_nearest_codes_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    vq, z, found = quantizer("plain").eval(), feature_map(), list[Tensor]()
+    nearest = vq(z).indices
+    real = Draw.__call__
+
+    def meanwhile(self: Draw, vectors: Tensor, table: Tensor) -> Tensor:
+        with ThreadPoolExecutor(1) as pool:
+            found.append(pool.submit(lambda: vq(z).indices).result(60))
+        return real(self, vectors, table)
+
+    monkeypatch.setattr(Draw, "__call__", meanwhile)
+    drawn = vq(z, temperature=50.0, generator=seeded(0)).indices
+    assert torch.equal(found[0], nearest)
+    assert not torch.equal(drawn, nearest)
+    assert torch.equal(vq(z).indices, nearest)

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
@@ -33,6 +34,10 @@ class GlobalBatch:
     share: Tensor | None = None
 
 
+# Of the call, not of the module: other threads quantize with the same one meanwhile.
+_DRAW: ContextVar[Draw | None] = ContextVar("draw", default=None)
+
+
 class Quantizer(nn.Module, ABC):
     """A quantizer of tokens of `dim` numbers into `codebook_size` codes.
 
@@ -45,7 +50,6 @@ class Quantizer(nn.Module, ABC):
     started: Tensor
     global_batch: GlobalBatch | None = None
     can_draw = False  # whether `_quantize` finds its codes by `code_of`
-    _draw: Draw | None = None
 
     def __init__(self, codebook_size: int, dim: int, *, started: bool, unit: bool = False) -> None:
         super().__init__()
@@ -120,7 +124,8 @@ class Quantizer(nn.Module, ABC):
 
     def code_of(self, vectors: Float[Tensor, "M D"], table: Float[Tensor, "N D"]) -> Int64[Tensor, " M"]:
         """Index of the nearest codeword, or of one drawn, where the call asked for that."""
-        return nearest_codeword(vectors, table) if self._draw is None else self._draw(vectors.detach(), table.detach())
+        draw = _DRAW.get()
+        return nearest_codeword(vectors, table) if draw is None else draw(vectors.detach(), table.detach())
 
     @contextmanager
     def _drawing(self, draw: Draw | None) -> Iterator[None]:
@@ -129,11 +134,11 @@ class Quantizer(nn.Module, ABC):
             return
         if not self.can_draw:
             raise InputError(f"{type(self).__name__} draws no codes at random; plain, ema, simvq and lc do")
-        self._draw = draw
+        token = _DRAW.set(draw)
         try:
             yield
         finally:
-            self._draw = None
+            _DRAW.reset(token)
 
     def forward(
         self, z: Float[Tensor, "B K D"], keep: Bool[Tensor, "B K"] | None = None, draw: Draw | None = None
