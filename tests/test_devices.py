@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from channelvq import CAR, CVQTokenizer
-from channelvq.devices import resolve_device
+from channelvq.devices import DTYPES, resolve_device, resolve_dtype
 from channelvq.errors import InputError
 from channelvq.train.config import TrainConfig
 from channelvq.train.launch import build_accelerator, check_installed
@@ -83,6 +83,37 @@ def test_a_model_is_not_read_before_its_device_is_there() -> None:
     for load in (CVQTokenizer.from_pretrained, CAR.from_pretrained):
         with pytest.raises(InputError, match="device 'mps'"):
             load("no/such/folder/at/all", device="mps")
+        with pytest.raises(InputError, match="dtype 'int8': expected float32, bfloat16"):
+            load("no/such/folder/at/all", dtype="int8")
+
+
+def test_a_dtype_is_a_name_or_that_of_torch() -> None:
+    assert [resolve_dtype(name) for name in DTYPES] == [resolve_dtype(getattr(torch, name)) for name in DTYPES]
+    assert (resolve_dtype("bfloat16"), resolve_dtype(None)) == (torch.bfloat16, None)
+    for wrong in ("half", torch.int8, 16):
+        with pytest.raises(InputError, match="expected float32, bfloat16, float16, float64"):
+            resolve_dtype(wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("name", ["bundled", "bundled-fashion"])
+def test_a_tokenizer_in_half_precision_loses_little(name: str, dtype: str) -> None:
+    whole, half = CVQTokenizer.from_pretrained(name), CVQTokenizer.from_pretrained(name, dtype=dtype)
+    x = torch.linspace(-1, 1, 32).outer(torch.linspace(-1, 1, 32)).expand(2, 3, 32, 32)
+    expected, found = (
+        whole.detokenize(whole.tokenize(x), output="tensor"),
+        half.detokenize(half.tokenize(x), output="tensor"),
+    )
+    assert found.dtype == half.dtype == getattr(torch, dtype)
+    assert all(p.dtype == half.dtype for p in half.parameters())
+    assert float((found.float() - expected).square().mean()) < 1e-3  # 33 dB and better, of [-1, 1]
+
+
+def test_a_generator_in_half_precision_draws_with_its_tokenizer_in_it() -> None:
+    car = CAR.from_pretrained("bundled-fashion", dtype=torch.bfloat16)
+    assert {p.dtype for p in car.parameters()} == {torch.bfloat16} == {car.tokenizer.dtype}
+    alone, second = car.generate(["a bag"], seed=1), car.generate(["a shirt", "a bag"], seed=0)
+    assert torch.equal(alone.ids[0], second.ids[1])
 
 
 @pytest.mark.usefixtures("no_gpu")

@@ -1,8 +1,8 @@
-"""Where to compute: what users and commands say of it, as a torch.device that is there."""
+"""Where and how precisely to compute: what users and commands say of it, as a torch.device and a torch.dtype."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from channelvq.errors import InputError
 
@@ -31,6 +31,21 @@ def resolve_device(given: str | torch.device = "auto") -> torch.device:
     elif device.type != "cpu" and not (device.type == "meta" and isinstance(given, torch.device)):
         raise InputError(f"device {str(given)!r}: expected auto, cpu, cuda or cuda:n, such as cuda:0")
     return device
+
+
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+
+
+def resolve_dtype(given: str | torch.dtype | None) -> torch.dtype | None:
+    """The floating-point type of a name in DTYPES, or of torch; None stays None. Raises InputError for any other."""
+    import torch
+
+    kinds = {name: getattr(torch, name) for name in DTYPES}
+    if given is None or given in kinds.values():
+        return cast("torch.dtype | None", given)
+    if not isinstance(given, str) or given not in kinds:
+        raise InputError(f"dtype {given!r}: expected {', '.join(DTYPES)}, or torch's own of that name")
+    return kinds[given]
 
 
 def _check_cuda(device: torch.device) -> None:

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from channelvq.checks import check_floats, whole_numbers
 from channelvq.config import STRICT, ImageSize, when_given
-from channelvq.devices import resolve_device
+from channelvq.devices import resolve_device, resolve_dtype
 from channelvq.errors import InputError
 from channelvq.images import ImageInput, images_to_batch, images_to_list, to_pil, working_size
 from channelvq.images.encoded import MOST_PIXELS
@@ -381,16 +381,21 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", mo
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: str | Path, *, device: str | torch.device = "cpu", **options: Any
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        device: str | torch.device = "cpu",
+        dtype: str | torch.dtype | None = None,
+        **options: Any,
     ) -> "CVQTokenizer":
         """Load a tokenizer: "bundled" or "bundled-fashion" of this package, a folder, or the id of a hub repository.
 
-        device: where its weights go, see `resolve_device`. options: subfolder, and those of
-        `huggingface_hub.snapshot_download` (revision, cache_dir, token, ...), for a hub repository. Not the mixin's own
-        loader: it builds the config before unknown settings could be named well.
+        device, dtype: of its weights, see `resolve_device`, `resolve_dtype`; some ids differ in another dtype than the
+        saved one. options: subfolder, and those of `huggingface_hub.snapshot_download`, for a hub repository.
         """
-        place, more = resolve_device(device), (CODE_TABLES,)
-        folder = find_folder("tokenizer", pretrained_model_name_or_path, "tokenizer", more_files=more, **options)
-        tokenizer = load_module(cls, CVQConfig, folder).to(place)
+        # Not the mixin's own loader: it builds the config before unknown settings could be named well.
+        place, kind, name = resolve_device(device), resolve_dtype(dtype), pretrained_model_name_or_path
+        folder = find_folder("tokenizer", name, "tokenizer", more_files=(CODE_TABLES,), **options)
+        tokenizer = load_module(cls, CVQConfig, folder)
         tokenizer.folder = folder
-        return tokenizer
+        return tokenizer.to(place, kind)

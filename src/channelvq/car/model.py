@@ -29,7 +29,7 @@ from channelvq.car.files import ELSEWHERE, TOKENIZERS, read_tokenizers, write_ge
 from channelvq.car.generation import Generation
 from channelvq.car.settings import SamplingSettings
 from channelvq.car.text import TextTokenizer
-from channelvq.devices import resolve_device
+from channelvq.devices import resolve_device, resolve_dtype
 from channelvq.errors import InputError
 from channelvq.nn.kept import Kept
 from channelvq.nn.modes import without_autocast
@@ -326,22 +326,28 @@ class CAR(nn.Module, PyTorchModelHubMixin, library_name="channelvq", model_card_
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: str | Path, *, device: str | torch.device = "cpu", **options: Any
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        device: str | torch.device = "cpu",
+        dtype: str | torch.dtype | None = None,
+        **options: Any,
     ) -> "CAR":
         """Load a generator with its tokenizers: "bundled", "bundled-fashion", a folder, or the id of a hub repository.
 
-        device: where their weights go, see `resolve_device`. options: subfolder, and those of
+        device: where their weights go, see `resolve_device`. dtype: of all weights, those of the image tokenizer too,
+        such as "bfloat16"; None leaves them as they were saved. options: subfolder, and those of
         `huggingface_hub.snapshot_download` (revision, cache_dir, token, ...), for a hub repository. Raises InputError
         if a file is missing or if weights, image tokenizer and text tokenizer do not fit together.
         """
-        place = resolve_device(device)
+        place, precision = resolve_device(device), resolve_dtype(dtype)
         folder = find_folder("generator", pretrained_model_name_or_path, "car", more_files=TOKENIZERS, **options)
         tokenizer, text = read_tokenizers(folder)
         # A generator that was saved in half precision is one, its image tokenizer too.
         model = load_module(
             lambda config: cls(config, tokenizer, text, fresh=False), CARConfig, folder, ELSEWHERE, "codebook"
         )
-        return model.to(place)
+        return model.to(place, precision)
 
 
 def _predict(logits: Tensor, targets: Tensor, counted: Tensor) -> Prediction:

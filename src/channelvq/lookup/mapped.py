@@ -36,6 +36,8 @@ def nearest_mapped(
     Extra memory: some tiles of scores, or some rows of N where N is larger, and (K D + N) r numbers of float64.
     Raises InputError on NaN or infinity.
     """
+    if torch.compiler.is_compiling():
+        return _as_one_operator(z, maps, codebook)
     with torch.autocast(z.device.type, enabled=False), full_float32():
         wide, table = maps.double(), codebook.double()
         grams = torch.bmm(wide.transpose(1, 2), wide)  # (K, r, r)
@@ -52,6 +54,17 @@ def nearest_mapped(
                 projected = torch.bmm(part, wide[k : k + tokens])
                 indices[k : k + tokens, b : b + images] = _nearest(projected, half_norms, table)
     return indices.T.contiguous()
+
+
+# One node of a graph, as `nearest_codeword` is and for the same reason.
+@torch.library.custom_op("channelvq::nearest_mapped", mutates_args=())
+def _as_one_operator(z: Tensor, maps: Tensor, codebook: Tensor) -> Tensor:
+    return nearest_mapped(z, maps, codebook)
+
+
+@_as_one_operator.register_fake
+def _(z: Tensor, maps: Tensor, codebook: Tensor) -> Tensor:
+    return z.new_empty(z.shape[:2], dtype=torch.int64)
 
 
 def _nearest(

@@ -48,6 +48,8 @@ def nearest_codeword(vectors: Float[Tensor, "M D"], codebook: Float[Tensor, "N D
     Extra memory is bounded by the tiles (under 64 MiB for any M and N, with D up to 4,096), never (M, N).
     Raises InputError on mismatched shapes, an empty codebook, NaN or infinity.
     """
+    if torch.compiler.is_compiling():
+        return _as_one_operator(vectors, codebook)
     _check_shapes(vectors, codebook)
     vectors, codebook = vectors.detach(), codebook.detach()
     largest = max(_largest_magnitude(vectors, "vectors"), _largest_magnitude(codebook, "codebook"))
@@ -61,6 +63,17 @@ def nearest_codeword(vectors: Float[Tensor, "M D"], codebook: Float[Tensor, "N D
                 passes.insert(0, partial(bfloat16.narrow, stage=stages[0]))
             indices[part] = _solve(rows, codebook, None, passes)
     return indices
+
+
+# How many rows a pass leaves open is known when it has run, which a graph cannot hold: it holds the lookup as one node.
+@torch.library.custom_op("channelvq::nearest_codeword", mutates_args=())
+def _as_one_operator(vectors: Tensor, codebook: Tensor) -> Tensor:
+    return nearest_codeword(vectors, codebook)
+
+
+@_as_one_operator.register_fake
+def _(vectors: Tensor, codebook: Tensor) -> Tensor:
+    return vectors.new_empty(vectors.shape[0], dtype=torch.int64)
 
 
 def _check_shapes(vectors: Tensor, codebook: Tensor) -> None:

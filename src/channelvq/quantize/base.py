@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
@@ -34,10 +33,6 @@ class GlobalBatch:
     share: Tensor | None = None
 
 
-# Of the call, not of the module: other threads quantize with the same one meanwhile.
-_DRAW: ContextVar[Draw | None] = ContextVar("draw", default=None)
-
-
 class Quantizer(nn.Module, ABC):
     """A quantizer of tokens of `dim` numbers into `codebook_size` codes.
 
@@ -49,7 +44,6 @@ class Quantizer(nn.Module, ABC):
 
     started: Tensor
     global_batch: GlobalBatch | None = None
-    can_draw = False  # whether `_quantize` finds its codes by `code_of`
 
     def __init__(self, codebook_size: int, dim: int, *, started: bool, unit: bool = False) -> None:
         super().__init__()
@@ -122,24 +116,6 @@ class Quantizer(nn.Module, ABC):
         """`start_from` the tokens of whole images, for a quantizer to which their position says something."""
         self.start_from(z.flatten(0, 1), generator)
 
-    def code_of(self, vectors: Float[Tensor, "M D"], table: Float[Tensor, "N D"]) -> Int64[Tensor, " M"]:
-        """Index of the nearest codeword, or of one drawn, where the call asked for that."""
-        draw = _DRAW.get()
-        return nearest_codeword(vectors, table) if draw is None else draw(vectors.detach(), table.detach())
-
-    @contextmanager
-    def _drawing(self, draw: Draw | None) -> Iterator[None]:
-        if draw is None:
-            yield
-            return
-        if not self.can_draw:
-            raise InputError(f"{type(self).__name__} draws no codes at random; plain, ema, simvq and lc do")
-        token = _DRAW.set(draw)
-        try:
-            yield
-        finally:
-            _DRAW.reset(token)
-
     def forward(
         self, z: Float[Tensor, "B K D"], keep: Bool[Tensor, "B K"] | None = None, draw: Draw | None = None
     ) -> Quantized:
@@ -151,12 +127,33 @@ class Quantizer(nn.Module, ABC):
         if z.ndim != 3 or z.shape[2] != self.dim:
             raise InputError(f"quantizer: expected (B, K, {self.dim}), got {tuple(z.shape)}")
         check_keep(keep, z)
+        if draw is not None and not isinstance(self, DrawingQuantizer):
+            raise InputError(f"{type(self).__name__} draws no codes at random; plain, ema, simvq and lc do")
         with _refuse_transforms(z):
-            check_finite(z)
+            z = check_finite(z)
             if self.training and not self.started:
                 self.start_from_tokens(z, torch.Generator().manual_seed(0))
-            with torch.autocast(z.device.type, enabled=False), self._drawing(draw):
+            with torch.autocast(z.device.type, enabled=False):
+                if isinstance(self, DrawingQuantizer):
+                    return self._quantize(self.compared(z), keep, draw)
                 return self._quantize(self.compared(z), keep)
+
+
+class DrawingQuantizer(Quantizer):
+    """A quantizer that finds its codes by distances to a table alone, so that they can also be drawn at random."""
+
+    @abstractmethod
+    def _quantize(
+        self, z: Float[Tensor, "B K D"], keep: Bool[Tensor, "B K"] | None, draw: Draw | None = None
+    ) -> Quantized:
+        """The forward pass; z is float32 and autocast is off. Its codes are those of `codes_of`."""
+
+    @staticmethod
+    def codes_of(z: Float[Tensor, "B K D"], table: Float[Tensor, "N D"], draw: Draw | None) -> Int64[Tensor, "B K"]:
+        """Indices of the nearest codewords, or those drawn, where the call asked for that."""
+        vectors = z.detach().flatten(0, 1)
+        indices = nearest_codeword(vectors, table) if draw is None else draw(vectors, table.detach())
+        return indices.view(z.shape[:2])
 
 
 @contextmanager
@@ -173,13 +170,32 @@ def _refuse_transforms(z: Tensor) -> Iterator[None]:
         ) from None
 
 
-def check_finite(tokens: Float[Tensor, "..."]) -> None:
-    """NotFiniteError for NaN or infinity: a start would keep it in the codebook, and rounded it would pass for a code.
+def check_finite(tokens: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+    """The tokens; NotFiniteError for NaN or infinity: a start would keep it in the codebook, and rounded it would pass
+    for a code.
 
     What a quantizer makes of finite tokens by weights that are not finite is for it to check.
     """
+    if torch.compiler.is_compiling():
+        return _finite_in_graph(tokens)
     if not bool(tokens.isfinite().all()):
         raise NotFiniteError("quantizer: the tokens hold NaN or infinity")
+    return tokens
+
+
+# A graph cannot branch on numbers, so there the check is an operator; it returns what it has checked, for an operator
+# whose result nothing uses is left out.
+@torch.library.custom_op("channelvq::finite", mutates_args=())
+def _finite_in_graph(tokens: Tensor) -> Tensor:
+    return check_finite(tokens).clone()
+
+
+@_finite_in_graph.register_fake
+def _(tokens: Tensor) -> Tensor:
+    return torch.empty_like(tokens)
+
+
+_finite_in_graph.register_autograd(lambda _, gradient: gradient)
 
 
 def check_keep(keep: Tensor | None, vectors: Float[Tensor, "B K D"]) -> None:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from channelvq.config import STRICT, CodebookSize
-from channelvq.quantize.base import Quantizer
+from channelvq.quantize.base import DrawingQuantizer
+from channelvq.quantize.draw import Draw
 from channelvq.quantize.kmeans import kmeans
 from channelvq.quantize.quantized import Quantized, straight_through, vq_losses
 
@@ -42,10 +43,8 @@ class PlainConfig:
         return PlainCodebook(self, dim)
 
 
-class PlainCodebook(Quantizer):
+class PlainCodebook(DrawingQuantizer):
     """N codewords of D numbers, trained by gradient."""
-
-    can_draw = True
 
     def __init__(self, config: PlainConfig, dim: int) -> None:
         super().__init__(config.codebook_size, dim, started=config.start == "uniform", unit=config.distance is not None)
@@ -60,9 +59,11 @@ class PlainCodebook(Quantizer):
     def _place(self, vectors: Float[Tensor, "M D"], generator: torch.Generator) -> None:
         self.weight.copy_(kmeans(vectors, self.codebook_size, self.config.kmeans_iterations, generator))
 
-    def _quantize(self, z: Float[Tensor, "B K D"], keep: Bool[Tensor, "B K"] | None) -> Quantized:
+    def _quantize(
+        self, z: Float[Tensor, "B K D"], keep: Bool[Tensor, "B K"] | None, draw: Draw | None = None
+    ) -> Quantized:
         table = self.codes()
-        indices = self.code_of(z.flatten(0, 1), table).view(z.shape[:2])
+        indices = self.codes_of(z, table, draw)
         codes = F.embedding(indices, table)
         losses = vq_losses(z, codes, keep, codebook=self.config.codebook_weight, beta=self.config.beta)
         return Quantized(straight_through(z, codes), indices, losses)

@@ -23,7 +23,8 @@ from channelvq.config import STRICT, CodebookSize
 from channelvq.distributed import broadcast_from_main, rank, sum_over_ranks
 from channelvq.lookup.equal import first_equal
 from channelvq.lookup.nearest import nearest_codeword
-from channelvq.quantize.base import GlobalBatch, Quantizer, kept_rows, uniform_table
+from channelvq.quantize.base import DrawingQuantizer, GlobalBatch, kept_rows, uniform_table
+from channelvq.quantize.draw import Draw
 from channelvq.quantize.kmeans import kmeans
 from channelvq.quantize.quantized import Quantized, mean_over_kept, straight_through
 
@@ -53,7 +54,7 @@ class EMAConfig:
         return EMACodebook(self, dim)
 
 
-class EMACodebook(Quantizer):
+class EMACodebook(DrawingQuantizer):
     """N codewords of D numbers, each the moving average of the tokens that chose it.
 
     All state is in buffers and equal to the bit on every rank: counts and sums are added up over the ranks, and rank 0
@@ -61,7 +62,6 @@ class EMACodebook(Quantizer):
     what a forward pass returns is what `indices_to_codes` gives until the next one.
     """
 
-    can_draw = True
     weight: Tensor
     counts: Tensor
     sums: Tensor
@@ -101,9 +101,11 @@ class EMACodebook(Quantizer):
         self._update(z, nearest_codeword(z, before))
         return GlobalBatch(parts, table=before)
 
-    def _quantize(self, z: Float[Tensor, "B K D"], keep: Bool[Tensor, "B K"] | None) -> Quantized:
+    def _quantize(
+        self, z: Float[Tensor, "B K D"], keep: Bool[Tensor, "B K"] | None, draw: Draw | None = None
+    ) -> Quantized:
         table = self.weight if self.global_batch is None or self.global_batch.table is None else self.global_batch.table
-        indices = self.code_of(z.flatten(0, 1), table).view(z.shape[:2])
+        indices = self.codes_of(z, table, draw)
         if self.training and self.global_batch is None:
             kept = torch.ones_like(indices, dtype=torch.bool) if keep is None else keep
             self._update(z.detach()[kept].to(self.weight.dtype), indices[kept])

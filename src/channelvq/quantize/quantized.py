@@ -58,7 +58,23 @@ def straight_through(z: Float[Tensor, "*S"], codes: Float[Tensor, "*S"]) -> Floa
 
     The usual z + (codes - z).detach() is not codes in float32: about a third of the elements are rounded elsewhere.
     """
+    if torch.compiler.is_compiling():
+        return _in_graph(z, codes)
     return _StraightThrough.apply(z, codes)  # type: ignore[return-value]
+
+
+# torch.compile traces no function that has a jvp (2.13).
+@torch.library.custom_op("channelvq::straight_through", mutates_args=())
+def _in_graph(z: Tensor, codes: Tensor) -> Tensor:
+    return codes.clone()
+
+
+@_in_graph.register_fake
+def _(z: Tensor, codes: Tensor) -> Tensor:
+    return torch.empty_like(codes)
+
+
+_in_graph.register_autograd(lambda _, gradient: (gradient, None))
 
 
 def mean_over_kept(error: Float[Tensor, "B K"], keep: Bool[Tensor, "B K"] | None) -> Float[Tensor, ""]:

@@ -92,7 +92,7 @@ class ResidualSimVQCodebook(TokenwiseSimVQCodebook):
         spent, left = z.new_zeros(z.shape[0], int(self.numbers.max()) + 1), []
         for numbers, token, code in zip(self.numbers, z.unbind(1), codes.unbind(1), strict=True):
             left.append(token - spent[:, numbers])
-            spent.index_add_(1, numbers, code)
+            spent.index_add_(1, numbers, code.to(spent.dtype))
         return torch.stack(left, 1)
 
     def _encode(self, z: Float[Tensor, "B K D"]) -> tuple[Int64[Tensor, "B K"], Tensor, Tensor, Tensor]:
@@ -103,7 +103,7 @@ class ResidualSimVQCodebook(TokenwiseSimVQCodebook):
             left.append(z[:, k] - spent[:, numbers])
             indices.append(nearest_mapped(left[-1][:, None], self.weight[k : k + 1], self.basis))
             codes.append(self._codes_of(indices[-1], slice(k, k + 1)))
-            spent.index_add_(1, numbers, codes[-1][:, 0])
+            spent.index_add_(1, numbers, codes[-1][:, 0].to(spent.dtype))
         return torch.cat(indices, 1), torch.cat(codes, 1), torch.stack(left, 1), spent[:, self.numbers]
 
     def _place(self, vectors: Float[Tensor, "M D"], generator: torch.Generator) -> None:

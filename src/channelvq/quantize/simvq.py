@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from channelvq.config import STRICT, CodebookSize
-from channelvq.quantize.base import Quantizer
+from channelvq.quantize.base import DrawingQuantizer
+from channelvq.quantize.draw import Draw
 from channelvq.quantize.kmeans import kmeans
 from channelvq.quantize.quantized import Quantized, straight_through, vq_losses
 
@@ -41,10 +42,9 @@ class SimVQConfig:
         return SimVQCodebook(self, dim)
 
 
-class ProjectedCodebook(Quantizer):
+class ProjectedCodebook(DrawingQuantizer):
     """A frozen basis (N, D) under a learned linear map. The base of SimVQ and VQGAN-LC."""
 
-    can_draw = True
     basis: Tensor
 
     def __init__(
@@ -63,10 +63,12 @@ class ProjectedCodebook(Quantizer):
         with torch.autocast(self.basis.device.type, enabled=False):
             return F.linear(self.basis, self.weight, self.bias)
 
-    def _quantize(self, z: Float[Tensor, "B K D"], keep: Bool[Tensor, "B K"] | None) -> Quantized:
+    def _quantize(
+        self, z: Float[Tensor, "B K D"], keep: Bool[Tensor, "B K"] | None, draw: Draw | None = None
+    ) -> Quantized:
         with torch.no_grad():
             table = self.codes()
-            indices = self.code_of(z.flatten(0, 1), table).view(z.shape[:2])
+            indices = self.codes_of(z, table, draw)
             codes = F.embedding(indices, table)
         # The gradient of W through the chosen rows alone costs M and not N products. Their numbers are the table's:
         # a product of another shape rounds differently.
