@@ -9,7 +9,7 @@ image (B, 3, H, W) in [-1, 1]
 -> decoder            image (B, 3, H, W)
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, overload
@@ -44,6 +44,7 @@ from channelvq.quantize.registry import AnyQuantizerConfig
 
 # `encode` takes what a decoder gave, which may overshoot by some tenths; numbers further out are of another convention.
 FAR_OUTSIDE = 0.5
+LOOKUP_ROWS = 64  # images whose tokens are looked up at once: less time for each where that is allowed
 LARGEST = 16  # times the pixels of the home size: the most that pictures are worked at, where no setting says another
 
 if TYPE_CHECKING:  # imported where there is one
@@ -261,6 +262,7 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", mo
 
     # Images and ids
 
+    @torch.no_grad()
     def tokenize(self, images: ImageInput | Sequence[ImageInput], *, exact: bool = True) -> Int64[Tensor, "B K"]:
         """Images -> ids in 0..N-1.
 
@@ -270,25 +272,22 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", mo
         than `model.resampler.max_pixels` is reduced to about that many first. Sizes may differ within a call. exact:
         ids do not depend on the other images of the call; False drops the padding that this costs.
         """
-        return self._of_images(lambda x: self.quantizer(self.maps(x)).indices, images, exact)
-
-    def latents(self, images: ImageInput | Sequence[ImageInput], *, exact: bool = True) -> Float[Tensor, "B C h w"]:
-        """Images, all that `tokenize` takes -> the feature maps of the home size before the quantizer."""
-        return self._of_images(self.maps, images, exact)
+        maps, rowwise = self.latents(images, exact=exact), self.quantizer.quantizer.rowwise
+        with evaluating(self):
+            return in_chunks(
+                lambda z: self.quantizer(z).indices, maps,
+                exact=exact and not rowwise, rows=LOOKUP_ROWS if rowwise else CHUNK_ROWS,
+            )  # fmt: skip
 
     @torch.no_grad()
-    def _of_images(
-        self, function: Callable[[Tensor], Tensor], images: ImageInput | Sequence[ImageInput], exact: bool
-    ) -> Tensor:
-        if self.resampler is None:
-            batch = images_to_batch(images, size=self.image_size).to(self.device, self.dtype)
-            with evaluating(self):
-                return in_chunks(function, batch, exact=exact)
-        pictures = images_to_list(images, self.config.working_size)
+    def latents(self, images: ImageInput | Sequence[ImageInput], *, exact: bool = True) -> Float[Tensor, "B C h w"]:
+        """Images, all that `tokenize` takes -> the feature maps of the home size before the quantizer."""
         with evaluating(self):
-            return in_chunks_by_size(
-                function, [x.to(self.device, self.dtype) for x in pictures], rows=self.rows_at_once, exact=exact
-            )
+            if self.resampler is None:
+                batch = images_to_batch(images, size=self.image_size).to(self.device, self.dtype)
+                return in_chunks(self.maps, batch, exact=exact)
+            pictures = [x.to(self.device, self.dtype) for x in images_to_list(images, self.config.working_size)]
+            return in_chunks_by_size(self.maps, pictures, rows=self.rows_at_once, exact=exact)
 
     def rows_at_once(self, size: tuple[int, int]) -> int:
         """Images of a working size in a chunk: fewer of large ones, so that memory is bounded."""

@@ -66,6 +66,15 @@ class Quantizer(nn.Module, ABC):
         """The forward pass; z is float32 and autocast is off."""
 
     @property
+    def rowwise(self) -> bool:
+        """Whether an image's indices are the same to the bit in a batch of any size, in evaluation.
+
+        They are where tokens are compared as they were given, by an exact lookup; a product of all of the batch before
+        would round a row by its neighbours.
+        """
+        return False
+
+    @property
     def over_batch(self) -> bool:
         """Whether training depends on more of the batch than means over its tokens."""
         return False
@@ -141,6 +150,11 @@ class Quantizer(nn.Module, ABC):
 
 class DrawingQuantizer(Quantizer):
     """A quantizer that finds its codes by distances to a table alone, so that they can also be drawn at random."""
+
+    @property
+    def rowwise(self) -> bool:
+        """See `Quantizer`; bringing tokens to length 1 rounds."""
+        return not self.unit
 
     @abstractmethod
     def _quantize(

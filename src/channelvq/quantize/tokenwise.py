@@ -82,6 +82,11 @@ class TokenwiseSimVQCodebook(Quantizer):
         """K, None before the first tokens were seen."""
         return None if isinstance(self.weight, UninitializedParameter) else len(self.weight)
 
+    @property
+    def rowwise(self) -> bool:
+        """See `Quantizer`: products are in float64, and what it cannot tell apart counts as equal."""
+        return True
+
     def codes(self) -> Float[Tensor, "N r"]:
         """The shared codebook c: what an index stands for whatever its token; `indices_to_codes` gives W_k c_n."""
         return self.basis
