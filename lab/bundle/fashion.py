@@ -47,7 +47,10 @@ def measure(car: CAR, recipe: CARRecipe, facts: dict[str, Any], store: Path) -> 
     entry = make_record(
         car.tokenizer.config, data="fashion-mnist", split="test", metrics=metrics, **trained_by(recipe, facts)
     )
-    entry |= {"parameters": parameters(car), "judged": judges["test"](restored(car.tokenizer, images), labels)}
+    entry |= {
+        "parameters": parameters(car),
+        "judged": judges["test"](restored(car.tokenizer, images, car.num_tokens), labels),
+    }
     how = judged_protocol(judges["test"], images, labels)
     return {"run": facts, "protocol": how, "records": [entry | judged_samples(car, judges)[0]]}
 

@@ -33,6 +33,7 @@ class CARConfig:
     guidance needs.
     head_start: what the rows of a linear head begin as: "codebook", a random projection of the codewords, so that codes
     that look alike begin with like scores; None, small random numbers.
+    num_tokens: the generator writes the first so many tokens of an image, which a nested tokenizer decodes; None, all.
     """
 
     backbone: str | dict[str, Any] = field(default_factory=lambda: dict(SMALL_QWEN3))
@@ -41,6 +42,7 @@ class CARConfig:
     channel_embedding: bool = False
     caption_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     head_start: Literal["codebook"] | None = None
+    num_tokens: PositiveInt | None = None
 
     def __post_init__(self) -> None:
         if self.head_start and self.head != "linear":

@@ -29,7 +29,8 @@ class Exported:
         if not isinstance(longest, int) or longest <= layout.num_tokens + 1:
             raise InputError(f"{folder}: tokenizer_config.json does not say how long a text may be; export it again")
         self.max_text_tokens = longest - 1 - layout.num_tokens
-        if (layout.num_tokens, layout.codebook_size) != (self.tokenizer.num_tokens, self.tokenizer.codebook_size):
+        fits = layout.num_tokens <= self.tokenizer.num_tokens and layout.codebook_size == self.tokenizer.codebook_size
+        if not fits:
             raise InputError(f"{folder}: the image tokenizer is not the one of this export; export it again")
         if self.text.tokenizer.token_to_id(image_token(0)) != layout.first_image_id:
             raise InputError(

@@ -101,6 +101,10 @@ class CAR(nn.Module, PyTorchModelHubMixin, library_name="channelvq", model_card_
         self.register_buffer("codeword_scale", (codes - codes.mean(0)).square().mean().sqrt().clamp(min=1e-12))
 
     def _check_length(self) -> None:
+        if self.num_tokens > self.tokenizer.num_tokens:
+            raise InputError(
+                f"num_tokens {self.num_tokens}: the image tokenizer has {self.tokenizer.num_tokens} tokens an image"
+            )
         longest = getattr(self.backbone.config, "max_position_embeddings", None)
         text, image = self.config.max_text_tokens, self.num_tokens
         if longest is not None and longest < text + image:
@@ -136,8 +140,8 @@ class CAR(nn.Module, PyTorchModelHubMixin, library_name="channelvq", model_card_
 
     @property
     def num_tokens(self) -> int:
-        """C, tokens of an image."""
-        return self.tokenizer.num_tokens
+        """C, tokens of an image; fewer than the image tokenizer has where the config says so."""
+        return self.config.num_tokens or self.tokenizer.num_tokens
 
     @property
     def codebook_size(self) -> int:

@@ -41,6 +41,11 @@ class CARScores:
         self._model = copy.deepcopy(car).double().eval()
         _round_computed(self._model)
 
+    @property
+    def num_tokens(self) -> int:
+        """The most tokens of a picture that there are scores of."""
+        return self._model.num_tokens
+
     def to(self, device: torch.device) -> "CARScores":
         """Moved there; the levels, and so the files, are those of every device."""
         self._model.to(device)

@@ -38,6 +38,15 @@ def code_model(tokenizer: CVQTokenizer, car: CAR | CARScores | None = None) -> C
     return car if isinstance(car, CARScores) else CARScores(car)
 
 
+def check_written(model: CodeModel, num_tokens: int) -> None:
+    """InputError for more tokens than a generator writes."""
+    if isinstance(model, CARScores) and num_tokens > model.num_tokens:
+        raise InputError(
+            f"the generator writes the first {model.num_tokens} tokens of an image, {num_tokens} are asked for; give "
+            f"num_tokens={model.num_tokens}"
+        )
+
+
 def checksum(ids: Sequence[int]) -> int:
     """The lowest 8 bits of the CRC-32 of the tokens so far, 4 bytes each, lowest first."""
     return zlib.crc32(np.asarray(ids, dtype="<u4").tobytes()) & 0xFF

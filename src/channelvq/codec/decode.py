@@ -16,7 +16,7 @@ from channelvq.car.data import tokenizer_digest
 from channelvq.car.model import CAR
 from channelvq.checks import check_whole_number
 from channelvq.codec.car_scores import CARScores
-from channelvq.codec.code_model import CHECKS, CodeModel, Walk, captions_of, checksum, code_model
+from channelvq.codec.code_model import CHECKS, CodeModel, Walk, captions_of, check_written, checksum, code_model
 from channelvq.codec.container import TOKENIZER_DIGEST, DamagedWarning, Header, check_length, read_header
 from channelvq.codec.exact import in_float64
 from channelvq.codec.levels import counts_of
@@ -209,6 +209,7 @@ def _check_model(header: Header, model: CodeModel | None, name: str) -> None:
             f"{name}: it was written with {what} ({header.model.hex()}, here {model.digest.hex()}); give the tokenizer "
             "and the generator that wrote it"
         )
+    check_written(model, header.num_tokens)
 
 
 def _name(names: Sequence[str] | None, number: int) -> str:

@@ -14,7 +14,7 @@ from channelvq.car.data import tokenizer_digest
 from channelvq.car.model import CAR
 from channelvq.checks import check_whole_number
 from channelvq.codec.car_scores import CARScores, CARWalk
-from channelvq.codec.code_model import CHECKS, CodeModel, captions_of, checksum, code_model
+from channelvq.codec.code_model import CHECKS, CodeModel, captions_of, check_written, checksum, code_model
 from channelvq.codec.container import TOKENIZER_DIGEST, Caption, Header
 from channelvq.codec.exact import in_float64
 from channelvq.codec.levels import counts_of, levels_of
@@ -105,6 +105,7 @@ def compress_ids(
     texts = captions_of(captions, len(ids), car is not None)
     lengths = [ids.shape[1]] * len(ids) if lengths is None else [min(n, ids.shape[1]) for n in lengths]
     model, owner = code_model(tokenizer, car), bytes.fromhex(tokenizer_digest(tokenizer))[:TOKENIZER_DIGEST]
+    check_written(model, ids.shape[1])
     size, files = tokenizer.image_size, list[bytes]()
     for start in range(0, len(ids), CHUNK_ROWS):
         rows, told = ids[start : start + CHUNK_ROWS], texts[start : start + CHUNK_ROWS]

@@ -48,6 +48,7 @@ class NextChannelReport:
 
 def evaluate_next_channel(car: CAR, held_out: TokenSet, train_ids: Int[Tensor, "m C"]) -> NextChannelReport:
     """Measure a generator on held-out images in the ids of its tokenizer; train_ids: for the count-only baseline."""
+    held_out, train_ids = held_out.first_tokens(car.num_tokens), train_ids[:, : car.num_tokens]
     text, ids = encode_captions(car, held_out.captions), held_out.ids
     nats, right = teacher_forced(car, text, ids)
     shuffled, _ = teacher_forced(car, with_other_captions(text), ids)

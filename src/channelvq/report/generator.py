@@ -118,7 +118,7 @@ def _embedded(network: PerceptualNetwork, images: UInt8[Tensor, "n 3 h w"]) -> F
 
 def _restored(car: CAR, sets: TokenSets) -> UInt8[Tensor, "n 3 h w"]:
     """Held-out images as the tokenizer restores them: a generator cannot be sharper."""
-    return to_uint8(car.tokenizer.detokenize(sets.test.ids.long(), "tensor")).cpu()
+    return to_uint8(car.tokenizer.detokenize(sets.test.ids[:, : car.num_tokens].long(), "tensor")).cpu()
 
 
 def _protocol(settings: ReportSettings, network: PerceptualNetwork, training: int, counted: int) -> dict[str, Any]:

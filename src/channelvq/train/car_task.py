@@ -181,6 +181,7 @@ class CARTask(Task):
         tokenizer.to("cpu")
         generator = torch.Generator().manual_seed(recipe.train.seed)
         self.car = given or CAR(recipe.model, tokenizer, self._text(), generator=generator)
+        self.train_set, self.held_out = (t.first_tokens(self.car.num_tokens) for t in (self.train_set, self.held_out))
         self._check_inputs(tokenizer)
         if not on_gpu(recipe.train):
             use_plain_attention(self.car.backbone, recipe.model.max_text_tokens + self.car.num_tokens)

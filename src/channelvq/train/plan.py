@@ -168,9 +168,9 @@ def _car_plan(name: str, recipe: CARRecipe, machine: Machine) -> Plan:
              Part("projector, marker, head", new, True), Part("image tokenizer", frozen, False)]  # fmt: skip
     shape = car.backbone.config.get_text_config(decoder=True)
     layers, width = shape.num_hidden_layers, shape.hidden_size
-    n = recipe.model.max_text_tokens + model.num_tokens
+    n = recipe.model.max_text_tokens + car.num_tokens
     flops = 2.0 * n * (backbone + new) + 2.0 * layers * n * n * width
-    kept = n * width * (layers * _bytes(recipe.train) + LAYER_BYTES) + 4.0 * model.num_tokens * car.codebook_size
+    kept = n * width * (layers * _bytes(recipe.train) + LAYER_BYTES) + 4.0 * car.num_tokens * car.codebook_size
     by_muon = sum(matrix.numel() for matrix in hidden_matrices(car)) if recipe.objective.muon_learning_rate else 0
     return _plan(name, recipe.train, machine, parts, model, flops, kept, by_muon=by_muon)
 

@@ -58,6 +58,10 @@ class TokenSet:
         captions, keys = (tuple(texts[place] for place in places) for texts in (self.captions, self.keys))
         return TokenSet(self.ids[list(places)], captions, keys)
 
+    def first_tokens(self, num_tokens: int) -> "TokenSet":
+        """The first so many tokens of each image."""
+        return TokenSet(self.ids[:, :num_tokens], self.captions, self.keys)
+
 
 def joined(sets: Iterable[TokenSet]) -> TokenSet:
     """At least one set, one after the other."""

@@ -107,7 +107,7 @@ def closed_world(
     real = prompts.scenes(samples)
     judged = {
         "generator": judge(detector, wanted, images),
-        "reconstruction": judge(detector, wanted, restored(car.tokenizer, real, exact=False)),
+        "reconstruction": judge(detector, wanted, restored(car.tokenizer, real, car.num_tokens, exact=False)),
         "real": judge(detector, wanted, real),
         "shuffled": judge(detector, shuffled(wanted), images),
     }
