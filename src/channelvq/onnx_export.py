@@ -79,7 +79,7 @@ def export_onnx(tokenizer: CVQTokenizer, folder: str | Path, weights: Weights = 
     tokenizer does: more than one id in a hundred differs, or a pixel by more than one level (int8: the pictures are
     less than LEAST_PSNR alike).
     """
-    _check_extra()
+    check_extra()
     config = tokenizer.config
     if tokenizer.dtype != torch.float32:
         raise InputError(f"export: the weights are {tokenizer.dtype}, expected float32; convert with .float()")
@@ -110,7 +110,8 @@ def probe_images(size: int) -> Float[Tensor, "b 3 S S"]:
     return nn.functional.interpolate(noise, size=(size, size), mode="bicubic").clamp(0, 1) * 2 - 1
 
 
-def _check_extra() -> None:
+def check_extra() -> None:
+    """InputError where a package of the extra is missing, or torch is older than the exporter has to be."""
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401

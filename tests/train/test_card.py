@@ -1,5 +1,6 @@
 """Model cards of what users train."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,18 @@ def test_what_is_saved_without_a_card_says_that_no_licence_is_given(tmp_path: Pa
     assert "No licence is given here" in text
     assert "apache" not in text
     assert "pushed to the Hub" not in text
+
+
+def test_views_of_few_pictures_are_told_as_such(tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for i in range(40):
+        Image.effect_noise((40, 40), 50 + i).convert("RGB").save(pictures / f"{i}.png")
+    settings = ("data.sources.scenes.weight=0", f"data.sources.mine={{kind: folder, root: {pictures}}}")
+    text = trained(
+        tmp_path / "run", *settings, "data.sources.mine.validation=0.3", "data.sources.mine.crop=random",
+        "data.validation_images=64",
+    )  # fmt: skip
+    found = re.search(r"On 64 views of the (\d+) images of the validation split", text)
+    assert found
+    assert 1 <= int(found[1]) < 40

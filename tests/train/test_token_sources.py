@@ -21,7 +21,7 @@ from channelvq.data.files.tokens import TokensConfig
 from channelvq.errors import InputError
 from channelvq.tokenizer import CVQTokenizer
 from channelvq.train import car_task
-from channelvq.train.car_task import CARObjectiveConfig, CARRecipe, CARTask, token_set, training_set
+from channelvq.train.car_task import CARObjectiveConfig, CARRecipe, CARTask, _captioned, token_set, training_set
 from channelvq.train.config import TrainConfig
 from channelvq.train.engine import Engine, read_metrics
 from channelvq.train.run import load_recipe
@@ -186,3 +186,10 @@ def test_tokens_and_pictures_are_not_mixed(recipe: Callable[..., CARRecipe], tmp
     settings = (f"data.sources={{mine: {{kind: tokens, root: {root}}}}}", f"train.output_dir={tmp_path}/run")
     with pytest.raises(InputError, match="hold no pictures: they are for training generators, recipes with task: car"):
         load_recipe("small/own", settings).build()
+
+
+def test_how_many_pictures_have_a_caption_is_told() -> None:
+    ids = torch.zeros(4, 2, dtype=torch.int32)
+    some = TokenSet(ids, ("a", "", "a", "c"), ("one", "two", "one", "three"))
+    assert _captioned(some) == "captions: 2 of 3 training pictures have one; the others are learned without words"
+    assert _captioned(TokenSet(ids, ("a",) * 4, tuple("wxyz"))) == "captions: 4 of 4 training pictures have one"

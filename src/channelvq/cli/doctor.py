@@ -33,7 +33,10 @@ def doctor(
 
     from channelvq.evaluate.doctor import page
     from channelvq.evaluate.doctor.examine import examine
+    from channelvq.evaluate.plots import check_plot
 
+    if output:
+        check_plot()  # before minutes of work
     outputs(json_file, folder=output, inputs=(tokenizer, data), own=("report.html",), overwrite=overwrite)
     tok, images, how = measured(tokenizer, data, max_images, device, split)
     report, seen = examine(tok, images)

@@ -142,8 +142,9 @@ def _export_generator(car: str, output: Path, dtype: Precision, gguf: Weights | 
 
 def _export_tokenizer(tokenizer: str, output: Path, weights: Weights, overwrite: bool) -> None:
     from channelvq import CVQTokenizer
-    from channelvq.onnx_export import DECODER, ENCODER, LAYOUT_FILE, export_onnx
+    from channelvq.onnx_export import DECODER, ENCODER, LAYOUT_FILE, check_extra, export_onnx
 
+    check_extra()  # before the model is loaded
     outputs(folder=output, inputs=(tokenizer,), own=(LAYOUT_FILE,), overwrite=overwrite)
     check = export_onnx(CVQTokenizer.from_pretrained(tokenizer), output, weights)
     typer.echo(

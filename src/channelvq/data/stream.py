@@ -173,6 +173,11 @@ def fixed_images(mixture: Positions, count: int) -> UInt8[Tensor, "n 3 H W"]:
     return stack_images([mixture[position] for position in range(count)])
 
 
+def num_pictures(mixture: Mixture, count: int) -> int:
+    """How many different samples the first `count` images of a mixture are of: views of one are one."""
+    return len({mixture.locate(position) for position in range(count)})
+
+
 def distinct(images: UInt8[Tensor, "n 3 H W"]) -> list[int]:
     """The first place of each picture: of a small set pictures come again, which measures nothing more."""
     first: dict[bytes, int] = {}

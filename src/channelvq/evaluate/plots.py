@@ -84,7 +84,7 @@ def blank_figure(width: float = 6, height: float = 4) -> "Figure":
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
-        raise InputError("plots need matplotlib: pip install 'channelvq[eval]'") from None
+        raise InputError("plots need matplotlib: pip install 'channelvq[plot]'") from None
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)  # no display, and no state shared with pyplot
     return figure

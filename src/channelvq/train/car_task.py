@@ -43,6 +43,7 @@ from channelvq.train.checkpoint import check_inputs
 from channelvq.train.config import check_start
 from channelvq.train.launch import on_gpu
 from channelvq.train.muon import MuonWithAdamW
+from channelvq.train.progress import tell
 from channelvq.train.task import Losses, Recipe, Task
 
 Stage = Literal["lm", "stage1", "stage2"]
@@ -149,6 +150,14 @@ def _holds_tokens(data: DataConfig) -> bool:
     return True in kinds
 
 
+def _captioned(tokens: TokenSet) -> str:
+    """How many pictures have a caption: a folder whose texts lie in the wrong place has none."""
+    pictures = dict(zip(tokens.keys, tokens.captions, strict=True))
+    told = sum(map(bool, pictures.values()))
+    rest = "" if told == len(pictures) else "; the others are learned without words"
+    return f"captions: {told} of {len(pictures)} training pictures have one{rest}"
+
+
 def check_model(config: CARConfig, tokenizer: CVQTokenizer, muon: bool = False) -> None:
     """InputError for settings that no model can be built or run with, before minutes go into tokenizing images.
 
@@ -182,6 +191,8 @@ class CARTask(Task):
         generator = torch.Generator().manual_seed(recipe.train.seed)
         self.car = given or CAR(recipe.model, tokenizer, self._text(), generator=generator)
         self.train_set, self.held_out = (t.first_tokens(self.car.num_tokens) for t in (self.train_set, self.held_out))
+        self.held_out_pictures = len(set(self.held_out.keys))
+        tell(_captioned(self.train_set))
         self._check_inputs(tokenizer)
         if not on_gpu(recipe.train):
             use_plain_attention(self.car.backbone, recipe.model.max_text_tokens + self.car.num_tokens)

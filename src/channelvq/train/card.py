@@ -37,10 +37,12 @@ PICTURED = {
 }
 
 
-def write_card(recipe: Recipe, figures: Figures, seconds: float, command: str | None) -> None:
+def write_card(
+    recipe: Recipe, figures: Figures, seconds: float, command: str | None, held_out_pictures: int | None = None
+) -> None:
     """Write the card of a run that has ended, from its last figures; a card of the user's own is left alone.
 
-    seconds: that the steps took. command: that trained it, where it was one.
+    seconds: that the steps took. command: that trained it, where it was one. held_out_pictures: see `Task`.
     """
     run = Path(recipe.train.output_dir)
     path = run / "final" / "README.md"
@@ -52,10 +54,13 @@ def write_card(recipe: Recipe, figures: Figures, seconds: float, command: str | 
     pictures = sorted((run / "samples").glob("step-*.png"))
     if pictures:
         shutil.copyfile(pictures[-1], run / "final" / PICTURE)
-    write_text_atomically(path, card(recipe, figures, seconds, command, bool(pictures)))
+    write_text_atomically(path, card(recipe, figures, seconds, command, bool(pictures), held_out_pictures))
 
 
-def card(recipe: Recipe, figures: Figures, seconds: float, command: str | None, pictured: bool) -> str:
+def card(
+    recipe: Recipe, figures: Figures, seconds: float, command: str | None, pictured: bool,
+    held_out_pictures: int | None = None,
+) -> str:  # fmt: skip
     """The text of it."""
     task, train = recipe.task, recipe.train
     name, license_ = Path(train.output_dir).resolve().name, train.license
@@ -72,7 +77,7 @@ def card(recipe: Recipe, figures: Figures, seconds: float, command: str | None, 
         f"## Data\n\n{_data(recipe)}",
         f"## Training\n\n`{command or 'channelvq.train.run.train(...)'}`: {train.steps:,} steps of {train.batch_size} "
         f"images, {_duration(seconds)} on {machine()}, channelvq {__version__}.{size}",
-        f"## Figures\n\nOn {_held_out(recipe)}, at the end of training:\n\n{_figures(figures)}",
+        f"## Figures\n\nOn {_held_out(recipe, held_out_pictures)}, at the end of training:\n\n{_figures(figures)}",
         "## Licence\n\n" + (license_ or "None is given yet: who trained it names one by `train.license`, or here."),
         f"{WRITTEN} {__version__}; change it, but for this line, as you like.",
     ]
@@ -92,9 +97,13 @@ def _data(recipe: Recipe) -> str:
     return "\n".join(lines) or "As the task says."
 
 
-def _held_out(recipe: Recipe) -> str:
+def _held_out(recipe: Recipe, pictures: int | None) -> str:
     count = getattr(getattr(recipe, "data", None), "validation_images", None)
-    return f"{count} images of the validation split" if count else "held-out data"
+    if not count:
+        return "held-out data"
+    if pictures is not None and pictures < count:
+        return f"{count} views of the {pictures} images of the validation split"
+    return f"{count} images of the validation split"
 
 
 def _size(weights: Path) -> str:

@@ -58,5 +58,5 @@ def train(recipe: Recipe, *, command: str | None = None) -> Figures | None:
         engine = Engine(recipe.build(), recipe.train, recipe, checked=True)
         figures = engine.fit()
         if figures is not None and engine.accelerator.is_main_process:
-            write_card(recipe, figures, engine.seconds, command)
+            write_card(recipe, figures, engine.seconds, command, engine.task.held_out_pictures)
         return figures

@@ -47,6 +47,7 @@ class Task(ABC):
     models and optimizers: by name; each optimizer makes one update a step, in this order, of the model of its name and
     of helpers, models without an optimizer of their own, whose parameters it holds. networks: what torch.compile may
     compile. idle_parameters: whether some steps leave out parameters, which distributed training has to look for.
+    held_out_pictures: different ones among the held-out images: of a small set they come again.
 
     A rank's share of the global batch comes in one part, or in `train.accumulation` equal ones. `part` is the number of
     a part among those of all ranks, in the order of the global batch: what is drawn for an image depends on its place
@@ -57,6 +58,7 @@ class Task(ABC):
     optimizers: dict[str, Optimizer]
     networks: list[nn.Module]
     idle_parameters: bool = False
+    held_out_pictures: int | None = None
 
     @abstractmethod
     def batches(self, start_step: int, rank: int, world: int) -> Iterator[Tensor]:

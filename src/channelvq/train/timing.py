@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from channelvq.nn.linear import LinearConfig
+from channelvq.tokenizer import CVQConfig
 from channelvq.train.car_task import CARRecipe
 from channelvq.train.engine import Engine
 from channelvq.train.launch import own_threads
@@ -18,6 +20,7 @@ from channelvq.train.tokenizer_task import TokenizerRecipe
 TIMED = 3
 WARM_UP = 1  # the first step allocates, and may compile
 FEW_IMAGES = 8
+FEW_AT_START = 1024  # images that components and codebook are found from; more take minutes and change no step's time
 
 
 @dataclass(frozen=True)
@@ -73,11 +76,20 @@ def _shortened(recipe: Recipe, folder: str) -> Recipe:
     match recipe:
         case TokenizerRecipe():
             data = replace(recipe.data, validation_images=FEW_IMAGES)
-            objective = replace(recipe.objective, start_step=0)
-            return replace(recipe, **few, data=data, objective=objective)
+            shown = min(recipe.objective.start_images, FEW_AT_START)
+            objective = replace(recipe.objective, start_step=0, start_images=shown)
+            return replace(recipe, **few, data=data, objective=objective, model=_begun_from_few(recipe.model))
         case CARRecipe():
             data = replace(recipe.data, validation_images=FEW_IMAGES)
             images = min(recipe.objective.train_images, max(FEW_IMAGES, train.batch_size))
             objective = replace(recipe.objective, train_images=images, lm_steps=0, stage1_steps=0)
             return replace(recipe, **few, data=data, objective=objective)
     return replace(recipe, **few)
+
+
+def _begun_from_few(model: CVQConfig) -> CVQConfig:
+    """The same model, whose network finds its start in few images where it has one."""
+    if not isinstance(model.network, LinearConfig):
+        return model
+    shown = min(model.network.start_images, max(FEW_AT_START, 2 * model.network.components))
+    return replace(model, network=replace(model.network, start_images=shown))

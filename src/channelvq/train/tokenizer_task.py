@@ -22,6 +22,7 @@ from channelvq.data.stream import (
     Stream,
     distinct,
     fixed_images,
+    num_pictures,
     position_generator,
     training_batches,
 )
@@ -166,6 +167,7 @@ class TokenizerTask(Task):
         held_out = self._mixture(recipe.model.image_size, "validation")
         self.held_out = fixed_images(held_out, recipe.data.validation_images)
         self.distinct = distinct(self.held_out)
+        self.held_out_pictures = num_pictures(held_out, len(self.held_out))
         self.held_out_at = {size: self._held_out_at(size) for size in sorted(set(recipe.sizes or ()))}
         self._alarmed: set[str] = set()
 

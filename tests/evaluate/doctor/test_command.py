@@ -90,13 +90,13 @@ def test_what_a_user_can_mend_is_one_line(
     assert stderr.count("\n") == 1
 
 
-def test_without_matplotlib_the_figures_still_come(
+def test_without_matplotlib_a_page_is_refused_at_once_and_the_figures_come(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    assert run(monkeypatch, "tok", "pictures", "-o", "out", "--json", "d.json") == 2
-    stdout, stderr = capsys.readouterr()
-    assert "perplexity" in stdout
-    assert "pip install 'channelvq[eval]'" in stderr
-    assert (here / "d.json").exists()
+    assert run(monkeypatch, "no/such/tokenizer", "pictures", "-o", "out") == 2
+    assert capsys.readouterr() == ("", "error: plots need matplotlib: pip install 'channelvq[plot]'\n")
     assert not (here / "out").exists()
+    assert run(monkeypatch, "tok", "pictures", "--json", "d.json") == 0
+    assert "perplexity" in capsys.readouterr().out
+    assert (here / "d.json").exists()
