@@ -183,7 +183,7 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", mo
         Floats of another precision than the model's are converted. Raises InputError for another shape or type, no
         image, or values far outside [-1, 1]; `tokenize` takes images of every other form.
         """
-        self._check_images(x, "encode")
+        self.check_images(x, "encode")
         self._check_device(x, "encode")
         check_range(x, f"encode: images of shape {tuple(x.shape)}, {x.dtype}", FAR_OUTSIDE)
         with without_autocast(x):
@@ -203,14 +203,14 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", mo
         if asked != (working := self.config.working_size(asked)):
             raise InputError(f"decode: size {asked} is none that the decoder works at, the nearest is {working}")
         with without_autocast(z_q):
-            return self._painted(z_q.to(self.dtype), asked)
+            return self.painted(z_q.to(self.dtype), asked)
 
     def maps(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
         """Images of a working size -> the feature maps of the home size that the quantizer is given; no checks."""
         z = self.encoder(x)
         return z if self.resampler is None else self.resampler.gather(z)
 
-    def _painted(self, z_q: Float[Tensor, "B C h w"], size: tuple[int, int]) -> Float[Tensor, "B 3 H W"]:
+    def painted(self, z_q: Float[Tensor, "B C h w"], size: tuple[int, int]) -> Float[Tensor, "B 3 H W"]:
         """Maps of the home size -> images of a working size."""
         if self.resampler is not None:  # it computes in float32 at least
             z_q = self.resampler.spread(z_q, self.config.maps_size(size)).to(self.dtype)
@@ -230,7 +230,8 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", mo
             raise InputError(f"{name}: size {asked}: more than the {most} pixels allowed")
         return asked
 
-    def _check_images(self, x: Any, name: str) -> None:
+    def check_images(self, x: Any, name: str) -> None:
+        """InputError, beginning with `name`, unless `x` is a batch of images of a size that this tokenizer works at."""
         shape = (self.image_size, self.image_size)
         if self.resampler is not None and isinstance(x, Tensor) and x.ndim == 4 and 0 not in x.shape:
             shape = self.config.working_size((x.shape[2], x.shape[3]))  # the nearest that it could be
@@ -247,7 +248,7 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", mo
 
         Without the checks and conversions of `encode` that a training step must not wait for.
         """
-        self._check_images(x, "forward")
+        self.check_images(x, "forward")
         z, size = self.maps(x), (x.shape[2], x.shape[3])
         if not quantize:
             if keep is not None:
@@ -255,9 +256,9 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", mo
                 check_keep(keep, vectors)
                 vectors = vectors.masked_fill(~keep[:, :, None], 0.0)
                 z = from_vectors(vectors, self.config.axis, (z.shape[2], z.shape[3]))
-            return self._painted(z, size), None
+            return self.painted(z, size), None
         quantized = self.quantizer(z, keep)
-        return self._painted(quantized.z_q, size), quantized
+        return self.painted(quantized.z_q, size), quantized
 
     # Images and ids
 
@@ -325,7 +326,7 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", mo
         ids, working = self.check_ids(ids), self.config.working_size(asked)
         with evaluating(self):
             images = in_chunks(
-                lambda i: self._painted(self._latents_of(i), working), ids, exact=exact, rows=self.rows_at_once(working)
+                lambda i: self.painted(self._latents_of(i), working), ids, exact=exact, rows=self.rows_at_once(working)
             )
         images = images.clamp(-1.0, 1.0)
         if working != asked:

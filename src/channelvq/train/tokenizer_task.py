@@ -26,6 +26,7 @@ from channelvq.data.stream import (
     training_batches,
 )
 from channelvq.distributed import rank
+from channelvq.errors import InputError
 from channelvq.evaluate.findings import usage_findings
 from channelvq.evaluate.metrics import psnr
 from channelvq.images import grid, normalize, save_image, to_pil, to_uint8
@@ -165,6 +166,8 @@ class TokenizerTask(Task):
         # Read now: that validation images are missing or broken should not be found out after hours.
         held_out = self._mixture(recipe.model.image_size, "validation")
         self.held_out = fixed_images(held_out, recipe.data.validation_images)
+        if self.held_out.ndim != 4:
+            raise InputError("data.sources: kind clips is for recipes of task: clips; this one trains on pictures")
         self.distinct = distinct(self.held_out)
         self.held_out_at = {size: self._held_out_at(size) for size in sorted(set(recipe.sizes or ()))}
         self._alarmed: set[str] = set()
