@@ -94,6 +94,15 @@ def test_frames_in_time_on_one_background(tmp_path: Path) -> None:
     assert not torch.equal(other[:, :, 2], image[:, :, 2])
 
 
+def test_stills_are_the_frames_each_drawn_as_often(tmp_path: Path) -> None:
+    moving(tmp_path / "mine/a.webp", clear=False)
+    entries = folder_clips(tmp_path / "mine")
+    clip = ClipSource(entries, 48, 6).sample(0, generator()).image
+    stills = ClipSource(entries, 48, 6, stills=True)
+    seen = [next(i for i in range(6) if torch.equal(clip[i], stills.sample(0, generator(s)).image)) for s in range(60)]
+    assert set(seen) == set(range(6))
+
+
 def test_what_is_clear_is_scaled_and_moved_alike_in_all_frames_and_what_is_not_is_left(tmp_path: Path) -> None:
     plain = source(tmp_path, clear=True, augment=True)
     places = set()

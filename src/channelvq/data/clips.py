@@ -43,7 +43,8 @@ class ClipsConfig(Shares):
     root: a folder of your own animations (.webp, .gif, .apng, ...) and videos (.mp4, ..., extra `video`), captions in
     .txt files beside them; null: animated emoji on coloured backgrounds. packs: how many of the four packages of those,
     each about 180 MB and of other labels. frames: of a clip; null: those of the model. augment: in the train split, a
-    varied scale and place of what has a clear background.
+    varied scale and place of what has a clear background. stills: each sample is one of the frames, drawn at random, as
+    a picture, for tokenizers of pictures.
     """
 
     kind: Literal["clips"] = "clips"
@@ -51,10 +52,11 @@ class ClipsConfig(Shares):
     packs: Annotated[int, Field(ge=1, le=len(ANIMATED))] = 1
     frames: Annotated[int, Field(ge=1, le=MOST_FRAMES)] | None = None
     augment: bool = True
+    stills: bool = False
     weight: NonNegativeFloat = 1.0
 
     def build(self, size: int, split: Split) -> "ClipSource":
-        """The source of one split, with clips (T, 3, size, size)."""
+        """The source of one split, with clips (T, 3, size, size), or frames of them."""
         if self.root is None:
             entries, what = emoji_entries(self.packs, self.validation, self.test), "animated emoji"
         else:
@@ -63,7 +65,7 @@ class ClipsConfig(Shares):
         if not chosen:
             raise EmptySplitError(f"{what}: none of {len(entries)} clips is in the {split} split")
         augment = self.augment and split == "train"
-        return ClipSource(chosen, size, self.frames or FRAMES, augment=augment, what=what)
+        return ClipSource(chosen, size, self.frames or FRAMES, augment=augment, stills=self.stills, what=what)
 
 
 def emoji_entries(
@@ -109,10 +111,13 @@ class ClipSource:
     skipped: files whose first frame cannot be read, each with its reason. Raises InputError where none can be read.
     """
 
-    def __init__(self, entries: Sequence[Entry], size: int, frames: int, *, augment: bool, what: str = "clips") -> None:
+    def __init__(
+        self, entries: Sequence[Entry], size: int, frames: int, *, augment: bool = False, stills: bool = False,
+        what: str = "clips",
+    ) -> None:  # fmt: skip
         if size < 8:
             raise InputError(f"{what}: size {size} is too small, at least 8 pixels are needed")
-        self.size, self.frames, self.augment = size, frames, augment
+        self.size, self.frames, self.augment, self.stills = size, frames, augment, stills
         reasons = {entry.path: reason for entry in entries if (reason := _problem(entry.path))}
         self.entries = [entry for entry in entries if entry.path not in reasons]
         self.skipped = list(reasons.values())
@@ -134,14 +139,20 @@ class ClipSource:
         return sha256(json.dumps(listed).encode()).hexdigest()
 
     def sample(self, index: int, generator: torch.Generator) -> Sample:
-        """Clip `index`: uint8 (T, 3, size, size); background, place and size are drawn from `generator`."""
-        draws = torch.rand(NUM_DRAWS + 3, generator=generator).tolist()
+        """Clip `index`: uint8 (T, 3, size, size); background, place and size are drawn from `generator`.
+
+        Of `stills`, one of its frames, drawn as well: (3, size, size).
+        """
+        draws = torch.rand(NUM_DRAWS + 4, generator=generator).tolist()
         frames, entry = self._frames(index), self.entries[index]
         clear = any(frame.mode == "RGBA" and frame.getextrema()[3][0] < 255 for frame in frames)  # type: ignore[index]
         smaller = self.augment and clear
         side = round(self.size * (0.6 + 0.4 * draws[NUM_DRAWS])) if smaller else self.size
-        left, top = (int(draw * (self.size - side + 1)) for draw in draws[NUM_DRAWS + 1 :])
+        left, top = (int(draw * (self.size - side + 1)) for draw in draws[NUM_DRAWS + 1 : NUM_DRAWS + 3])
         backdrop = random_backdrop(draws[:NUM_DRAWS]).paint(self.size)
+        if self.stills:
+            frame = frames[int(draws[-1] * len(frames))]
+            return Sample(_placed(frame, backdrop, side, (left, top)), entry.caption(), entry.key)
         clip = torch.stack([_placed(frame, backdrop, side, (left, top)) for frame in frames])
         return Sample(clip, entry.caption(), entry.key)
 
