@@ -176,14 +176,14 @@ def _metrics(there: Clips, clips: Clips) -> dict[str, Any]:
 
 
 def draw(clips: Clips, pictures: dict[str, Clips], path: Path) -> None:
-    """A sheet: of some clips the frames, and below them those of every way at about the same bytes."""
+    """A sheet: of some clips the frames, and below them those of every way of NAMES at about the same bytes."""
     columns = clips.shape[1]
     rows = [
         (name, there[i])
         for i in range(min(SHOWN, len(clips)))
         for name, there in {"original": clips, **pictures}.items()
     ]
-    captions = [text for name, _ in rows for text in (NAMES.get(name, name).split(",")[0], *[""] * (columns - 1))]
+    captions = [text for name, _ in rows for text in (name, *[""] * (columns - 1))]
     save_image(grid([p for _, row in rows for p in to_pil(row)], columns, captions=captions), path)
 
 

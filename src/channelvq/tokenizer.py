@@ -44,6 +44,7 @@ from channelvq.quantize.registry import AnyQuantizerConfig
 
 # `encode` takes what a decoder gave, which may overshoot by some tenths; numbers further out are of another convention.
 FAR_OUTSIDE = 0.5
+Size = tuple[int, int]  # height, width
 LARGEST = 16  # times the pixels of the home size: the most that pictures are worked at, where no setting says another
 
 if TYPE_CHECKING:  # imported where there is one
@@ -95,13 +96,18 @@ class CVQConfig:
             return self.image_size**2
         return self.resampler.max_pixels or LARGEST * self.image_size**2
 
-    def working_size(self, size: tuple[int, int]) -> tuple[int, int]:
+    def working_size(self, size: Size) -> Size:
         """The (height, width) that a picture of `size` is worked at: multiples of f, of at most `max_pixels`."""
         if self.resampler is None:
             return self.image_size, self.image_size
         return working_size(size, self.network.downsampling, self.max_pixels)
 
-    def maps_size(self, size: tuple[int, int]) -> tuple[int, int]:
+    @property
+    def read_at(self) -> int | Callable[[Size], Size]:
+        """How pictures are read, for `images_to_list` and `read_images`: cropped to a side, or whole at a size."""
+        return self.image_size if self.resampler is None else self.working_size
+
+    def maps_size(self, size: Size) -> Size:
         """(h, w) of the feature maps of images of a working size."""
         return size[0] // self.network.downsampling, size[1] // self.network.downsampling
 
@@ -189,9 +195,7 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", mo
         with without_autocast(x):
             return self.quantizer(self.maps(x.to(self.dtype)), keep)
 
-    def decode(
-        self, z_q: Float[Tensor, "B C h w"], size: int | tuple[int, int] | None = None
-    ) -> Float[Tensor, "B 3 H W"]:
+    def decode(self, z_q: Float[Tensor, "B C h w"], size: int | Size | None = None) -> Float[Tensor, "B 3 H W"]:
         """Quantized feature maps -> images, about [-1, 1], not clamped; raises InputError for another shape or type.
 
         size: of the images, (height, width); None: the home size. With a resampler any that `tokenize` works at.
@@ -199,9 +203,7 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", mo
         c, side = self.config.latent_channels, self.config.latent_size
         check_floats(z_q, (c, side, side), "decode: expected feature maps", "")
         self._check_device(z_q, "decode")
-        asked = self.check_output_size(size, "decode")
-        if asked != (working := self.config.working_size(asked)):
-            raise InputError(f"decode: size {asked} is none that the decoder works at, the nearest is {working}")
+        asked = self.check_output_size(size, "decode", worked_at=True)
         with without_autocast(z_q):
             return self.painted(z_q.to(self.dtype), asked)
 
@@ -210,14 +212,14 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", mo
         z = self.encoder(x)
         return z if self.resampler is None else self.resampler.gather(z)
 
-    def painted(self, z_q: Float[Tensor, "B C h w"], size: tuple[int, int]) -> Float[Tensor, "B 3 H W"]:
+    def painted(self, z_q: Float[Tensor, "B C h w"], size: Size) -> Float[Tensor, "B 3 H W"]:
         """Maps of the home size -> images of a working size."""
         if self.resampler is not None:  # it computes in float32 at least
             z_q = self.resampler.spread(z_q, self.config.maps_size(size)).to(self.dtype)
         return self.decoder(z_q)
 
-    def check_output_size(self, size: int | tuple[int, int] | None, name: str) -> tuple[int, int]:
-        """(height, width), by default the home size; InputError for one that this tokenizer cannot make."""
+    def check_output_size(self, size: int | Size | None, name: str, *, worked_at: bool = False) -> Size:
+        """(height, width), None: the home size; InputError for one that it cannot make (worked_at: unresized)."""
         home = self.image_size, self.image_size
         asked = home if size is None else check_size(size)
         if asked != home and self.resampler is None:
@@ -228,6 +230,8 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", mo
         most = max(MOST_PIXELS, self.config.max_pixels)
         if asked[0] * asked[1] > most:
             raise InputError(f"{name}: size {asked}: more than the {most} pixels allowed")
+        if worked_at and asked != (working := self.config.working_size(asked)):
+            raise InputError(f"{name}: size {asked} is none that the decoder works at, the nearest is {working}")
         return asked
 
     def check_images(self, x: Any, name: str) -> None:
@@ -281,28 +285,25 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", mo
     def _of_images(
         self, function: Callable[[Tensor], Tensor], images: ImageInput | Sequence[ImageInput], exact: bool
     ) -> Tensor:
-        if self.resampler is None:
-            batch = images_to_batch(images, size=self.image_size).to(self.device, self.dtype)
-            with evaluating(self):
-                return in_chunks(function, batch, exact=exact)
-        pictures = images_to_list(images, self.config.working_size)
         with evaluating(self):
-            return in_chunks_by_size(
-                function, [x.to(self.device, self.dtype) for x in pictures], rows=self.rows_at_once, exact=exact
-            )
+            if self.resampler is None:
+                batch = images_to_batch(images, size=self.image_size).to(self.device, self.dtype)
+                return in_chunks(function, batch, exact=exact)
+            pictures = [x.to(self.device, self.dtype) for x in images_to_list(images, self.config.read_at)]
+            return in_chunks_by_size(function, pictures, rows=self.rows_at_once, exact=exact)
 
-    def rows_at_once(self, size: tuple[int, int]) -> int:
+    def rows_at_once(self, size: Size) -> int:
         """Images of a working size in a chunk: fewer of large ones, so that memory is bounded."""
         return max(1, min(CHUNK_ROWS, CHUNK_ROWS * self.image_size**2 // (size[0] * size[1])))
 
     @overload
     def detokenize(
         self, ids: Tensor, output: Literal["pil"] = "pil", *,
-        size: int | tuple[int, int] | None = None, exact: bool = True,
+        size: int | Size | None = None, exact: bool = True,
     ) -> list[Image.Image]: ...  # fmt: skip
     @overload
     def detokenize(
-        self, ids: Tensor, output: Literal["tensor"], *, size: int | tuple[int, int] | None = None, exact: bool = True
+        self, ids: Tensor, output: Literal["tensor"], *, size: int | Size | None = None, exact: bool = True
     ) -> Tensor: ...
     @torch.no_grad()
     def detokenize(
@@ -310,7 +311,7 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", mo
         ids: Int64[Tensor, "B k"],
         output: Literal["pil", "tensor"] = "pil",
         *,
-        size: int | tuple[int, int] | None = None,
+        size: int | Size | None = None,
         exact: bool = True,
     ) -> list[Image.Image] | Float[Tensor, "B 3 H W"]:
         """Ids of any length k, 1 <= k <= K -> images: a list of PIL images, or a tensor in [-1, 1].
@@ -334,13 +335,15 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", mo
         return to_pil(images) if output == "pil" else images
 
     @torch.no_grad()
-    def detokenize_prefixes(self, rows: Sequence[Sequence[int]]) -> list[Image.Image]:
-        """As `detokenize`, of sequences of different lengths: each picture is the one that it is alone."""
+    def detokenize_prefixes(self, rows: Sequence[Sequence[int]], size: Size | None = None) -> list[Image.Image]:
+        """As `detokenize`, of sequences of different lengths, each as it is alone; size: one that is worked at."""
         if not rows:
             raise InputError("detokenize_prefixes: expected at least one sequence of ids, got none")
+        asked = self.check_output_size(size, "detokenize_prefixes", worked_at=True)
         latents = torch.cat([self._latents_of(self.check_ids([list(row)])) for row in rows])
         with evaluating(self):
-            return to_pil(in_chunks(self.decoder, latents).clamp(-1.0, 1.0))
+            images = in_chunks(lambda z: self.painted(z, asked), latents, rows=self.rows_at_once(asked))
+        return to_pil(images.clamp(-1.0, 1.0))
 
     def ids_to_latents(self, ids: Int64[Tensor, "B k"]) -> Float[Tensor, "B C h w"]:
         """Codewords of the ids laid out as feature maps, zeros for the tokens that are missing.

@@ -75,6 +75,15 @@ def test_webp_is_charged_for_its_image_data_alone() -> None:
     )
 
 
+def test_h264_is_charged_for_slices_alone() -> None:
+    told, parameters, first, later = b"\x06" + b"x264" * 99, b"\x67abc", b"\x65" + b"a" * 20, b"\x41" + b"b" * 7
+    assert clip_codecs.slices(b"".join(b"\0\0\0\1" + unit for unit in (parameters, told, first, later))) == 21 + 8
+    assert clip_codecs.slices(b"\0\0\1" + later) == 8
+    pytest.importorskip("av")
+    files = clip_codecs.ladder(moving(1, 3)[0], "h264")
+    assert min(file.num_bytes for file in files) < 60  # soft waves, where x264's own text has some 700 bytes
+
+
 def test_the_best_file_within_a_budget_and_the_smallest_where_none_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clip_codecs, "QUALITIES", (0, 40, 90))
     clip = moving(1, 3)[0]
