@@ -138,9 +138,10 @@ def checked_sizes(
     if len(pairs) != count:
         raise InputError(f"sizes: {len(pairs)} for {count} pictures; give one for each, (height, width)")
     for pair in pairs:
-        if max(pair) > MOST_PIXELS or pair != (working := tokenizer.config.working_size(pair)):
-            nearest = f", the nearest is {working}" if max(pair) <= MOST_PIXELS else f": at most {MOST_PIXELS} a side"
-            raise InputError(f"sizes: {pair} is none that the tokenizer works at{nearest}")
+        if max(pair) > MOST_PIXELS:
+            raise InputError(f"sizes: {pair} is more than a file can say, at most {MOST_PIXELS} a side")
+        if pair != (working := tokenizer.config.working_size(pair)):
+            raise InputError(f"sizes: {pair} is none that the tokenizer works at, the nearest is {working}")
     return pairs
 
 
