@@ -8,7 +8,7 @@ from PIL import Image
 
 from channelvq.errors import InputError
 from channelvq.images import clips
-from channelvq.images.clips import check_clip, read_clip
+from channelvq.images.clips import check_clip, read_clip, save_clip
 
 GRAYS = range(0, 250, 10)
 
@@ -96,3 +96,16 @@ def test_video_by_pyav(tmp_path: Path) -> None:
 def test_a_number_of_frames_that_there_cannot_be(count: int, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"frames of a clip: expected a whole number in 1\.\.1024"):
         read_clip(BytesIO().getvalue(), count)
+
+
+@pytest.mark.parametrize("name", ["a.webp", "a.gif"])
+def test_saved_frames_come_back_in_time(name: str, tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (12, 8), (gray, gray, gray)) for gray in GRAYS[:5]]
+    save_clip(frames, tmp_path / "new" / name, seconds=1)
+    assert shown(tmp_path / "new" / name, 5) == list(range(5))
+    assert read_clip(tmp_path / "new" / name, 5).seconds == pytest.approx(1)
+    with pytest.raises(InputError, match=r"expected frames, seconds above 0 and a \.webp or \.gif"):
+        save_clip(frames, tmp_path / "a.mp4", seconds=1)
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError, match="cannot save"):
+        save_clip(frames, tmp_path / "file/a.gif", seconds=1)

@@ -1,7 +1,7 @@
 """Moving pictures of files as frames that are evenly spaced in time: animations by Pillow, other video by PyAV."""
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -11,13 +11,13 @@ from PIL import Image, ImageSequence
 
 from channelvq.checks import check_whole_number
 from channelvq.errors import InputError
-from channelvq.files import is_stream
+from channelvq.files import is_stream, replace_file
 from channelvq.images.load import name_of, opened
 from channelvq.images.profiles import profile_to_srgb
 
 ClipInput = str | Path | bytes | Image.Image
 VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg"})
-CLIP_SUFFIXES = VIDEO_SUFFIXES | {".webp", ".gif", ".apng", ".png", ".avif"}
+CLIP_SUFFIXES = VIDEO_SUFFIXES | {".webp", ".gif", ".apng"}  # of a folder; .png and .avif are mostly stills
 MOST_FRAMES = 1024  # that a clip may be asked to have
 HELD = 512  # frames of a file that are in memory at once
 
@@ -60,6 +60,24 @@ def read_clip(
     # The least part of a millisecond more: i/count of the time is rounded, and may be the start of a frame.
     shown = (bisect_right(starts, i * (end or 1.0) / count + 1e-6) - 1 for i in range(count))
     return Clip([held[i][1] for i in shown], end / 1000)
+
+
+def save_clip(frames: Sequence[Image.Image], path: str | Path, seconds: float) -> None:
+    """Write frames as an animation that begins again (.webp or .gif), whole or not at all; seconds: of all of them.
+
+    Raises InputError for no frames, another suffix, and a place that cannot be written.
+    """
+    path, suffixes = Path(path), {".webp": {"quality": 90, "method": 4}, ".gif": {}}
+    if not frames or path.suffix.lower() not in suffixes or not 0 < seconds < 3600:
+        given = f"{len(frames)} frames of {seconds!r} seconds as {str(path)!r}"
+        raise InputError(f"save_clip: expected frames, seconds above 0 and a .webp or .gif, got {given}")
+    settings = {"save_all": True, "append_images": list(frames[1:]), "loop": 0, **suffixes[path.suffix.lower()]}
+    duration = max(1, round(1000 * seconds / len(frames)))
+    kind = path.suffix[1:].upper()
+    try:
+        replace_file(path, lambda place: frames[0].save(place, kind, duration=duration, **settings))
+    except OSError as error:
+        raise InputError(f"cannot save {str(path)!r}: {error}") from error
 
 
 def check_clip(source: ClipInput) -> None:
