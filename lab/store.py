@@ -17,10 +17,12 @@ from channelvq.evaluate.results import git_revision, make_record, write_json
 from channelvq.pretrained import weights_sha256
 from channelvq.tokenizer import CVQTokenizer
 from channelvq.train.car_task import CARRecipe
+from channelvq.train.clip_task import ClipRecipe
 from channelvq.train.engine import training_seconds
 from channelvq.train.run import train
 from channelvq.train.task import Recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe
+from channelvq.video import ClipTokenizer
 from lab.channel_order import permuted
 
 DEFAULT_STORE = Path("runs/store")
@@ -29,7 +31,7 @@ DEFAULT_STORE = Path("runs/store")
 def run_key(recipe: Recipe) -> str:
     """Digest of what decides the result of a run: where it is written and whether it resumes do not."""
     recipe = replace(recipe, train=replace(recipe.train, output_dir="", resume=False, trackers=None))
-    if isinstance(recipe, TokenizerRecipe) and (start := recipe.objective.start_from) is not None:
+    if isinstance(recipe, (TokenizerRecipe, ClipRecipe)) and (start := recipe.objective.start_from) is not None:
         weights = tokenizer_digest(CVQTokenizer.from_pretrained(start))  # what has that name may change
         recipe = replace(recipe, objective=replace(recipe.objective, start_from=weights))
     if isinstance(recipe, CARRecipe) and (start := recipe.objective.start_from) is not None:
@@ -47,6 +49,12 @@ def trained(recipe: TokenizerRecipe, store: Path = DEFAULT_STORE) -> tuple[CVQTo
     """The tokenizer of a recipe and {"run", "seconds", "git"}: trained now, resumed, or read from the store."""
     folder, done = _finished(recipe, run_key(recipe), store)
     return CVQTokenizer.from_pretrained(folder / "final"), done
+
+
+def trained_clips(recipe: ClipRecipe, store: Path = DEFAULT_STORE) -> tuple[ClipTokenizer, dict[str, Any]]:
+    """As `trained`, for a tokenizer of clips."""
+    folder, done = _finished(recipe, run_key(recipe), store)
+    return ClipTokenizer.from_pretrained(folder / "final"), done
 
 
 def trained_generator(

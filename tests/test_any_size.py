@@ -1,6 +1,7 @@
 """Tokenizers of images of any size: ids, sizes, files, and nothing that changes without a resampler."""
 
 import json
+import re
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +16,10 @@ from torch.nn import functional as F
 from channelvq import CVQTokenizer
 from channelvq.config import digest, from_dict, to_dict
 from channelvq.errors import InputError
+from channelvq.evaluate.metrics import psnr
+from channelvq.evaluate.reconstruction import bits_for
 from channelvq.evaluate.token_file import TokenRow, check_fits, read_tokens, write_tokens
-from channelvq.images import images_to_list, working_size
+from channelvq.images import images_to_list, normalize, to_pil, to_uint8, working_size
 from channelvq.nn.conv import ConvConfig
 from channelvq.nn.resampler import ResamplerConfig
 from channelvq.quantize.axis import Axis
@@ -324,3 +327,46 @@ def test_the_commands_keep_whole_pictures_and_their_sizes(cvq: Callable[..., tup
     code, _, told = cvq("detokenize", here / "t.json", "-o", here / "out2", "--device", "cpu")
     assert code == 2
     assert "images[0].size is [0, 3], it should be [height, width]" in " ".join(told.split())
+
+
+def test_quality_is_measured_at_another_size(cvq: Callable[..., tuple[int, str, str]], here: Path) -> None:
+    tok = build(config())
+    tok.save_pretrained(here / "tok")
+    (here / "mine").mkdir()
+    images = to_uint8(torch.stack([picture(24, 32, seed) for seed in range(3)]))
+    for i, image in enumerate(to_pil(images)):
+        image.save(here / f"mine/{i}.png")
+    command = ("evaluate", "reconstruction", here / "tok", here / "mine", "--features", "none", "--device", "cpu")
+    code, _, told = cvq(*command, "--size", "24x32", "--json", here / "r.json")
+    assert code == 0, told
+    result = json.loads((here / "r.json").read_text())
+    assert result["protocol"]["image_size"] == [24, 32]
+    restored = to_uint8(tok.detokenize(tok.tokenize(normalize(images)), "tensor", size=(24, 32)))
+    metrics = result["records"][0]["metrics"]
+    assert metrics["psnr"] == pytest.approx(float(psnr(restored, images).mean()), rel=1e-5)
+    assert metrics["bits_per_pixel"] == pytest.approx(bits_for(tok.num_tokens, tok.codebook_size) / (24 * 32), rel=1e-5)
+    for words, message in (
+        (("--size", "24x33"), "size (24, 33) is none that the decoder works at, the nearest is (24, 32)"),
+        (("--size", "big"), "--size: expected 96 or 96x128"),
+        (("--size", "24x32", "--nats"), "leave --size out"),
+    ):
+        code, _, told = cvq(*command, *words)
+        assert (code, message in " ".join(told.split())) == (2, True), told
+    code, _, told = cvq("evaluate", "reconstruction", here / "tok", "scenes", "--size", "32x48")
+    assert (code, "scenes is a set of squares" in told) == (2, True)
+
+
+def test_files_of_the_commands_hold_whole_pictures(cvq: Callable[..., tuple[int, str, str]], here: Path) -> None:
+    build(config()).save_pretrained(here / "tok")
+    for name, (height, width) in {"a": (24, 32), "b": (40, 20)}.items():
+        to_pil(picture(height, width)[None])[0].save(here / f"{name}.png")
+    use = ("-t", here / "tok", "--device", "cpu")
+    assert cvq("encode", here / "a.png", here / "b.png", "-o", here / "out", *use)[0] == 0
+    code, said, _ = cvq("info", here / "out")
+    assert (code, re.findall(r"\d+ x \d+ px", said)) == (0, ["32 x 24 px", "20 x 40 px"])
+    assert cvq("decode", here / "out", "-o", here / "back", *use)[0] == 0
+    sizes = []
+    for path in sorted((here / "back").iterdir()):
+        with Image.open(path) as decoded:
+            sizes.append((decoded.height, decoded.width))
+    assert sizes == [(24, 32), (40, 20)]

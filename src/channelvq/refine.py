@@ -14,8 +14,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from channelvq.checks import check_whole_number
-from channelvq.images import ImageInput, images_to_batch
-from channelvq.nn.modes import CHUNK_ROWS, evaluating
+from channelvq.images import ImageInput, images_to_list
+from channelvq.nn.modes import evaluating, in_chunks_by_size
 from channelvq.quantize.axis import to_vectors
 from channelvq.tokenizer import CVQTokenizer
 
@@ -31,9 +31,8 @@ def refine_ids(
 ) -> Int64[Tensor, "B k"]:
     """Ids whose picture is as near to the image as `tokenize`'s, mean square over pixels, or nearer.
 
-    images: all that `CVQTokenizer.tokenize` takes, of the tokenizer's home size or cropped to it. num_tokens: the
-    length that it is to be good at (default: all). Unlike with `tokenize`, a close call may fall another way beside
-    other images.
+    images: all that `CVQTokenizer.tokenize` takes, as that takes it. num_tokens: the length that it is to be good at
+    (default: all). Unlike with `tokenize`, a close call may fall another way beside other images.
     """
     check_whole_number("steps", steps, 0)
     most = tokenizer.num_tokens
@@ -41,8 +40,11 @@ def refine_ids(
     with torch.inference_mode(False):
         # Half precision has no room for the squared gradients of Adam, nor for small differences of errors.
         model = tokenizer if tokenizer.dtype.itemsize > 2 else copy.deepcopy(tokenizer).float()
-        batch = images_to_batch(images, size=tokenizer.image_size).to(model.device, model.dtype)
-        return torch.cat([_refined(tokenizer, model, chunk.clone(), steps, k) for chunk in batch.split(CHUNK_ROWS)])
+        pictures = [x.to(model.device, model.dtype) for x in images_to_list(images, tokenizer.config.read_at)]
+        return in_chunks_by_size(
+            lambda chunk: _refined(tokenizer, model, chunk.clone(), steps, k), pictures,
+            rows=tokenizer.rows_at_once, exact=False,
+        )  # fmt: skip
 
 
 def _refined(
@@ -51,16 +53,17 @@ def _refined(
     first = tokenizer.tokenize(images)
     best, least = first.clone(), torch.full((len(images),), float("inf"), device=images.device)
     keep = (torch.arange(tokenizer.num_tokens, device=images.device) < k).expand(len(images), -1)
+    size = (images.shape[2], images.shape[3])
     with evaluating(model), torch.enable_grad():
         with torch.no_grad():
-            z = model.encoder(images)
+            z = model.maps(images)
             codes = to_vectors(model.quantizer(z, keep).z_q, model.config.axis)[:, :k]
             scale = codes.flatten(1).std(1).view(-1, 1, 1, 1)
         moved = torch.zeros_like(z, requires_grad=True)
         optimizer = torch.optim.Adam([moved], lr=RATE)
         for _ in range(steps):
             quantized = model.quantizer(z + scale * moved, keep)
-            errors = (model.decoder(quantized.z_q) - images).square().mean((1, 2, 3))
+            errors = (model.painted(quantized.z_q, size) - images).square().mean((1, 2, 3))
             (moved.grad,) = torch.autograd.grad(errors.sum(), [moved])  # of the weights none is asked for
             optimizer.step()
             better = errors.detach() < least
@@ -74,4 +77,5 @@ def _refined(
 def _errors(
     tokenizer: CVQTokenizer, ids: Int64[Tensor, "B k"], images: Float[Tensor, "B 3 H W"]
 ) -> Float[Tensor, " B"]:
-    return (tokenizer.detokenize(ids, "tensor").float() - images.float()).square().mean((1, 2, 3))
+    size = (images.shape[2], images.shape[3])
+    return (tokenizer.detokenize(ids, "tensor", size=size).float() - images.float()).square().mean((1, 2, 3))

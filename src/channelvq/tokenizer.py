@@ -10,116 +10,34 @@ image (B, 3, H, W) in [-1, 1]
 """
 
 from collections.abc import Sequence
-from dataclasses import field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, overload
+from typing import Any, Literal, overload
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
 from jaxtyping import Bool, Float, Int64
 from PIL import Image
-from pydantic import PositiveInt, SerializerFunctionWrapHandler, model_serializer
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from channelvq.checks import check_floats, whole_numbers
-from channelvq.config import STRICT, ImageSize, when_given
 from channelvq.devices import resolve_device, resolve_dtype
 from channelvq.errors import InputError
-from channelvq.images import ImageInput, images_to_batch, images_to_list, to_pil, working_size
+from channelvq.images import ImageInput, images_to_batch, images_to_list, to_pil
 from channelvq.images.encoded import MOST_PIXELS
 from channelvq.images.geometry import check_size
 from channelvq.images.tensors import check_range
-from channelvq.nn.conv import ConvConfig
 from channelvq.nn.modes import CHUNK_ROWS, evaluating, in_chunks, in_chunks_by_size, without_autocast
-from channelvq.nn.networks import AnyNetworkConfig, takes_any_size
 from channelvq.pretrained import CARD, CODE_TABLES, find_folder, load_module, save_module
-from channelvq.quantize.axis import Axis, from_vectors, to_vectors
+from channelvq.quantize.axis import from_vectors, to_vectors
 from channelvq.quantize.base import check_keep
 from channelvq.quantize.channel_vq import ChannelVQ
-from channelvq.quantize.codebook import PlainConfig
 from channelvq.quantize.quantized import Quantized
-from channelvq.quantize.registry import AnyQuantizerConfig
+from channelvq.tokenizer_config import CVQConfig, Size
 
 # `encode` takes what a decoder gave, which may overshoot by some tenths; numbers further out are of another convention.
 FAR_OUTSIDE = 0.5
 LOOKUP_ROWS = 64  # images whose tokens are looked up at once: less time for each where that is allowed
-LARGEST = 16  # times the pixels of the home size: the most that pictures are worked at, where no setting says another
-
-if TYPE_CHECKING:  # imported where there is one
-    from channelvq.nn.resampler import ResamplerConfig
-else:
-    ResamplerConfig = Any
-
-
-@dataclass(frozen=True, config=STRICT)
-class CVQConfig:
-    """image_size: side of the square images in pixels. latent_channels: C, the number of tokens on the channel axis.
-
-    axis: what a token stands for. network: encoder and decoder. quantizer: the codebook, and how it learns.
-    resampler: takes images of any size and shape to the codebook's maps and back (nn/resampler.py); image_size is then
-    the home size, whose maps they are. null: all images are squares of image_size.
-    """
-
-    image_size: ImageSize = 64
-    latent_channels: PositiveInt = 64
-    axis: Axis = "channel"
-    network: AnyNetworkConfig = field(default_factory=ConvConfig)
-    quantizer: AnyQuantizerConfig = field(default_factory=PlainConfig)
-    resampler: Annotated[ResamplerConfig | None, when_given("channelvq.nn.resampler:ResamplerConfig")] = None
-
-    @model_serializer(mode="wrap")
-    def _without_absent(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # The files of a tokenizer without one are what they were before there was such a setting.
-        return {key: value for key, value in write(self).items() if key != "resampler" or value is not None}
-
-    def __post_init__(self) -> None:
-        if self.image_size % self.network.downsampling:
-            raise ValueError(
-                f"image_size {self.image_size} must be a multiple of the network's downsampling "
-                f"{self.network.downsampling} ({self.network.downsampling_reason})"
-            )
-        if self.resampler is not None and not takes_any_size(self.network):
-            raise ValueError(
-                f"resampler: a network of kind {self.network.kind} takes images of one size only; use kind conv"
-            )
-        if self.max_pixels < self.image_size**2:
-            raise ValueError(
-                f"resampler.max_pixels {self.max_pixels} must be at least those of image_size, {self.image_size**2}"
-            )
-
-    @property
-    def max_pixels(self) -> int:
-        """The most pixels that an image is worked at."""
-        if self.resampler is None:
-            return self.image_size**2
-        return self.resampler.max_pixels or LARGEST * self.image_size**2
-
-    def working_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """The (height, width) that a picture of `size` is worked at: multiples of f, of at most `max_pixels`."""
-        if self.resampler is None:
-            return self.image_size, self.image_size
-        return working_size(size, self.network.downsampling, self.max_pixels)
-
-    def maps_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(h, w) of the feature maps of images of a working size."""
-        return size[0] // self.network.downsampling, size[1] // self.network.downsampling
-
-    @property
-    def latent_size(self) -> int:
-        """Side of the feature maps, h = w."""
-        return self.image_size // self.network.downsampling
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens an image: C, or h*w on the patch axis."""
-        return self.latent_channels if self.axis == "channel" else self.latent_size**2
-
-    @property
-    def codebook_dim(self) -> int:
-        """Numbers in a codeword: h*w, or C on the patch axis."""
-        return self.latent_size**2 if self.axis == "channel" else self.latent_channels
 
 
 class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", model_card_template=CARD):
@@ -184,15 +102,13 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", mo
         Floats of another precision than the model's are converted. Raises InputError for another shape or type, no
         image, or values far outside [-1, 1]; `tokenize` takes images of every other form.
         """
-        self._check_images(x, "encode")
+        self.check_images(x, "encode")
         self._check_device(x, "encode")
         check_range(x, f"encode: images of shape {tuple(x.shape)}, {x.dtype}", FAR_OUTSIDE)
         with without_autocast(x):
             return self.quantizer(self.maps(x.to(self.dtype)), keep)
 
-    def decode(
-        self, z_q: Float[Tensor, "B C h w"], size: int | tuple[int, int] | None = None
-    ) -> Float[Tensor, "B 3 H W"]:
+    def decode(self, z_q: Float[Tensor, "B C h w"], size: int | Size | None = None) -> Float[Tensor, "B 3 H W"]:
         """Quantized feature maps -> images, about [-1, 1], not clamped; raises InputError for another shape or type.
 
         size: of the images, (height, width); None: the home size. With a resampler any that `tokenize` works at.
@@ -200,25 +116,23 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", mo
         c, side = self.config.latent_channels, self.config.latent_size
         check_floats(z_q, (c, side, side), "decode: expected feature maps", "")
         self._check_device(z_q, "decode")
-        asked = self.check_output_size(size, "decode")
-        if asked != (working := self.config.working_size(asked)):
-            raise InputError(f"decode: size {asked} is none that the decoder works at, the nearest is {working}")
+        asked = self.check_output_size(size, "decode", worked_at=True)
         with without_autocast(z_q):
-            return self._painted(z_q.to(self.dtype), asked)
+            return self.painted(z_q.to(self.dtype), asked)
 
     def maps(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
         """Images of a working size -> the feature maps of the home size that the quantizer is given; no checks."""
         z = self.encoder(x)
         return z if self.resampler is None else self.resampler.gather(z)
 
-    def _painted(self, z_q: Float[Tensor, "B C h w"], size: tuple[int, int]) -> Float[Tensor, "B 3 H W"]:
+    def painted(self, z_q: Float[Tensor, "B C h w"], size: Size) -> Float[Tensor, "B 3 H W"]:
         """Maps of the home size -> images of a working size."""
         if self.resampler is not None:  # it computes in float32 at least
             z_q = self.resampler.spread(z_q, self.config.maps_size(size)).to(self.dtype)
         return self.decoder(z_q)
 
-    def check_output_size(self, size: int | tuple[int, int] | None, name: str) -> tuple[int, int]:
-        """(height, width), by default the home size; InputError for one that this tokenizer cannot make."""
+    def check_output_size(self, size: int | Size | None, name: str, *, worked_at: bool = False) -> Size:
+        """(height, width), None: the home size; InputError for one that it cannot make (worked_at: unresized)."""
         home = self.image_size, self.image_size
         asked = home if size is None else check_size(size)
         if asked != home and self.resampler is None:
@@ -229,9 +143,12 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", mo
         most = max(MOST_PIXELS, self.config.max_pixels)
         if asked[0] * asked[1] > most:
             raise InputError(f"{name}: size {asked}: more than the {most} pixels allowed")
+        if worked_at and asked != (working := self.config.working_size(asked)):
+            raise InputError(f"{name}: size {asked} is none that the decoder works at, the nearest is {working}")
         return asked
 
-    def _check_images(self, x: Any, name: str) -> None:
+    def check_images(self, x: Any, name: str) -> None:
+        """InputError, beginning with `name`, unless `x` is a batch of images of a size that this tokenizer works at."""
         shape = (self.image_size, self.image_size)
         if self.resampler is not None and isinstance(x, Tensor) and x.ndim == 4 and 0 not in x.shape:
             shape = self.config.working_size((x.shape[2], x.shape[3]))  # the nearest that it could be
@@ -248,7 +165,7 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", mo
 
         Without the checks and conversions of `encode` that a training step must not wait for.
         """
-        self._check_images(x, "forward")
+        self.check_images(x, "forward")
         z, size = self.maps(x), (x.shape[2], x.shape[3])
         if not quantize:
             if keep is not None:
@@ -256,9 +173,9 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", mo
                 check_keep(keep, vectors)
                 vectors = vectors.masked_fill(~keep[:, :, None], 0.0)
                 z = from_vectors(vectors, self.config.axis, (z.shape[2], z.shape[3]))
-            return self._painted(z, size), None
+            return self.painted(z, size), None
         quantized = self.quantizer(z, keep)
-        return self._painted(quantized.z_q, size), quantized
+        return self.painted(quantized.z_q, size), quantized
 
     # Images and ids
 
@@ -286,21 +203,21 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", mo
             if self.resampler is None:
                 batch = images_to_batch(images, size=self.image_size).to(self.device, self.dtype)
                 return in_chunks(self.maps, batch, exact=exact)
-            pictures = [x.to(self.device, self.dtype) for x in images_to_list(images, self.config.working_size)]
+            pictures = [x.to(self.device, self.dtype) for x in images_to_list(images, self.config.read_at)]
             return in_chunks_by_size(self.maps, pictures, rows=self.rows_at_once, exact=exact)
 
-    def rows_at_once(self, size: tuple[int, int]) -> int:
+    def rows_at_once(self, size: Size) -> int:
         """Images of a working size in a chunk: fewer of large ones, so that memory is bounded."""
         return max(1, min(CHUNK_ROWS, CHUNK_ROWS * self.image_size**2 // (size[0] * size[1])))
 
     @overload
     def detokenize(
         self, ids: Tensor, output: Literal["pil"] = "pil", *,
-        size: int | tuple[int, int] | None = None, exact: bool = True,
+        size: int | Size | None = None, exact: bool = True,
     ) -> list[Image.Image]: ...  # fmt: skip
     @overload
     def detokenize(
-        self, ids: Tensor, output: Literal["tensor"], *, size: int | tuple[int, int] | None = None, exact: bool = True
+        self, ids: Tensor, output: Literal["tensor"], *, size: int | Size | None = None, exact: bool = True
     ) -> Tensor: ...
     @torch.no_grad()
     def detokenize(
@@ -308,7 +225,7 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", mo
         ids: Int64[Tensor, "B k"],
         output: Literal["pil", "tensor"] = "pil",
         *,
-        size: int | tuple[int, int] | None = None,
+        size: int | Size | None = None,
         exact: bool = True,
     ) -> list[Image.Image] | Float[Tensor, "B 3 H W"]:
         """Ids of any length k, 1 <= k <= K -> images: a list of PIL images, or a tensor in [-1, 1].
@@ -324,7 +241,7 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", mo
         ids, working = self.check_ids(ids), self.config.working_size(asked)
         with evaluating(self):
             images = in_chunks(
-                lambda i: self._painted(self._latents_of(i), working), ids, exact=exact, rows=self.rows_at_once(working)
+                lambda i: self.painted(self._latents_of(i), working), ids, exact=exact, rows=self.rows_at_once(working)
             )
         images = images.clamp(-1.0, 1.0)
         if working != asked:
@@ -332,13 +249,15 @@ class CVQTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", mo
         return to_pil(images) if output == "pil" else images
 
     @torch.no_grad()
-    def detokenize_prefixes(self, rows: Sequence[Sequence[int]]) -> list[Image.Image]:
-        """As `detokenize`, of sequences of different lengths: each picture is the one that it is alone."""
+    def detokenize_prefixes(self, rows: Sequence[Sequence[int]], size: Size | None = None) -> list[Image.Image]:
+        """As `detokenize`, of sequences of different lengths, each as it is alone; size: one that is worked at."""
         if not rows:
             raise InputError("detokenize_prefixes: expected at least one sequence of ids, got none")
+        asked = self.check_output_size(size, "detokenize_prefixes", worked_at=True)
         latents = torch.cat([self._latents_of(self.check_ids([list(row)])) for row in rows])
         with evaluating(self):
-            return to_pil(in_chunks(self.decoder, latents).clamp(-1.0, 1.0))
+            images = in_chunks(lambda z: self.painted(z, asked), latents, rows=self.rows_at_once(asked))
+        return to_pil(images.clamp(-1.0, 1.0))
 
     def ids_to_latents(self, ids: Int64[Tensor, "B k"]) -> Float[Tensor, "B C h w"]:
         """Codewords of the ids laid out as feature maps, zeros for the tokens that are missing.

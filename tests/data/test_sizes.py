@@ -47,6 +47,17 @@ def test_a_part_is_of_the_square_picture_at_a_place_of_its_own() -> None:
     assert not all(other)
 
 
+def test_sizes_grow_at_their_steps_wherever_one_begins() -> None:
+    later = {4: ((48, 48), (56, 40)), 7: ((64, 64),)}
+    grown = SizedMixture(SIZES, 3, 0, 2, mixture, later)
+    expected = [*SIZES, SIZES[0], (48, 48), (56, 40), (48, 48), (64, 64), (64, 64)]
+    assert [tuple(batch.shape[2:]) for batch in training_batches(grown, 3, 0, 9)] == expected
+    whole = list(training_batches(grown, 3, 0, 9))
+    assert all(torch.equal(a, b) for a, b in zip(whole[5:], training_batches(grown, 3, 5, 9), strict=True))
+    # Before it grows all is as without.
+    assert all(torch.equal(a, b) for a, b in zip(whole[:4], training_batches(sized(), 3, 0, 4), strict=True))
+
+
 def test_one_mixture_a_longer_side() -> None:
     built: list[int] = []
 

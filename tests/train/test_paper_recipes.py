@@ -105,7 +105,7 @@ def test_three_steps(
         assert isinstance(full, TokenizerRecipe)
         given += [*TOKENIZER, f"objective.perceptual.network={features}"]
         if full.sizes:
-            given.append("sizes=[[64, 64], [128, 128], [96, 128]]")  # instead of up to 1,024 px
+            given += ["sizes=[[64, 64]]", "growth=[{from_step: 1, sizes: [[128, 128], [96, 128]]}]"]  # not 1,024 px
         if full.model.network.kind == "vit":
             given += [*VIT, f"model.network.weights={siglip_folder}", f"objective.semantic.teacher={siglip_folder}"]
         else:

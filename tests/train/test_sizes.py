@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.train.runs import assert_equal, everything
 
 from channelvq import CVQTokenizer
 from channelvq.errors import InputError
@@ -72,6 +73,14 @@ def test_a_batch_in_parts_is_the_batch(tmp_path: Path) -> None:
         ("sizes=[]", "sizes: .*at least 1 item"),
         ("sizes=[[32, 0]]", "sizes.0.1: .*greater than 0"),
         ("sizes=[32, 48]", "sizes.0: "),
+        ("growth=[{from_step: 3, sizes: [[32, 37]]}]", r"sizes: \[32, 37\] must be multiples of 4"),
+        (
+            "growth=[{from_step: 3, sizes: [[32, 32]]}, {from_step: 3, sizes: [[48, 48]]}]",
+            r"from_step \[3, 3\] must rise",
+        ),
+        ("growth=[{from_step: 700, sizes: [[32, 32]]}]", r"from_step \[700\] must .* stay below train.steps 700"),
+        ("growth=[{from_step: 0, sizes: [[32, 32]]}]", "growth.0.from_step: .*greater than 0"),
+        ("growth=[{from_step: 3}]", "growth.0.sizes"),
     ],
 )
 def test_sizes_that_cannot_be_trained_at_are_named(override: str, message: str, tmp_path: Path) -> None:
@@ -96,3 +105,39 @@ def test_a_plan_is_of_the_sizes_that_are_trained_at(tmp_path: Path) -> None:
     assert 1.7 * home.forward_flops < double.forward_flops < 2.5 * home.forward_flops
     assert both.forward_flops == pytest.approx((home.forward_flops + double.forward_flops) / 2)
     assert both.memory == double.memory
+
+
+GROWTH = "growth=[{from_step: 2, sizes: [[48, 48]]}, {from_step: 4, sizes: [[32, 32], [32, 64]]}]"
+
+
+class StopAt(TokenizerTask):
+    def losses(self, name, models, batch, step, part):  # type: ignore[no-untyped-def]
+        self.seen = [*getattr(self, "seen", []), tuple(batch.shape[2:])]
+        if step == 5:
+            raise KeyboardInterrupt
+        return super().losses(name, models, batch, step, part)
+
+
+def test_sizes_grow_and_a_stopped_run_goes_on_to_the_bit(tmp_path: Path) -> None:
+    grown = ("sizes=[[32, 32]]", GROWTH, "train.steps=7", "train.checkpoint_every=3")
+    figures = fit(recipe(tmp_path / "whole", *grown))
+    assert {"psnr_32x32", "psnr_48x48", "psnr_32x64"} <= figures.keys()
+    parts = recipe(tmp_path / "parts", *grown)
+    task = StopAt(parts)
+    with pytest.raises(KeyboardInterrupt):
+        Engine(task, parts.train, parts).fit()
+    assert task.seen == [(32, 32), (32, 32), (48, 48), (48, 48), (32, 32), (32, 64)]
+    fit(recipe(tmp_path / "parts", *grown, "train.resume=true"))
+    assert_equal(everything(tmp_path / "whole"), everything(tmp_path / "parts"))
+
+
+def test_a_plan_counts_each_size_by_its_steps(tmp_path: Path) -> None:
+    def planned(*overrides: str) -> Plan:
+        return plan("tiny", recipe(tmp_path, "train.steps=8", *overrides), Machine())
+
+    home, wide = planned("sizes=null"), planned("sizes=[[64, 32]]")
+    grown = planned("sizes=[[32, 32]]", "growth=[{from_step: 4, sizes: [[32, 32], [64, 32]]}]")
+    assert grown.forward_flops == pytest.approx(0.75 * home.forward_flops + 0.25 * wide.forward_flops)
+    assert grown.memory == wide.memory
+    with pytest.raises(InputError, match=r"growth: give sizes too"):
+        planned("sizes=null", GROWTH)

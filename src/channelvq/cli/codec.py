@@ -64,7 +64,7 @@ def encode(
     tok = CVQTokenizer.from_pretrained(tokenizer, device=device) if scores is None else scores.tokenizer
     written, total = list[Path](), 0
     with _progress("encoding") as step:
-        for names, pictures in batches(images, tok.image_size):
+        for names, pictures in batches(images, tok.config.read_at):
             if single and len(written) + len(names) > 1:
                 raise InputError(f"{output}: one file for several images; give a folder as --output")
             files = compress(
@@ -170,7 +170,7 @@ def tables(
     outputs(tokenizer / CODE_TABLES, inputs=images)
     tok, parts = CVQTokenizer.from_pretrained(tokenizer, device=device), list[Any]()
     with _progress("counting") as step:
-        for names, pictures in batches(images, tok.image_size):
+        for names, pictures in batches(images, tok.config.read_at):
             parts.append(tok.tokenize(pictures))
             step(len(names))
     ids = torch.cat(parts)

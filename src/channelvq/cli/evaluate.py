@@ -26,6 +26,7 @@ from channelvq.cli.options import (
     TopKOption,
     TopPOption,
     outputs,
+    parse_size,
 )
 from channelvq.errors import InputError
 from channelvq.terminal import progress_bar
@@ -65,6 +66,9 @@ def evaluate_reconstruction(
     ] = False,
     per_image: Annotated[bool, typer.Option(help="Keep the values of each image in the JSON file.")] = True,
     pca: PcaOption = None,
+    size: Annotated[
+        str | None, typer.Option(help="Measure at 96 or 96x128 (height x width): tokenizers with a resampler.")
+    ] = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Quality, distances and codebook use for 1, 2, 4, ... C tokens."""
@@ -78,10 +82,13 @@ def evaluate_reconstruction(
     outputs(json_file, markdown, plot, inputs=(tokenizer, data, pca, features))
     if plot:
         check_plot(plot)
-    tok, images, how = measured(tokenizer, data, max_images, device, split)
-    measures = choose_measures(tok.image_size, features, tok.device)
+    if nats and size is not None:
+        raise InputError("--nats: the small model learns from tokens of the home size; leave --size out")
+    tok, images, how = measured(tokenizer, data, max_images, device, split, parse_size(size))
+    shape = (images.shape[2], images.shape[3])
+    measures = choose_measures(min(shape), features, tok.device)
     how |= measures.protocol(len(images))
-    baseline = _load_pca(pca, tok.image_size) if plot else None
+    baseline = _load_pca(pca, shape) if plot else None
     sources = training_data(tok, data) if nats else None
     began = time.perf_counter()
     report = run(tok, images, batch_size=batch_size, measures=measures)
@@ -135,18 +142,18 @@ def _target(report: Any, psnr: float) -> dict[str, Any]:
     return {"psnr": psnr, "tokens": shortest.num_tokens, "bytes": shortest.num_bytes}
 
 
-def _load_pca(given: str | None, size: int) -> tuple[str, Any] | None:
-    """The name and the baseline to draw, of images of `size` pixels; None where there is none."""
+def _load_pca(given: str | None, size: tuple[int, int]) -> tuple[str, Any] | None:
+    """The name and the baseline to draw, of images of (height, width); None where there is none."""
     from channelvq.evaluate.baselines import PCABaseline
 
-    source = given or ("bundled" if size == 64 else None)
+    source = given or ("bundled" if size == (64, 64) else None)
     if source is None:
         typer.echo("no PCA on the plot: the bundled one is for 64 px, give one with --pca", err=True)
         return None
     baseline = PCABaseline.load(source)
-    if (baseline.height, baseline.width) != (size, size):
+    if (baseline.height, baseline.width) != size:
         raise InputError(
-            f"--pca {source}: fitted on images of {baseline.height} x {baseline.width}, expected {size} x {size}"
+            f"--pca {source}: fitted on images of {baseline.height} x {baseline.width}, expected {size[0]} x {size[1]}"
         )
     return source, baseline
 

@@ -17,7 +17,7 @@ Split = Literal["validation", "test"]
 
 
 def batches(
-    paths: list[Path], size: int | Callable[[tuple[int, int]], tuple[int, int]]
+    paths: list[Path], size: int | tuple[int, int] | Callable[[tuple[int, int]], tuple[int, int]]
 ) -> Iterator[tuple[list[Path], list[Any]]]:
     """Names and resized images of files and folders, a batch at a time; what cannot be read is named and counted.
 
@@ -41,12 +41,14 @@ def batches(
 
 
 def measured(
-    tokenizer: str, data: str | None, max_images: int | None, device: str, split: Split | None = None
-) -> tuple[Any, Any, dict[str, Any]]:
+    tokenizer: str, data: str | None, max_images: int | None, device: str, split: Split | None = None,
+    size: int | tuple[int, int] | None = None,
+) -> tuple[Any, Any, dict[str, Any]]:  # fmt: skip
     """The tokenizer, uint8 images (n, 3, h, w) and their protocol.
 
     data: a folder, or the name of a held-out set, which means that set even where there is a folder of its name.
-    split: instead of data, the images of a split of what the tokenizer's own recipe trains on.
+    split: instead of data, the images of a split of what the tokenizer's own recipe trains on. size: (height, width) or
+    a side; None: the tokenizer's own.
     """
     import torch
 
@@ -58,19 +60,23 @@ def measured(
     if data is not None and split is not None:
         raise InputError(f"DATA {data} and --split {split}: give one of them")
     tok = CVQTokenizer.from_pretrained(tokenizer, device=device)
+    shape = tok.check_output_size(size, "--size", worked_at=True)
     if data is None:
-        return tok, *_own_split(tok, split, max_images)
+        return tok, *_own_split(tok, split, max_images, shape)
     if data in DESCRIPTIONS:
         if Path(data).exists():
             typer.echo(f"note: {data} is the held-out set of that name; the folder here is ./{data}", err=True)
-        images = held_out(data, max_images or HELD_OUT_IMAGES, tok.image_size)
+        if shape[0] != shape[1]:
+            raise InputError(f"--size {shape[0]}x{shape[1]}: {data} is a set of squares; give one number, or a folder")
+        images = held_out(data, max_images or HELD_OUT_IMAGES, shape[0])
         return tok, images, held_out_protocol(data, images, tok)
     if _trained_on(tok, Path(data)):
         line = f"warning: {data}: the tokenizer was trained on images of it; --split test instead measures the others"
         typer.echo(printable(line), err=True)
-    pictures = (picture for _, batch in batches([Path(data)], tok.image_size) for picture in batch)
+    pictures = (picture for _, batch in batches([Path(data)], shape) for picture in batch)
     images = torch.stack([to_tensor(picture) for picture in islice(pictures, max_images)])
-    how = {"split": "given", "resize": "antialiased", "crop": "centred square"}
+    crop = "centred square" if shape[0] == shape[1] else "centred, to the aspect of the size"
+    how = {"split": "given", "resize": "antialiased", "crop": crop}
     return tok, images, protocol(images, data=data, tokenizer=tok, **how)
 
 
@@ -91,11 +97,14 @@ def training_data(tokenizer: Any, data: str | None) -> Any:
     return sources
 
 
-def _own_split(tok: Any, split: Split | None, max_images: int | None) -> tuple[Any, dict[str, Any]]:
+def _own_split(
+    tok: Any, split: Split | None, max_images: int | None, shape: tuple[int, int]
+) -> tuple[Any, dict[str, Any]]:
     """Images of a split of a trained tokenizer's own data, and their protocol; InputError where that is not known."""
     from channelvq.config import to_dict
     from channelvq.data.build import build_mixture
-    from channelvq.data.stream import fixed_images
+    from channelvq.data.sizes import SizedMixture
+    from channelvq.data.stream import Stream, fixed_images
     from channelvq.evaluate.results import protocol
 
     if split is None:
@@ -106,9 +115,10 @@ def _own_split(tok: Any, split: Split | None, max_images: int | None) -> tuple[A
             f"--split {split}: {tok.folder} is not the final/ of a run, beside its config.yaml, which says what it was "
             "trained on; give DATA instead"
         )
-    mixture = build_mixture(recipe.data, tok.image_size, split, seed=0)
-    there = sum(map(len, mixture.sources))
-    images = fixed_images(mixture, min(max_images or MOST_SPLIT_IMAGES, there))
+    # Of another shape: parts of square ones, as in training.
+    parts = SizedMixture([shape], 1, 0, Stream.PARTS.seed(0), lambda side: build_mixture(recipe.data, side, split, 0))
+    there = sum(map(len, parts.at_side[max(shape)].sources))
+    images = fixed_images(parts, min(max_images or MOST_SPLIT_IMAGES, there))
     how = protocol(
         images, data="+".join(recipe.data.sources), split=split, resize="antialiased", crop="see recipe", tokenizer=tok
     )

@@ -35,7 +35,7 @@ def tokenize(
     tok = CVQTokenizer.from_pretrained(tokenizer, device=device)
     any_size = tok.resampler is not None
     rows = []
-    for names, pictures in batches(images, tok.config.working_size if any_size else tok.image_size):
+    for names, pictures in batches(images, tok.config.read_at):
         ids = tok.tokenize(pictures).tolist()
         rows += [
             TokenRow(str(name), row, (picture.height, picture.width) if any_size else None)

@@ -64,23 +64,31 @@ def decompress(
                 DamagedWarning,
                 stacklevel=2,
             )
-    return _pictures(in_float64(tokenizer), [one.ids for one in decoded])
+    exact, pictures = in_float64(tokenizer), dict[int, Image.Image]()
+    for size in dict.fromkeys(_size(one) for one in decoded):
+        alike = [i for i, one in enumerate(decoded) if _size(one) == size]
+        pictures |= zip(alike, _pictures(exact, [decoded[i].ids for i in alike], size), strict=True)
+    return [pictures[i] for i in range(len(decoded))]
 
 
-def _pictures(tokenizer: CVQTokenizer, rows: Sequence[Sequence[int]]) -> list[Image.Image]:
+def _size(one: Decoded) -> tuple[int, int]:
+    return one.header.height, one.header.width
+
+
+def _pictures(tokenizer: CVQTokenizer, rows: Sequence[Sequence[int]], size: tuple[int, int]) -> list[Image.Image]:
     given = [ids for ids in rows if ids]
-    drawn = iter(tokenizer.detokenize_prefixes(given) if given else ())
-    nothing = [_nothing(tokenizer)] if len(given) < len(rows) else []
+    drawn = iter(tokenizer.detokenize_prefixes(given, size) if given else ())
+    nothing = [_nothing(tokenizer, size)] if len(given) < len(rows) else []
     return [next(drawn) if ids else nothing[0] for ids in rows]
 
 
 @torch.no_grad()
-def _nothing(tokenizer: CVQTokenizer) -> Image.Image:
+def _nothing(tokenizer: CVQTokenizer, size: tuple[int, int]) -> Image.Image:
     config = tokenizer.config
     side = config.latent_size
     nothing = torch.zeros(1, config.latent_channels, side, side, dtype=tokenizer.dtype, device=tokenizer.device)
     with evaluating(tokenizer):  # what training with dropped channels makes of none: about the mean of all pictures
-        return to_pil(tokenizer.decode(nothing).clamp(-1.0, 1.0))[0]
+        return to_pil(tokenizer.decode(nothing, size).clamp(-1.0, 1.0))[0]
 
 
 def decompress_ids(
@@ -192,11 +200,12 @@ def _check_owner(header: Header, tokenizer: CVQTokenizer, digest: str, name: str
             f"{name}: it was written with another tokenizer ({header.tokenizer.hex()}..., this one is "
             f"{digest[: 2 * TOKENIZER_DIGEST]}...); give that one (--tokenizer)"
         )
-    size = tokenizer.image_size
-    if (header.height, header.width) != (size, size) or header.num_tokens > tokenizer.num_tokens:
+    size = (header.height, header.width)
+    height, width = tokenizer.config.working_size(size)  # of bounded pixels: no header can ask for much memory
+    if size != (height, width) or header.num_tokens > tokenizer.num_tokens:
         raise InputError(
             f"{name}: {header.width} x {header.height} px of {header.num_tokens} tokens; its tokenizer draws "
-            f"{size} x {size} px of {tokenizer.num_tokens}, the header is not one that it wrote"
+            f"{width} x {height} px of {tokenizer.num_tokens}, the header is not one that it wrote"
         )
 
 

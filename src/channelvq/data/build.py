@@ -41,6 +41,7 @@ SOURCES: Registry[type[SourceConfig]] = Registry(
         "photos": "channelvq.data.fetched.photos:PhotoConfig",
         "fashion-mnist": "channelvq.data.fetched.fashion:FashionConfig",
         "domain": "channelvq.data.fetched.domains:DomainConfig",
+        "clips": "channelvq.data.clips:ClipsConfig",
         "folder": "channelvq.data.files.folder:FolderConfig",
         "manifest": "channelvq.data.files.folder:ManifestConfig",
         "shards": "channelvq.data.files.shards:ShardsConfig",

@@ -14,13 +14,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Sample:
-    """One image with what is known of it.
+    """One image, or one clip of T frames, with what is known of it.
 
     image: uint8 RGB in [0, 255]. text: its caption ("" when there is none). key: where it came from, the same in every
     run (the label of an emoji, the name of a photo, the path of a file): splits and reports use it.
     """
 
-    image: UInt8[Tensor, "3 h w"]
+    image: UInt8[Tensor, "*T 3 h w"]
     text: str
     key: str
 

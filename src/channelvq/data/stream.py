@@ -113,8 +113,11 @@ def _pattern(weights: Sequence[float], seed: int) -> list[int]:
     return [flat[i] for i in torch.randperm(len(flat), generator=position_generator(seed, PATTERN)).tolist()]
 
 
-def stack_images(samples: Sequence[Sample]) -> UInt8[Tensor, "B 3 H W"]:
-    """The images of some samples as one batch."""
+def stack_images(samples: Sequence[Sample]) -> UInt8[Tensor, "B *T 3 H W"]:
+    """The images of some samples, or the clips, as one batch."""
+    if len({sample.image.shape for sample in samples}) > 1:
+        shapes = ", ".join(sorted({str(tuple(sample.image.shape)) for sample in samples}))
+        raise InputError(f"data.sources: their images differ in shape, {shapes}: clips and pictures do not mix")
     return torch.stack([sample.image for sample in samples])
 
 
@@ -163,12 +166,15 @@ class _Told(Dataset[Sample | InputError]):
             return error
 
 
-def _stacked_or_error(samples: Sequence[Sample | InputError]) -> UInt8[Tensor, "B 3 H W"] | InputError:
+def _stacked_or_error(samples: Sequence[Sample | InputError]) -> UInt8[Tensor, "B *T 3 H W"] | InputError:
     errors = [sample for sample in samples if isinstance(sample, InputError)]
-    return errors[0] if errors else stack_images([sample for sample in samples if isinstance(sample, Sample)])
+    try:
+        return errors[0] if errors else stack_images([sample for sample in samples if isinstance(sample, Sample)])
+    except InputError as error:
+        return error
 
 
-def fixed_images(mixture: Positions, count: int) -> UInt8[Tensor, "n 3 H W"]:
+def fixed_images(mixture: Positions, count: int) -> UInt8[Tensor, "n *T 3 H W"]:
     """The first `count` images of a mixture, for validation and tests: always the same ones."""
     return stack_images([mixture[position] for position in range(count)])
 
@@ -178,7 +184,7 @@ def num_pictures(mixture: Mixture, count: int) -> int:
     return len({mixture.locate(position) for position in range(count)})
 
 
-def distinct(images: UInt8[Tensor, "n 3 H W"]) -> list[int]:
+def distinct(images: UInt8[Tensor, "n *T 3 H W"]) -> list[int]:
     """The first place of each picture: of a small set pictures come again, which measures nothing more."""
     first: dict[bytes, int] = {}
     for i, image in enumerate(images):

@@ -13,12 +13,20 @@ from torch import Tensor
 from channelvq.checks import check_whole_number
 from channelvq.errors import InputError, NotFiniteError
 from channelvq.evaluate.measures import Measures
-from channelvq.evaluate.metrics import METRICS, Interval, check_fit, mean_with_interval, with_interval
+from channelvq.evaluate.metrics import (
+    METRICS,
+    Interval,
+    check_fit,
+    check_images,
+    mean_with_interval,
+    with_interval,
+)
 from channelvq.evaluate.tables import TextTable
 from channelvq.images import normalize, to_uint8
 from channelvq.packed_size import num_bytes
 from channelvq.pictures import prefix_lengths
 from channelvq.quantize.usage import CodebookUsage, UsageReport
+from channelvq.tokenizer import CVQTokenizer
 
 
 @runtime_checkable
@@ -45,7 +53,7 @@ class ImageTokenizer(Protocol):
         ...
 
     def detokenize(self, ids: Tensor, /, output: Literal["tensor"]) -> Tensor:
-        """Ids (B, k), k <= C -> (B, 3, H, W) in [-1, 1]."""
+        """Ids (B, k), k <= C -> (B, 3, H, W) in [-1, 1]. One with a resampler is also told a size."""
         ...
 
 
@@ -154,10 +162,10 @@ def evaluate_reconstruction(
 
     prefixes: numbers of tokens, by default 1, 2, 4, ... and C. seed: of the bootstrap. measures: by default PSNR and
     SSIM alone; see `choose_measures`. No figure depends on batch_size, which is for memory. Raises InputError for
-    images of another size than the tokenizer's (resize them first, and say so in the protocol) and for prefixes
-    outside 1..C.
+    images of another size than the tokenizer's, or than one that it works at (resize them first, and say so in the
+    protocol) and for prefixes outside 1..C.
     """
-    check_fit(images, tokenizer.image_size)
+    size = _checked_size(tokenizer, images)
     check_whole_number("batch_size", batch_size, 1)
     measures = measures or Measures()
     lengths = _prefix_lengths(tokenizer.num_tokens, prefixes)
@@ -170,11 +178,21 @@ def evaluate_reconstruction(
         if measures.space is not None:
             originals.append(measures.space.features(batch))
         for k, prefix in gathered.items():
-            decoded = to_uint8(tokenizer.detokenize(ids[:, :k], output="tensor")).cpu()
+            decoded = to_uint8(tokenizer.detokenize(ids[:, :k], output="tensor", **size)).cpu()
             prefix.add(decoded, batch.cpu(), ids[:, :k], measures)
-    pixels, seen = tokenizer.image_size**2, torch.cat(originals) if originals else None
+    pixels, seen = images.shape[2] * images.shape[3], torch.cat(originals) if originals else None
     measured = [prefix.quality(k, pixels, seen, measures, seed) for k, prefix in gathered.items()]
     return ReconstructionReport(tuple(measured), usage.result(), len(images))
+
+
+def _checked_size(tokenizer: ImageTokenizer, images: Tensor) -> dict[str, Any]:
+    """What `detokenize` has to be told of the images' size; InputError for one that the tokenizer cannot take."""
+    home = (tokenizer.image_size, tokenizer.image_size)
+    if images.shape[-2:] == home or not isinstance(tokenizer, CVQTokenizer) or tokenizer.resampler is None:
+        check_fit(images, tokenizer.image_size)
+        return {}
+    check_images(images)
+    return {"size": tokenizer.check_output_size((images.shape[2], images.shape[3]), "images", worked_at=True)}
 
 
 class _Gathered:

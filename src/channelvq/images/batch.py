@@ -43,13 +43,15 @@ def images_to_batch(
 
 
 def images_to_list(
-    images: ImageInput | Sequence[ImageInput], wanted: Callable[[Size], Size], *, background: Color = WHITE
+    images: ImageInput | Sequence[ImageInput], wanted: int | Callable[[Size], Size], *, background: Color = WHITE
 ) -> list[Float32[Tensor, "3 _ _"]]:
     """As `images_to_batch`, each image whole, in a size of its own: `wanted` of its (height, width), by `resize`.
 
+    wanted: or a side, as for `images_to_batch`.
     One is read at a time, so that only what they become is held, not what large pictures were.
     """
-    items = _items(images, _Fit(wanted, resize), background)
+    fit = _Fit(lambda _: (wanted, wanted), resize_crop) if isinstance(wanted, int) else _Fit(wanted, resize)
+    items = _items(images, fit, background)
     _check_any(items)
     return items
 

@@ -78,12 +78,13 @@ def _refuse(error: OSError) -> None:
 def read_images(
     paths: Sequence[str | Path],
     *,
-    size: int | Callable[[tuple[int, int]], tuple[int, int]],
+    size: int | tuple[int, int] | Callable[[tuple[int, int]], tuple[int, int]],
     background: Color = WHITE,
 ) -> tuple[Iterator[tuple[Path, Image.Image]], list[Skipped]]:
     """Images of files and folders, one at a time as squares of `size` pixels (`resize_crop`), and what was skipped.
 
-    size: or a function of an image's (height, width) to those that it is to have, whole (`resize`).
+    size: or (height, width), to whose aspect they are cropped; or a function of an image's (height, width) to those
+    that it is to have, whole (`resize`).
 
     An unreadable file of a folder is skipped, one that was named itself is an InputError. So are, at once, a path that
     does not exist, and no image file at all.
@@ -106,10 +107,10 @@ def read_images(
                     raise
                 skipped.append(Skipped(path, str(error)))
             else:
-                if isinstance(size, int):
-                    yield path, resize_crop(image, size)
-                else:
+                if callable(size):
                     yield path, resize(image, size((image.height, image.width)))
+                else:
+                    yield path, resize_crop(image, size)
 
     return images(), skipped
 

@@ -46,28 +46,28 @@ def load_image(source: ImageInput, *, background: Color = WHITE) -> Image.Image:
         return to_pil(check_one(source))[0]
     if isinstance(source, np.ndarray):
         return _array_to_rgb(source, background, f"array of shape {source.shape}, {source.dtype}")
-    with _opened(source) as image:
+    with opened(source) as image:
         image.load()
         if getattr(image, "is_animated", False) and image.format != "MPO":  # MPO: a phone's photo with its preview
-            text = f"{_name(source)} has several frames: only number {image.tell() + 1} is used"
+            text = f"{name_of(source)} has several frames: only number {image.tell() + 1} is used"
             warnings.warn(text, FirstFrameWarning, stacklevel=2)
-        return _to_rgb(ImageOps.exif_transpose(image), background, _name(source))
+        return _to_rgb(ImageOps.exif_transpose(image), background, name_of(source))
 
 
 @contextmanager
-def _opened(source: str | Path | bytes | Image.Image) -> Iterator[Image.Image]:
+def opened(source: str | Path | bytes | Image.Image) -> Iterator[Image.Image]:
     """The opened image; whatever goes wrong with it in the `with` block leaves as an InputError that names it."""
     if not isinstance(source, (str, Path, bytes, Image.Image)):
         raise InputError(
             f"cannot read an image from a {type(source).__name__}: give a path, the bytes of an image file, "
             "a PIL image, a numpy array (H, W, 3) or a tensor (3, H, W)"
         )
-    told = READING.set(_name(source))
+    told = READING.set(name_of(source))
     try:
         if isinstance(source, Image.Image):
             yield _nonempty(source)
         elif not isinstance(source, bytes) and is_stream(Path(source)):  # which could be waited for without end
-            raise InputError(f"cannot read {_name(source)}: it is a pipe or a device, expected a file")
+            raise InputError(f"cannot read {name_of(source)}: it is a pipe or a device, expected a file")
         else:
             with (
                 Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image,
@@ -77,7 +77,7 @@ def _opened(source: str | Path | bytes | Image.Image) -> Iterator[Image.Image]:
     except (InputError, FirstFrameWarning):
         raise
     except Exception as error:  # Pillow's decoders raise any type (SyntaxError, struct.error, ...) on broken bytes
-        raise InputError(f"cannot read {_name(source)}: {_reason(source, error)}") from error
+        raise InputError(f"cannot read {name_of(source)}: {_reason(source, error)}") from error
     finally:
         READING.reset(told)
 
@@ -88,7 +88,8 @@ def _nonempty(image: Image.Image) -> Image.Image:
     return image
 
 
-def _name(source: str | Path | bytes | Image.Image) -> str:
+def name_of(source: str | Path | bytes | Image.Image) -> str:
+    """What errors call it."""
     if isinstance(source, bytes):
         return f"image of {len(source)} bytes"
     if isinstance(source, Image.Image):

@@ -25,14 +25,23 @@ USES = {
         'from channelvq import CVQTokenizer\n\ntok = CVQTokenizer.from_pretrained("{folder}")\n'
         'ids = tok.tokenize("picture.png")\ntok.detokenize(ids[:, :16])[0].save("coarse.png")  # any prefix decodes'
     ),
+    "clips": (
+        'from channelvq import ClipTokenizer\n\ntok = ClipTokenizer.from_pretrained("{folder}")\n'
+        'ids = tok.tokenize("moving.webp")\nclip = tok.detokenize(ids[:, :2, :16])  # any prefix decodes'
+    ),
     "car": (
         'from channelvq import CAR\n\ncar = CAR.from_pretrained("{folder}")\n'
         'car.generate("{prompt}", seed=0).images[0].save("drawn.png")'
     ),
 }
-TAGS = {"tokenizer": "[image-tokenizer, vector-quantization]", "car": "[text-to-image, autoregressive]"}
+TAGS = {
+    "tokenizer": "[image-tokenizer, vector-quantization]",
+    "clips": "[video-tokenizer, vector-quantization]",
+    "car": "[text-to-image, autoregressive]",
+}
 PICTURED = {
     "tokenizer": "Held-out images (above) and what is restored of them (below); nothing picked.",
+    "clips": "Held-out clips, each above what is restored of it; nothing picked.",
     "car": "Held-out images as the tokenizer restores them (above), and images drawn for their captions (below).",
 }
 

@@ -29,6 +29,7 @@ from channelvq.tokenizer import CVQConfig, CVQTokenizer
 from channelvq.train.car_task import OF_START, CARRecipe, hidden_matrices, image_tokenizer, start_generator
 from channelvq.train.config import TrainConfig
 from channelvq.train.run import load_recipe
+from channelvq.train.stages import shares
 from channelvq.train.task import Recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe
 
@@ -116,8 +117,9 @@ def _tokenizer_plan(name: str, recipe: TokenizerRecipe, machine: Machine) -> Pla
     lookup = 2.0 * model.num_tokens * model.quantizer.codebook_size * model.codebook_dim
     home = model.image_size, model.image_size
     flops, kept = lookup, 0.0
-    sizes = recipe.sizes or (home,)
-    for size in sizes:  # FLOPs of the mean image, memory of the largest; the resampler's own are few
+    for size, share in shares(
+        recipe.sizes or (home,), recipe.growth, recipe.train.steps
+    ).items():  # FLOPs of the mean image, memory of the largest; the resampler's own are few
         image = torch.empty(1, 3, *size, device="meta")
         latent = torch.empty(1, model.latent_channels, *model.maps_size(size), device="meta")
         passes: list[tuple[nn.Module, Tensor]] = [(tokenizer.encoder, image), (tokenizer.decoder, latent)]
@@ -126,7 +128,7 @@ def _tokenizer_plan(name: str, recipe: TokenizerRecipe, machine: Machine) -> Pla
         if head is not None:
             passes.append((head, torch.empty(1, model.latent_channels, *model.maps_size(home), device="meta")))
         measured = [_measure(module, x) for module, x in passes]
-        flops += sum(more for more, _ in measured) / len(sizes)
+        flops += share * sum(more for more, _ in measured)
         kept = max(kept, sum(held for _, held in measured))
     image = torch.empty(1, 3, *home, device="meta")
     frozen = 0.0 if teacher is None else _measure(teacher, image)[0]

@@ -17,7 +17,11 @@ from channelvq.train.task import Figures, Recipe
 R = TypeVar("R", bound=Recipe)
 TASKS: Registry[type[Recipe]] = Registry(
     "task",
-    {"tokenizer": "channelvq.train.tokenizer_task:TokenizerRecipe", "car": "channelvq.train.car_task:CARRecipe"},
+    {
+        "tokenizer": "channelvq.train.tokenizer_task:TokenizerRecipe",
+        "car": "channelvq.train.car_task:CARRecipe",
+        "clips": "channelvq.train.clip_task:ClipRecipe",
+    },
 )
 
 

@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from channelvq.config import STRICT, ImageSize, when_given
+from channelvq.config import STRICT, when_given
 from channelvq.data.build import DataConfig, build_mixture
 from channelvq.data.sizes import SizedMixture
 from channelvq.data.split import Split
@@ -27,6 +27,7 @@ from channelvq.data.stream import (
     training_batches,
 )
 from channelvq.distributed import rank
+from channelvq.errors import InputError
 from channelvq.evaluate.findings import usage_findings
 from channelvq.evaluate.metrics import psnr
 from channelvq.images import grid, normalize, save_image, to_pil, to_uint8
@@ -37,6 +38,7 @@ from channelvq.quantize.usage import CodebookUsage, UsageReport
 from channelvq.tokenizer import CVQConfig, CVQTokenizer
 from channelvq.train.config import check_start
 from channelvq.train.progress import tell
+from channelvq.train.stages import Sizes, StageConfig, all_sizes, check_sizes
 from channelvq.train.task import Figures, Losses, Recipe, Task
 
 if TYPE_CHECKING:  # imported when a recipe asks for them
@@ -83,7 +85,8 @@ class TokenizerRecipe(Recipe):
     """Everything that decides a tokenizer's training.
 
     sizes: [height, width] of the images, those of a step all alike: the first size at the first step, and from the last
-    one on to the first again. A size that comes twice gets twice the steps. null: model.image_size alone.
+    one on to the first again. A size that comes twice gets twice the steps. null: model.image_size alone. growth: what
+    the sizes become from a step on, a list of from_step and sizes.
     """
 
     task: Literal["tokenizer"] = "tokenizer"
@@ -91,19 +94,11 @@ class TokenizerRecipe(Recipe):
     nested: NestedConfig = field(default_factory=NestedConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    sizes: Annotated[tuple[tuple[ImageSize, ImageSize], ...] | None, Field(min_length=1)] = None
+    sizes: Sizes | None = None
+    growth: tuple[StageConfig, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.sizes is not None and self.model.resampler is None:
-            raise ValueError("sizes: a model of one size cannot train at several; set model.resampler, {} is enough")
-        if self.sizes is not None and self.train.compile:
-            raise ValueError("sizes: compiled networks are of one size; set train.compile=false")
-        for size in self.sizes or ():
-            if (working := self.model.working_size(size)) != size:
-                raise ValueError(
-                    f"sizes: {list(size)} must be multiples of {self.model.network.downsampling}, of at most "
-                    f"{self.model.max_pixels} pixels (model.resampler.max_pixels); the nearest is {list(working)}"
-                )
+        check_sizes(self.model, self.sizes, self.growth, self.train.steps, bool(self.train.compile))
         if self.objective.start_step >= self.train.steps:
             raise ValueError(
                 f"objective.start_step {self.objective.start_step} must be below train.steps {self.train.steps}"
@@ -166,9 +161,11 @@ class TokenizerTask(Task):
         # Read now: that validation images are missing or broken should not be found out after hours.
         held_out = self._mixture(recipe.model.image_size, "validation")
         self.held_out = fixed_images(held_out, recipe.data.validation_images)
+        if self.held_out.ndim != 4:
+            raise InputError("data.sources: kind clips is for recipes of task: clips; this one trains on pictures")
         self.distinct = distinct(self.held_out)
         self.held_out_pictures = num_pictures(held_out, len(self.held_out))
-        self.held_out_at = {size: self._held_out_at(size) for size in sorted(set(recipe.sizes or ()))}
+        self.held_out_at = {size: self._held_out_at(size) for size in all_sizes(recipe.sizes, recipe.growth)}
         self._alarmed: set[str] = set()
 
     def _mixture(self, side: int, split: Split = "train") -> Mixture:
@@ -181,6 +178,7 @@ class TokenizerTask(Task):
         return SizedMixture(
             sizes, self.recipe.train.batch_size, Stream.IMAGES.seed(seed), Stream.PARTS.seed(seed),
             lambda side: self.data if side == home else self._mixture(side),
+            {stage.from_step: stage.sizes for stage in self.recipe.growth or ()},
         )  # fmt: skip
 
     def _held_out_at(self, size: tuple[int, int]) -> Tensor:

