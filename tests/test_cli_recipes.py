@@ -118,6 +118,11 @@ def test_what_a_run_kept_back_is_measured_by_its_split(cvq: Cvq, here: Path) -> 
     kept_back = sum(1 for _ in load_recipe("run/config.yaml").data.sources["mine"].build(32, "test")._entries)  # type: ignore[attr-defined]
     assert (protocol["split"], protocol["n"]) == ("test", kept_back)
     assert 0 < kept_back < 40
+    words = ("bundled", "--split", "test", "--run", "run", "--size", "32", "--json", "other.json")
+    assert cvq("evaluate", "reconstruction", *words)[0] == 0
+    code, stdout, stderr = cvq("compare", "f.json", "other.json")
+    assert (code, stderr) == (0, "")
+    assert "other" in stdout
     for folder in ("mine", ".", "./mine"):
         code, _, stderr = cvq("evaluate", "reconstruction", "run/final", folder, "--max-images", 4)
         assert code == 0

@@ -6,12 +6,12 @@ from typing import Any
 
 from jaxtyping import Float64, UInt8
 from torch import Tensor
-from torch.nn import functional as F
 
 from channelvq.data.build import build_mixture
 from channelvq.data.sizes import SizedMixture
 from channelvq.data.stream import Stream, fixed_images
 from channelvq.evaluate.metrics import mean_with_interval, psnr, ssim
+from channelvq.evaluate.resized import Resized
 from channelvq.evaluate.results import make_record, protocol, write_json
 from channelvq.evaluate.tables import TextTable
 from channelvq.images import normalize, to_uint8
@@ -64,9 +64,8 @@ def restored(tokenizer: CVQTokenizer, images: UInt8[Tensor, "n 3 H W"], way: str
         tokenizer.resampler.gather_residual = tokenizer.resampler.spread_residual = None
     if way != RESIZED or size == home:
         return to_uint8(tokenizer.detokenize(tokenizer.tokenize(x), "tensor", size=size))
-    small = normalize(to_uint8(F.interpolate(x, home, mode="bicubic", antialias=True)))
-    back = tokenizer.detokenize(tokenizer.tokenize(small), "tensor")
-    return to_uint8(F.interpolate(back, size, mode="bicubic", antialias=True).clamp(-1, 1))
+    resized = Resized(tokenizer, size)
+    return to_uint8(resized.detokenize(resized.tokenize(x)))
 
 
 def run(path: Path, store: Path = DEFAULT_STORE) -> dict[str, Any]:

@@ -52,6 +52,9 @@ def evaluate_reconstruction(
     tokenizer: TokenizerArgument,
     data: DataArgument = None,
     split: SplitOption = None,
+    of_run: Annotated[
+        Path | None, typer.Option("--run", help="With --split: of what this run trains on, whatever the tokenizer.")
+    ] = None,
     json_file: JsonOption = None,
     markdown: MarkdownOption = None,
     plot: Annotated[
@@ -67,7 +70,10 @@ def evaluate_reconstruction(
     per_image: Annotated[bool, typer.Option(help="Keep the values of each image in the JSON file.")] = True,
     pca: PcaOption = None,
     size: Annotated[
-        str | None, typer.Option(help="Measure at 96 or 96x128 (height x width): tokenizers with a resampler.")
+        str | None,
+        typer.Option(
+            help="Measure at 96 or 96x128 (height x width). Without a resampler pictures are resized before and after."
+        ),
     ] = None,
     device: DeviceOption = "auto",
 ) -> None:
@@ -84,14 +90,14 @@ def evaluate_reconstruction(
         check_plot(plot)
     if nats and size is not None:
         raise InputError("--nats: the small model learns from tokens of the home size; leave --size out")
-    tok, images, how = measured(tokenizer, data, max_images, device, split, parse_size(size))
+    tok, images, how = measured(tokenizer, data, max_images, device, split, parse_size(size), of_run)
     shape = (images.shape[2], images.shape[3])
     measures = choose_measures(min(shape), features, tok.device)
     how |= measures.protocol(len(images))
     baseline = _load_pca(pca, shape) if plot else None
     sources = training_data(tok, data) if nats else None
     began = time.perf_counter()
-    report = run(tok, images, batch_size=batch_size, measures=measures)
+    report = run(_at_size(tok, shape), images, batch_size=batch_size, measures=measures)
     seconds = time.perf_counter() - began
     rich.print(report.table())
     record = make_record(tok.config, data=data or how["data"], split=how["split"], metrics=report.to_dict())
@@ -112,6 +118,12 @@ def evaluate_reconstruction(
         record["baselines"] = _plot(plot, report, images, *(baseline or (None, None)))
         if json_file:
             write_json(json_file, result)
+
+
+def _at_size(tok: Any, shape: tuple[int, int]) -> Any:
+    from channelvq.evaluate.resized import Resized
+
+    return tok if tok.resampler is not None or shape == (tok.image_size,) * 2 else Resized(tok, shape)
 
 
 def _predictability(tok: Any, sources: Any, images: Any) -> dict[str, Any]:

@@ -42,13 +42,13 @@ def batches(
 
 def measured(
     tokenizer: str, data: str | None, max_images: int | None, device: str, split: Split | None = None,
-    size: int | tuple[int, int] | None = None,
+    size: int | tuple[int, int] | None = None, run: Path | None = None,
 ) -> tuple[Any, Any, dict[str, Any]]:  # fmt: skip
     """The tokenizer, uint8 images (n, 3, h, w) and their protocol.
 
     data: a folder, or the name of a held-out set, which means that set even where there is a folder of its name.
-    split: instead of data, the images of a split of what the tokenizer's own recipe trains on. size: (height, width) or
-    a side; None: the tokenizer's own.
+    split: instead of data, the images of a split of what the tokenizer's own recipe trains on, or that of the folder
+    `run`. size: (height, width) or a side; None: the tokenizer's own.
     """
     import torch
 
@@ -57,12 +57,14 @@ def measured(
     from channelvq.evaluate.results import protocol
     from channelvq.images import to_tensor
 
+    if run is not None and split is None:
+        raise InputError(f"--run {run}: it says whose split is measured; give --split test")
     if data is not None and split is not None:
         raise InputError(f"DATA {data} and --split {split}: give one of them")
     tok = CVQTokenizer.from_pretrained(tokenizer, device=device)
-    shape = tok.check_output_size(size, "--size", worked_at=True)
+    shape = _measured_size(tok, size)
     if data is None:
-        return tok, *_own_split(tok, split, max_images, shape)
+        return tok, *_own_split(tok, split, max_images, shape, run)
     if data in DESCRIPTIONS:
         if Path(data).exists():
             typer.echo(f"note: {data} is the held-out set of that name; the folder here is ./{data}", err=True)
@@ -78,6 +80,18 @@ def measured(
     crop = "centred square" if shape[0] == shape[1] else "centred, to the aspect of the size"
     how = {"split": "given", "resize": "antialiased", "crop": crop}
     return tok, images, protocol(images, data=data, tokenizer=tok, **how)
+
+
+def _measured_size(tok: Any, size: int | tuple[int, int] | None) -> tuple[int, int]:
+    """(height, width) of what is measured; of a tokenizer without a resampler any, for pictures can be resized."""
+    from channelvq.images.geometry import check_size
+
+    if size is None or tok.resampler is not None:
+        return tok.check_output_size(size, "--size", worked_at=True)
+    height, width = check_size(size)
+    if height * width > (most := 16 * 1024**2):
+        raise InputError(f"--size {height}x{width}: more than the {most} pixels allowed")
+    return height, width
 
 
 def training_data(tokenizer: Any, data: str | None) -> Any:
@@ -98,7 +112,7 @@ def training_data(tokenizer: Any, data: str | None) -> Any:
 
 
 def _own_split(
-    tok: Any, split: Split | None, max_images: int | None, shape: tuple[int, int]
+    tok: Any, split: Split | None, max_images: int | None, shape: tuple[int, int], run: Path | None
 ) -> tuple[Any, dict[str, Any]]:
     """Images of a split of a trained tokenizer's own data, and their protocol; InputError where that is not known."""
     from channelvq.config import to_dict
@@ -109,11 +123,13 @@ def _own_split(
 
     if split is None:
         raise InputError("expected DATA, a folder or a held-out set, or --split test for that of the tokenizer's run")
-    recipe = _own_recipe(tok)
+    recipe = _own_recipe(tok) if run is None else _recipe_of(run)
     if recipe is None:
         raise InputError(
-            f"--split {split}: {tok.folder} is not the final/ of a run, beside its config.yaml, which says what it was "
-            "trained on; give DATA instead"
+            f"--split {split}: {run} holds no config.yaml of a run; give the folder that `cvq train` wrote"
+            if run
+            else f"--split {split}: {tok.folder} is not the final/ of a run, beside its config.yaml, which says what "
+            "it was trained on; give DATA, or --run FOLDER for the images that a run kept back"
         )
     # Of another shape: parts of square ones, as in training.
     parts = SizedMixture([shape], 1, 0, Stream.PARTS.seed(0), lambda side: build_mixture(recipe.data, side, split, 0))
@@ -136,8 +152,13 @@ def _trained_on(tok: Any, data: Path) -> bool:
 
 def _own_recipe(tok: Any) -> Any:
     """The recipe that trained a tokenizer, where that lies in its run's folder; None elsewhere."""
-    config = None if tok.folder is None else tok.folder.resolve().parent / "config.yaml"
-    if config is None or not config.is_file():
+    return None if tok.folder is None else _recipe_of(tok.folder.resolve().parent)
+
+
+def _recipe_of(run: Path) -> Any:
+    """The recipe of a run's folder; None where there is none."""
+    config = run / "config.yaml"
+    if not config.is_file():
         return None
     from channelvq.train.run import load_recipe
     from channelvq.train.tokenizer_task import TokenizerRecipe

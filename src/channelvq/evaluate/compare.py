@@ -115,7 +115,8 @@ def compare(paths: Sequence[Path], *, allow: Sequence[str] = (), data: str | Non
     }
     refused = [text for text, key in differing.items() if not any(f"{key}.".startswith(f"{name}.") for name in allow)]
     if refused:
-        more = f" and {len(refused) - 3} more" if len(refused) > 3 else ""
+        keys = sorted({differing[text] for text in refused})
+        more = f"; all that differs: {', '.join(keys)}" if len(refused) > 3 else ""
         raise InputError(
             f"compare: measured in different ways, so their figures do not compare; against {rows[0].name}, "
             f"{'; '.join(refused[:3])}{more}; measure alike, choose records with --data, or let a key pass with --allow"

@@ -21,6 +21,7 @@ from channelvq.evaluate.metrics import (
     mean_with_interval,
     with_interval,
 )
+from channelvq.evaluate.resized import Resized
 from channelvq.evaluate.tables import TextTable
 from channelvq.images import normalize, to_uint8
 from channelvq.packed_size import num_bytes
@@ -187,6 +188,9 @@ def evaluate_reconstruction(
 
 def _checked_size(tokenizer: ImageTokenizer, images: Tensor) -> dict[str, Any]:
     """What `detokenize` has to be told of the images' size; InputError for one that the tokenizer cannot take."""
+    if isinstance(tokenizer, Resized):
+        check_images(images)
+        return {}
     home = (tokenizer.image_size, tokenizer.image_size)
     if images.shape[-2:] == home or not isinstance(tokenizer, CVQTokenizer) or tokenizer.resampler is None:
         check_fit(images, tokenizer.image_size)

@@ -115,7 +115,8 @@ def _in_colour(frame: Image.Image) -> Image.Image:
 def _video_frames(path: Path) -> Iterator[_Frame]:
     name = name_of(path)
     try:
-        import av  # type: ignore[import-not-found]
+        import av
+        from av.error import FFmpegError
     except ImportError:
         raise InputError(f"{name}: video needs the package av: pip install 'channelvq[video]'") from None
     if is_stream(path):  # which could be waited for without end
@@ -132,5 +133,5 @@ def _video_frames(path: Path) -> Iterator[_Frame]:
                 start = 1000 * (frame.time or 0.0)
                 first = start if first is None else first
                 yield _Frame(start - first, float(1000 / rate) if rate else 0.0, frame.to_image())
-    except (av.FFmpegError, OSError, ValueError) as error:
+    except (FFmpegError, OSError, ValueError) as error:
         raise InputError(f"cannot read {name}: it is broken or no video ({error})") from None
