@@ -101,8 +101,8 @@ def data_tokenize(
     from channelvq.bulk import find_shards, tokenize_shards
 
     paths = find_shards(shards)
-    outputs(folder=output, inputs=(*{path.parent for path in paths}, tokenizer), own=("manifest.json",),
-            overwrite=overwrite)  # fmt: skip
+    folders = {path.parent for path in paths if isinstance(path, Path)}
+    outputs(folder=output, inputs=(*folders, tokenizer), own=("manifest.json",), overwrite=overwrite)
     done = tokenize_shards(paths, output, tokenizer, caption_field=caption_field, device=device, engine=engine,
                            workers=workers, say=lambda line: typer.echo(printable(line), err=True))  # fmt: skip
     skipped = [reason for shard in done.shards for _, reason in shard.skipped]

@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +18,7 @@ import numpy as np
 
 from channelvq.data.files.checked import BLOCK, decoding
 from channelvq.data.files.listing import Entry, folder_entries, manifest_entries
-from channelvq.data.files.shard_index import Located, ShardFile, decode, locate, shard_file
+from channelvq.data.files.shard_index import Located, ShardFile, ShardPath, decode, locate, shard_file
 from channelvq.data.files.shards import shard_paths
 from channelvq.data.files.token_shards import MANIFEST, read_manifest, read_shard_of
 from channelvq.data.split import split_number
@@ -191,33 +191,39 @@ def _digest(content: bytes) -> int:
 # Tars
 
 
-def _check_shards(source: str, paths: Sequence[Path], caption_field: str) -> Report:
+def _check_shards(source: str, paths: Sequence[ShardPath], caption_field: str) -> Report:
     tally = _Tally(source, "shards")
-    begins, read = [], []
+    begins: list[int] = []
     with decoding() as pool, progress_bar() as bar:
         for path in bar.track(paths, description="checking shards"):
             begins.append(len(tally.keys))
-            read.append(path)
             tally.report.shards += 1
             try:
                 _check_shard(tally, shard_file(path), caption_field, pool)
             except InputError as error:
                 tally.refuse(Skipped(path, str(error)))
 
+    @lru_cache(maxsize=1)  # names come again in the order of the shards
+    def samples_of(number: int) -> list[Located]:
+        shard = shard_file(paths[number])
+        with shard.whole() as place:
+            return locate(shard, place)[0]
+
     def key_of(i: int) -> str:
         number = int(np.searchsorted(begins, i, side="right")) - 1
-        return f"{read[number]}/{locate(read[number])[0][i - begins[number]].key}"
+        return f"{paths[number]}/{samples_of(number)[i - begins[number]].key}"
 
     return tally.finish(key_of)
 
 
 def _check_shard(tally: _Tally, shard: ShardFile, caption_field: str, pool: ThreadPoolExecutor) -> None:
-    samples, skipped = locate(shard.path)
     look = partial(_look_at_member, shard, caption_field)
-    for start in range(0, len(samples), AT_ONCE):
-        part = samples[start : start + AT_ONCE]
-        for sample, found in zip(part, pool.map(look, part), strict=True):
-            tally.add(sample.key, found)
+    with shard.whole() as place:
+        samples, skipped = locate(shard, place)
+        for start in range(0, len(samples), AT_ONCE):
+            part = samples[start : start + AT_ONCE]
+            for sample, found in zip(part, pool.map(look, part), strict=True):
+                tally.add(sample.key, found)
     for member in skipped:
         tally.leave_out(member)
 
