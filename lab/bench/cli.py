@@ -273,3 +273,14 @@ def bench_restart(json_file: JsonOption = None) -> None:
 
     check_outputs([json_file])
     rich.print(shown(run(json_file)).terminal())
+
+
+@bench_app.command("ranks")
+def bench_ranks(json_file: JsonOption = None) -> None:
+    """One, two and four processes train the same tokenizer and the same generator: how far apart they end."""
+    import rich
+
+    from lab.bench.ranks import run, shown
+
+    check_outputs([json_file])
+    rich.print(shown(run(json_file)).terminal())
