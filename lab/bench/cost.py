@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from channelvq.evaluate.plots import blank_figure, save_figure
 from channelvq.evaluate.results import write_json
 from channelvq.evaluate.tables import TextTable
 from channelvq.train.car_task import CARRecipe
@@ -28,7 +29,7 @@ from lab.study import Tables
 Record = dict[str, Any]
 REPEATS = 3
 # From these each curve leaves in one direction; the generator's steps are those of a small backbone on one core.
-QUANTIZER = Sizes(tokens=64, codes=16_384, dim=256, batch=4)
+QUANTIZER = Sizes(tokens=64, codes=16_384, dim=256, batch=16)
 GENERATOR = Sizes(tokens=64, codes=4096, dim=256, batch=2, text=32)
 TOKENS, DIMS = (16, 64, 256, 1024), (64, 256, 1024)
 CODES = (1024, 4096, 16_384, 65_536, 262_144)
@@ -36,6 +37,8 @@ BATCHES, TEXTS = (1, 4, 16), (16, 64, 256, 1024)
 HEAD = Sizes(tokens=256, codes=65_536, batch=4)
 PAPER_TOKENIZERS = ("paper/cvq-16k-256", "paper/cvq-65k")
 PAPER_GENERATORS = ("paper/car-4b", "paper/car-8b")
+DRAWN = {"seconds": "time", "memory": "memory"}
+COLORS = {"quantizer": "C0", "generator": "C1"}
 NAMES = {"tokens": "tokens C", "codes": "codes N", "dim": "numbers of a codeword D", "batch": "batch",
          "text": "text tokens T"}  # fmt: skip
 
@@ -190,22 +193,23 @@ def shown_paper(result: Record) -> TextTable:
 
 
 def draw(result: Record, path: Path) -> None:
-    """Time over each of the sizes, for both kinds of step."""
-    from lab.plots import line_panels
-
-    panels = []
-    for name in NAMES:
-        lines = {
-            f"{curve['of']}, {key}": [(point["at"], point[key] / point_of(curve, key)) for point in curve["points"]]
-            for curve in result["curves"] if curve["over"] == name for key in ("seconds", "memory")
-        }  # fmt: skip
-        panels.append((name, "over that of the first point", lines))
-    line_panels(panels, path)
-
-
-def point_of(curve: Record, key: str) -> float:
-    """The first point's value."""
-    return float(curve["points"][0][key])
+    """Time and memory over each of the sizes, for both kinds of step, on logarithmic axes."""
+    figure = blank_figure(4 * len(NAMES), 4.6)
+    for place, (name, words) in enumerate(NAMES.items()):
+        axes = figure.add_subplot(1, len(NAMES), place + 1)
+        for curve in (curve for curve in result["curves"] if curve["over"] == name):
+            at = [point["at"] for point in curve["points"]]
+            for (key, label), style in zip(DRAWN.items(), ("-", "--"), strict=True):
+                over = [point[key] / curve["points"][0][key] for point in curve["points"]]
+                axes.plot(at, over, style, marker="o", color=COLORS[curve["of"]], label=f"{curve['of']}, {label}")
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.set_xlabel(words)
+        axes.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("over that of the first point")
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4)
+    save_figure(figure, path)
 
 
 TABLES: Tables = {

@@ -32,7 +32,7 @@ from lab.store import DEFAULT_STORE, saved_generator_key, trained_saved_generato
 from lab.studies.generator import PROMPTS, scene_protocol
 from lab.study import Study, Tables, collect
 
-HOURS = 1
+HOURS = 1.5
 RESULT = "backbones.json"
 
 STEPS, WIDTH, LAYERS, HEADS = 400, 256, 6, 4

@@ -195,6 +195,17 @@ def test_a_copy_goes_on_where_it_was_stopped(
     assert copies(tmp_path / "cache", "tar.part") == []
 
 
+def test_a_copy_that_is_cut_is_not_believed(server: Server, tars: Path, tmp_path: Path) -> None:
+    expected = samples(ShardSource(f"{tars}/{NAMES}", 16, "all"))
+    source = ShardSource(f"{server.address}/{NAMES}", 16, "all")
+    for copy in copies(tmp_path / "cache"):
+        copy.write_bytes(copy.read_bytes()[:2000])
+    assert samples(source) == expected
+    shard = shard_file(remote_path(f"{server.address}/images-00000.tar"))
+    with shard.whole() as place:
+        assert place.read_bytes() == (tars / "images-00000.tar").read_bytes()
+
+
 def test_the_cache_keeps_to_its_room_and_what_was_used_last(
     server: Server, tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -113,12 +113,11 @@ def _asked(path: RemotePath) -> Stamp | None:
 
 def read(path: RemotePath, state: Stamp, first: int, size: int) -> bytes:
     """Some bytes of a file in this state, from the cache or from its server."""
-    try:
-        with _place(path, state).open("rb") as file:
-            file.seek(first)
-            return file.read(size)
-    except FileNotFoundError:
-        return _range(path, first, size)
+    with suppress(FileNotFoundError), _place(path, state).open("rb") as file:
+        file.seek(first)
+        if len(content := file.read(size)) == size:
+            return content
+    return _range(path, first, size)
 
 
 def _range(path: RemotePath, first: int, size: int) -> bytes:
@@ -212,7 +211,7 @@ def local_copy(path: RemotePath, state: Stamp) -> Iterator[Path]:
     place.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(_lock(place)):  # another process that wants the same waits for it
         try:
-            if not place.exists():
+            if not (place.exists() and place.stat().st_size == state.size):
                 _make_room(place, state.size, most)
                 _download(path, state, place)
             os.utime(place)
@@ -234,6 +233,8 @@ def _lock(copy: Path) -> Path:
 def _download(path: RemotePath, state: Stamp, place: Path) -> None:
     part = place.with_name(f"{place.name}.part")
     with part.open("ab") as file:
+        if file.tell() > state.size:  # of nothing that was written here
+            file.truncate(0)
         while (there := file.tell()) < state.size:
             file.write(_range(path, there, min(PIECE, state.size - there)))
             file.flush()  # what is lost with a process is asked for again
