@@ -118,15 +118,15 @@ class ShardedAverage:
 
     def save(self, folder: Path, name: str, main: bool) -> None:
         """As MovingAverage says."""
-        import torch.distributed.checkpoint as distributed_checkpoint
+        from torch.distributed.checkpoint.state_dict_saver import save  # takes long to import
 
-        distributed_checkpoint.save(self._state(), checkpoint_id=folder / f"average-{name}")
+        save(self._state(), checkpoint_id=folder / f"average-{name}")
 
     def load(self, folder: Path, name: str) -> None:
         """As MovingAverage says."""
-        import torch.distributed.checkpoint as distributed_checkpoint
+        from torch.distributed.checkpoint.state_dict_loader import load
 
-        distributed_checkpoint.load(self._state(), checkpoint_id=folder / f"average-{name}")
+        load(self._state(), checkpoint_id=folder / f"average-{name}")
 
     def file(self, name: str) -> str:
         """As MovingAverage says."""
