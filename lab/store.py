@@ -67,6 +67,18 @@ def trained_generator(
     return CAR.from_pretrained(folder / "final"), done
 
 
+def saved_generator_key(recipe: CARRecipe) -> str:
+    """As `generator_key`, on the tokenizer that the recipe itself names, which is there."""
+    digest_of_it = tokenizer_digest(CVQTokenizer.from_pretrained(recipe.tokenizer))  # what has that name may change
+    return run_key(replace(recipe, tokenizer=digest_of_it))
+
+
+def trained_saved_generator(recipe: CARRecipe, store: Path = DEFAULT_STORE) -> tuple[CAR, dict[str, Any]]:
+    """As `trained_generator`, on the tokenizer that the recipe itself names."""
+    folder, done = _finished(recipe, saved_generator_key(recipe), store)
+    return CAR.from_pretrained(folder / "final"), done
+
+
 def ordered_generator_key(tokenizer: TokenizerRecipe, recipe: CARRecipe, order: str | None) -> str:
     """As `generator_key`, on the tokenizer with its channels in another order, by name; None: as they are."""
     if order is None:

@@ -39,7 +39,7 @@ from channelvq.files import write_sums
 from channelvq.nn.detector import Detector
 from channelvq.nn.perceptual import PerceptualNetwork
 from channelvq.pretrained import PACKAGE
-from channelvq.train.checkpoint import _ShardList
+from channelvq.train.checkpoint import _ShardList, weights_only
 from channelvq.train.engine import Engine, read_metrics
 from channelvq.train.run import load_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe, TokenizerTask
@@ -172,6 +172,25 @@ def test_a_list_of_shards_names_nothing_but_what_it_is_made_of(tmp_path: Path) -
         with pytest.raises(pickle.UnpicklingError, match="it names"):
             _ShardList(io.BytesIO()).find_class(module, name)
     assert _ShardList(io.BytesIO()).find_class("torch", "bfloat16") is torch.bfloat16
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_what_is_no_tensor_among_shards_is_plain_data(tmp_path: Path) -> None:
+    from torch.distributed import checkpoint
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    state = {"weight": torch.ones(2), "lr": 0.5, "betas": (0.9, 0.95), "evil": Payload(tmp_path / "made")}
+    checkpoint.save(state, checkpoint_id=tmp_path / "shards", no_dist=True)
+    plain = {"weight": torch.zeros(2), "lr": 0.0, "betas": (0.0, 0.0)}
+    with weights_only():
+        checkpoint.load(plain, checkpoint_id=tmp_path / "shards", no_dist=True)
+        with pytest.raises(CheckpointException, match="Weights only load failed"):
+            checkpoint.load({**plain, "evil": 0}, checkpoint_id=tmp_path / "shards", no_dist=True)
+    assert plain["lr"] == 0.5
+    assert torch.equal(plain["weight"], torch.ones(2))
+    assert not (tmp_path / "made").exists()
+    checkpoint.load({**plain, "evil": 0}, checkpoint_id=tmp_path / "shards", no_dist=True)
+    assert (tmp_path / "made").exists()  # without it the payload is executed
 
 
 def test_caches(trap: Trap, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

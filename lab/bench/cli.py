@@ -273,3 +273,30 @@ def bench_restart(json_file: JsonOption = None) -> None:
 
     check_outputs([json_file])
     rich.print(shown(run(json_file)).terminal())
+
+
+@bench_app.command("ranks")
+def bench_ranks(json_file: JsonOption = None) -> None:
+    """One, two and four processes train the same tokenizer and the same generator: how far apart they end."""
+    import rich
+
+    from lab.bench.ranks import run, shown
+
+    check_outputs([json_file])
+    rich.print(shown(run(json_file)).terminal())
+
+
+@bench_app.command("cost")
+def bench_cost(
+    tiny: Annotated[bool, typer.Option("--tiny", help="Sizes of no meaning that take seconds.")] = False,
+    json_file: JsonOption = None,
+) -> None:
+    """Time and memory of a step over tokens, codes, codeword size, batch and text length. About 10 minutes."""
+    import rich
+
+    from lab.bench.cost import run, shown, shown_heads, shown_paper
+
+    check_outputs([json_file])
+    result = run(json_file, tiny=tiny)
+    for table in (shown, shown_heads, shown_paper):
+        rich.print(table(result).terminal())

@@ -7,7 +7,7 @@ import pytest
 
 from channelvq.errors import InputError
 from lab.listing import studies, study_module
-from lab.studies import car_tokens
+from lab.studies import backbones, car_tokens
 from lab.study import RecipeStudy
 from lab.tables import SECTION, declared, render
 
@@ -28,6 +28,7 @@ def is_whole(file: str) -> bool:
     path = ROOT / "results" / file
     runs = {result: len(study.runs) for result, study in STUDIES.items() if isinstance(study, RecipeStudy)}
     runs["car-tokens-small.json"] = len(car_tokens.keys())
+    runs["backbones.json"] = len(backbones.VARIANTS)
     return path.exists() and (file not in runs or len(json.loads(path.read_text())["records"]) == runs[file])
 
 

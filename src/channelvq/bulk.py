@@ -26,7 +26,7 @@ from torch import Tensor
 
 from channelvq.car.data import tokenizer_digest
 from channelvq.data.files.checked import decoding
-from channelvq.data.files.shard_index import Located, ShardFile, decode, locate, shard_file
+from channelvq.data.files.shard_index import Located, ShardFile, ShardPath, decode, locate, shard_file
 from channelvq.data.files.shards import shard_paths
 from channelvq.data.files.token_shards import (
     IDS,
@@ -59,17 +59,17 @@ class Job:
     folder: Path
 
 
-def find_shards(shards: str | Path) -> list[Path]:
+def find_shards(shards: str | Path) -> list[ShardPath]:
     """The tars of a folder, or those that a path with braces for numbers names; InputError where there is none."""
     if not Path(shards).is_dir():
         return shard_paths(str(shards))
     if not (paths := sorted(path for path in Path(shards).glob("*.tar") if path.is_file())):
         raise InputError(f"folder {str(shards)!r}: no .tar file in it; `cvq data shard` makes some of images")
-    return paths
+    return [*paths]
 
 
 def tokenize_shards(
-    shards: str | Path | Sequence[Path],
+    shards: str | Path | Sequence[ShardPath],
     folder: str | Path,
     tokenizer: str | Path = "bundled",
     *,
@@ -131,9 +131,9 @@ def tokenize_shards(
 # What there is to do
 
 
-def _named(paths: Iterable[Path]) -> dict[str, Path]:
+def _named(paths: Iterable[ShardPath]) -> dict[str, ShardPath]:
     """Tars by the names of their token shards, in their order."""
-    named: dict[str, Path] = {}
+    named: dict[str, ShardPath] = {}
     for path in paths:
         if (name := path.stem) in named:
             raise InputError(f"shards {str(named[name])!r} and {str(path)!r} have one name; give each a folder")
@@ -143,7 +143,7 @@ def _named(paths: Iterable[Path]) -> dict[str, Path]:
     return named
 
 
-def _begun(job: Job, model: CVQTokenizer, by_name: dict[str, Path]) -> TokenManifest:
+def _begun(job: Job, model: CVQTokenizer, by_name: dict[str, ShardPath]) -> TokenManifest:
     """What the folder holds, with all that is to be done now as pending; InputError where it is of something else."""
     manifest = TokenManifest(
         job.tokenizer, job.digest, model.num_tokens, model.codebook_size, job.caption_field, pending=tuple(by_name)
@@ -188,17 +188,18 @@ def _with(manifest: TokenManifest, done: TokenShard) -> TokenManifest:
 # One shard
 
 
-def tokenize_shard(job: Job, model: CVQTokenizer, path: Path) -> TokenShard:
+def tokenize_shard(job: Job, model: CVQTokenizer, path: ShardPath) -> TokenShard:
     """Write the token shard of one tar; InputError where that is missing, no plain tar, or cut off."""
     shard = shard_file(path)
-    samples, skipped = locate(path)
-    if not samples and not skipped:
-        skipped = [Skipped(path, f"shard {str(path)!r} holds no image")]
     ids, captions, keys = [torch.empty(0, model.num_tokens, dtype=torch.int64)], [], []
-    for images, texts, names in _decoded(shard, samples, job.caption_field, model.image_size, skipped):
-        ids.append(model.tokenize(normalize(images)).cpu())
-        captions += texts
-        keys += names
+    with shard.whole() as whole:
+        samples, skipped = locate(shard, whole)
+        if not samples and not skipped:
+            skipped = [Skipped(path, f"shard {str(path)!r} holds no image")]
+        for images, texts, names in _decoded(shard, samples, job.caption_field, model.image_size, skipped):
+            ids.append(model.tokenize(normalize(images)).cpu())
+            captions += texts
+            keys += names
     place = job.folder / f"{path.stem}{IDS}"
     write_token_shard(place, torch.cat(ids).to(id_type(model.codebook_size)), captions, keys)
     left_out = tuple((str(entry.path), entry.reason) for entry in skipped)
@@ -237,7 +238,9 @@ def _decoded(
 _worker: dict[str, CVQTokenizer] = {}  # of such a process, by its digest
 
 
-def _local(job: Job, model: CVQTokenizer, paths: Sequence[Path], workers: int) -> Iterator[TokenShard | InputError]:
+def _local(
+    job: Job, model: CVQTokenizer, paths: Sequence[ShardPath], workers: int
+) -> Iterator[TokenShard | InputError]:
     """The token shards of some tars as they are done, or why there is none."""
     if workers <= 1:
         yield from (_outcome(job, model, path) for path in paths)
@@ -277,13 +280,13 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _in_worker(job: Job, path: Path) -> TokenShard | InputError:
+def _in_worker(job: Job, path: ShardPath) -> TokenShard | InputError:
     if job.digest not in _worker:
         return InputError(f"tokenizer {job.tokenizer!r} has changed since the command began; give it again")
     return _outcome(job, _worker[job.digest], path)
 
 
-def _on_ray(job: Job, path: Path) -> TokenShard | InputError:
+def _on_ray(job: Job, path: ShardPath) -> TokenShard | InputError:
     try:
         if job.digest not in _worker:  # Ray keeps its processes for the next task
             _load(job, threads=1)
@@ -292,7 +295,7 @@ def _on_ray(job: Job, path: Path) -> TokenShard | InputError:
     return _in_worker(job, path)
 
 
-def _outcome(job: Job, model: CVQTokenizer, path: Path) -> TokenShard | InputError:
+def _outcome(job: Job, model: CVQTokenizer, path: ShardPath) -> TokenShard | InputError:
     try:
         return tokenize_shard(job, model, path)
     except InputError as error:

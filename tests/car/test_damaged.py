@@ -2,10 +2,12 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 
 import pytest
+import torch
 
 from channelvq import CAR, CVQTokenizer
 from channelvq.errors import InputError
@@ -52,3 +54,17 @@ def test_another_text_tokenizer_is_refused(tmp_path: Path) -> None:
     file.write_text(json.dumps(content))
     with pytest.raises(InputError, match=r"another text tokenizer than the one in tokenizer\.json"):
         CAR.from_pretrained(str(tmp_path / "mine"))
+
+
+@pytest.mark.parametrize("kind", ["gemma3_text", "opt"])
+def test_a_type_whose_own_settings_begin_as_private_ones_loads_again(
+    kind: str, new_car: Callable[..., CAR], tmp_path: Path
+) -> None:
+    more = {"gemma3_text": {"intermediate_size": 64, "head_dim": 16, "_sliding_window_pattern": 2},
+            "opt": {"ffn_dim": 64, "word_embed_proj_dim": 32}}[kind]  # fmt: skip
+    car = new_car(backbone={"model_type": kind, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+                            "pad_token_id": 0} | more)  # fmt: skip
+    car.save_pretrained(tmp_path)
+    again = CAR.from_pretrained(tmp_path)
+    assert again.config == car.config
+    assert torch.equal(again.generate("a green dog").ids, car.generate("a green dog").ids)

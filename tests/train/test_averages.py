@@ -4,17 +4,17 @@ import pytest
 import torch
 from torch import nn
 
-from channelvq.train.averages import moving_average, update_average
+from channelvq.train.averages import Average, ShardedAverage
 
 
 def test_the_decay_grows_to_its_value() -> None:
     model = nn.Linear(1, 1, bias=False)
-    average = moving_average(model, 0.9)
+    average = Average(model, 0.9)
     expected = None
     for step in range(200):
         with torch.no_grad():
             model.weight.fill_(float(step))
-        update_average(average, model)
+        average.update(model)
         # The first update takes the weights; number n after it keeps min(decay, (1 + n) / (10 + n)) of the average.
         kept = min(0.9, (1 + step) / (10 + step))
         expected = float(step) if expected is None else kept * expected + (1 - kept) * step
@@ -25,7 +25,25 @@ def test_buffers_are_copied() -> None:
     model = nn.Module()
     model.register_buffer("started", torch.tensor(False))
     model.weight = nn.Parameter(torch.zeros(1))
-    average = moving_average(model, 0.9)
+    average = Average(model, 0.9)
     model.started.fill_(True)
-    update_average(average, model)
+    average.update(model)
     assert bool(average.module.started)
+
+
+def test_a_part_of_the_weights_is_averaged_as_all_of_them_and_changes_places_with_them() -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2)
+    whole, part = Average(model, 0.9), ShardedAverage(model, 0.9)
+    for _ in range(20):
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.add_(torch.randn_like(weight))
+        whole.update(model)
+        part.update(model)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    with part.in_place(model):
+        for name, mean in whole.module.state_dict().items():
+            assert torch.equal(model.state_dict()[name], mean)
+    for name, weight in before.items():
+        assert torch.equal(model.state_dict()[name], weight)

@@ -11,6 +11,7 @@ from tests.train.runs import fit, recipe, resumed
 
 from channelvq.errors import InputError
 from channelvq.files import write_sums
+from channelvq.train import averages
 from channelvq.train import checkpoint as checkpoint_module
 from channelvq.train.engine import read_metrics
 
@@ -87,7 +88,9 @@ def test_a_full_disk_names_the_file_and_leaves_the_last_good_state(
             resource.setrlimit(resource.RLIMIT_FSIZE, (8, before[1]))
 
     def on_full_disk(*given: object) -> None:
-        for module, writer in ((torch, "save"), (checkpoint_module, "write_weights")):
+        for module, writer in (
+            (torch, "save"), (checkpoint_module, "write_weights"), (averages, "write_weights"),
+        ):  # fmt: skip
             function = getattr(module, writer)
 
             def watched(*args: Any, function: Any = function, **more: Any) -> object:

@@ -31,6 +31,7 @@ _CAUSAL: dict[str, tuple[object, ...]] = {
 }
 # What makes transformers fetch code or build with other packages, and what its types call the number of their layers.
 _CODE = {"auto_map", "attn_implementation", "quantization_config", "trust_remote_code", "custom_pipelines"}
+_UNDERSCORED = {"_sliding_window_pattern", "_remove_final_layer_norm"}  # settings all the same, of gemma3_text and opt
 _LAYERS = re.compile(r"(num_|n_)?(hidden_|decoder_|encoder_)?layers?")
 _AT_LEAST_ONE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 SHORT = 256  # positions: the scores of all pairs are little memory
@@ -96,7 +97,7 @@ def check_saved_settings(settings: dict[str, Any], num_tensors: int, where: str)
     if not isinstance(settings.get("model_type"), str):
         raise InputError(f"{where}: backbone.model_type is missing; a saved generator names it")
     for key, value in _nested(settings):
-        if key.startswith("_") or key in _CODE:
+        if (key.startswith("_") and key not in _UNDERSCORED) or key in _CODE:
             raise InputError(f"{where}: backbone.{key} is no setting of a saved generator; remove it")
         if _LAYERS.fullmatch(key) and isinstance(value, int) and value > num_tensors:
             raise InputError(f"{where}: backbone.{key} {value} does not fit weights of {num_tensors} tensors")

@@ -1,17 +1,17 @@
-"""`cvq data`: packages in the user's cache, shards of the user's own images, and tokens of shards."""
+"""`cvq data`: packages in the user's cache, shards of the user's own images, their tokens, and checks of all these."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from channelvq.cli.options import DeviceOption, OutputOption, OverwriteOption, TokenizerOption, outputs
+from channelvq.cli.options import DeviceOption, JsonOption, OutputOption, OverwriteOption, TokenizerOption, outputs
 from channelvq.terminal import printable
 
 data_app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
-    help="Data packages in the user's cache; tar shards of your own images, and their tokens.",
+    help="Data packages in the user's cache; checks of your own images, tar shards of them, and their tokens.",
 )
 SHOWN = 20  # skipped files that are named on the terminal; the record lists all
 
@@ -23,6 +23,31 @@ def data_fetch(names: Annotated[list[str], typer.Argument(help="Package names; s
 
     for name in names:
         typer.echo(f"{name}: {fetch(name)}")
+
+
+@data_app.command("check")
+def data_check(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A folder of images, of tars or of token shards; a .jsonl or .csv manifest; or tars, in quotes."
+        ),
+    ],
+    caption_field: Annotated[str, typer.Option(help="Of .json members.")] = "caption",
+    json_file: JsonOption = None,
+) -> None:
+    """Read everything once and tell what is broken; exit code 1 where something is."""
+    from channelvq.data.files.check import check_source, lines
+    from channelvq.evaluate.results import write_json
+
+    outputs(json_file, inputs=(source,))
+    report = check_source(source, caption_field=caption_field)
+    for line in lines(report):
+        typer.echo(printable(line))
+    if json_file:
+        write_json(json_file, report.to_dict())
+    if not report.sound:
+        raise typer.Exit(1)
 
 
 @data_app.command("shard")
@@ -76,8 +101,8 @@ def data_tokenize(
     from channelvq.bulk import find_shards, tokenize_shards
 
     paths = find_shards(shards)
-    outputs(folder=output, inputs=(*{path.parent for path in paths}, tokenizer), own=("manifest.json",),
-            overwrite=overwrite)  # fmt: skip
+    folders = {path.parent for path in paths if isinstance(path, Path)}
+    outputs(folder=output, inputs=(*folders, tokenizer), own=("manifest.json",), overwrite=overwrite)
     done = tokenize_shards(paths, output, tokenizer, caption_field=caption_field, device=device, engine=engine,
                            workers=workers, say=lambda line: typer.echo(printable(line), err=True))  # fmt: skip
     skipped = [reason for shard in done.shards for _, reason in shard.skipped]

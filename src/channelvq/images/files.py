@@ -5,7 +5,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from PIL import Image
 
@@ -34,7 +34,7 @@ class OtherFormatsWarning(UserWarning):
 class Skipped:
     """A file that could not be used, and why."""
 
-    path: Path
+    path: PurePath
     reason: str
 
 

@@ -4,13 +4,17 @@
     average-NAME.safetensors   moving averages   schedules.json       random-states-RANK.safetensors
     progress.json              step, seconds, machine                 SHA256SUMS   of all of these
 
-Nothing that is read can execute anything: what is a pickle, the optimizers' state, is read by torch with weights_only.
+FSDP's shards are folders with a file of each rank. Nothing that is read can execute anything: what is a pickle, the
+optimizers' state, is read by torch with weights_only.
 """
 
+import os
 import platform
 import shutil
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import Unpickler, UnpicklingError
@@ -20,12 +24,12 @@ import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
 from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import AveragedModel
 
 from channelvq.config import differences, from_dict, read_recipe, to_dict
 from channelvq.errors import InputError, reason
 from channelvq.files import SUMS, damaged, make_ordinary, write_sums
 from channelvq.pretrained import read_settings, read_weights, write_settings, write_weights
+from channelvq.train.averages import MovingAverage
 from channelvq.train.config import TrainConfig
 from channelvq.train.random_states import random_states, set_random_states
 
@@ -50,7 +54,7 @@ class RunState:
     """What a checkpoint keeps of a run beside that which Accelerate saves, by the names of the optimizers."""
 
     schedulers: dict[str, LambdaLR]
-    averages: dict[str, AveragedModel]
+    averages: dict[str, MovingAverage]
 
 
 def checkpoints(run_dir: Path) -> list[Path]:
@@ -178,8 +182,8 @@ def _write(accelerator: Accelerator, folder: Path, kept: RunState) -> None:
     write_weights(_random_file(accelerator, folder), random_states())
     if accelerator.is_main_process:
         write_settings(folder / "schedules.json", {name: _plain(kept.schedulers[name]) for name in kept.schedulers})
-        for name, average in kept.averages.items():
-            write_weights(folder / f"average-{name}.safetensors", average.state_dict())
+    for name, average in kept.averages.items():
+        average.save(folder, name, accelerator.is_main_process)
 
 
 def _plain(scheduler: LambdaLR) -> dict[str, Any]:
@@ -242,17 +246,37 @@ def load_checkpoint(accelerator: Accelerator, folder: Path, config: TrainConfig,
                 stacklevel=2,
             )
     try:
-        accelerator.load_state(str(folder), load_kwargs={"weights_only": True})
+        with weights_only():
+            accelerator.load_state(str(folder), load_kwargs={"weights_only": True})
+            for name, average in kept.averages.items():
+                average.load(folder, name)
         schedules = read_settings(folder / "schedules.json")
         for name, scheduler in kept.schedulers.items():
             scheduler.load_state_dict(schedules[name] | {"lr_lambdas": [None] * len(scheduler.lr_lambdas)})
             _set_rates(scheduler)
-        for name, average in kept.averages.items():
-            average.load_state_dict(read_weights(folder / f"average-{name}.safetensors"))
         set_random_states(read_weights(_random_file(accelerator, folder)))
     except FAULTS as error:
         raise _unusable(folder, f"does not fit or is damaged ({reason(error)})") from None
     return before["step"]
+
+
+@contextmanager
+def weights_only() -> Iterator[None]:
+    """Within it torch unpickles tensors and plain data only, whoever asks.
+
+    torch.distributed.checkpoint asks for any object where FSDP's shards hold what is no tensor.
+    """
+    wanted = {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "0"}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _set_rates(scheduler: LambdaLR) -> None:
@@ -272,8 +296,8 @@ def _check_whole(accelerator: Accelerator, folder: Path, kept: RunState) -> None
     if not (folder / SUMS).is_file():
         raise _unusable(folder, f"it has no {SUMS}: incomplete, or of a version before checkpoints had digests")
     parts = [_random_file(accelerator, folder), folder / "schedules.json"]
-    parts += [folder / f"average-{name}.safetensors" for name in kept.averages]
-    if missing := [part.name for part in parts if not part.is_file()]:
+    parts += [folder / average.file(name) for name, average in kept.averages.items()]
+    if missing := [part.relative_to(folder).as_posix() for part in parts if not part.is_file()]:
         raise _unusable(folder, f"it lacks {', '.join(missing)}")
     # By one process: reading all of it in each would take as long as there are ranks.
     if accelerator.is_main_process and (wrong := damaged(folder)):

@@ -23,7 +23,7 @@ from channelvq.errors import DivergedError, InputError, NotFiniteError
 from channelvq.files import check_not_held, only_writer, parse_json
 from channelvq.outputs import check_outputs
 from channelvq.train import launch
-from channelvq.train.averages import moving_average, update_average
+from channelvq.train.averages import Average, ShardedAverage
 from channelvq.train.checkpoint import (
     RunState,
     check_run_folder,
@@ -89,7 +89,7 @@ class Engine:
     def _prepare_models(self) -> None:
         accelerator, config, models = self.accelerator, self.config, self.task.models
         if launch.is_sharded(accelerator):
-            launch.check_shardable(config, models, self.task.optimizers)
+            launch.check_shardable(models, self.task.optimizers)
         # Formats and compilation before the wrappers of several ranks, which look at the networks as they are then.
         for model in models.values():
             launch.in_memory_format(model, config.channels_last)
@@ -103,8 +103,11 @@ class Engine:
         }
         # A helper is not evaluated, so it has no average.
         averaged = self.optimizers if config.ema else ()
-        self.averages = {name: moving_average(models[name], config.ema) for name in averaged}
-        self.run_state = RunState(self.schedulers, self.averages)
+        if self.unsharded is None:
+            self.averages = {name: Average(models[name], config.ema) for name in averaged}
+        else:
+            self.averages = {name: ShardedAverage(self.models[name], config.ema) for name in averaged}
+        self.run_state = RunState(self.schedulers, dict(self.averages))
 
     def fit(self) -> Figures | None:
         """Run from the start or the newest checkpoint to `steps`; evaluate; write final/."""
@@ -210,7 +213,7 @@ class Engine:
         self.schedulers[name].step()
         optimizer.zero_grad()
         if name in self.averages:
-            update_average(self.averages[name], self.task.models[name])
+            self.averages[name].update(self.task.models[name] if self.unsharded is None else self.models[name])
         return logged
 
     def _backward(self, name: str, batch: Tensor, step: int, i: int, log: bool) -> Figures:
@@ -279,12 +282,14 @@ class Engine:
         Of sharded models unsharded copies, on the main process alone.
         """
         if self.unsharded is not None:
-            launch.gather(self.accelerator, self.models, self.unsharded)
+            with ExitStack() as swapped:
+                for name, average in self.averages.items():
+                    if isinstance(average, ShardedAverage):
+                        swapped.enter_context(average.in_place(self.models[name]))
+                launch.gather(self.accelerator, self.models, self.unsharded)
             return self.unsharded
-        return {
-            name: self.averages[name].module if name in self.averages else model
-            for name, model in self.task.models.items()
-        }
+        whole = {name: average.module for name, average in self.averages.items() if isinstance(average, Average)}
+        return self.task.models | whole
 
     def _evaluate(self, step: int) -> Figures:
         models = self.evaluated_models()

@@ -181,14 +181,12 @@ def is_sharded(accelerator: Accelerator) -> bool:
     return accelerator.distributed_type == DistributedType.FSDP
 
 
-def check_shardable(config: TrainConfig, models: dict[str, nn.Module], optimizers: dict[str, Optimizer]) -> None:
+def check_shardable(models: dict[str, nn.Module], optimizers: dict[str, Optimizer]) -> None:
     """InputError for what FSDP cannot train here."""
     if any(not getattr(optimizer, "shardable", True) for optimizer in optimizers.values()):
         raise InputError("FSDP: Muon needs unsharded matrices; set objective.muon_learning_rate=null")
     if len(models) > 1:
         raise InputError(f"FSDP shards one model, this recipe trains {', '.join(models)}: use DDP, they are small")
-    if config.ema:
-        raise InputError(f"FSDP: there is no moving average of sharded weights; set train.ema=0 (given {config.ema})")
 
 
 def prepare(

@@ -62,7 +62,7 @@ def unreadable(paths: Sequence[Path], name: str) -> dict[Path, Skipped]:
     finally:  # also what an interrupted check has learnt
         if good:
             remember(memory, {"pillow": version("pillow"), "files": known | good})
-    return {skipped.path: skipped for skipped in bad}
+    return {Path(skipped.path): skipped for skipped in bad}
 
 
 def _memory_file(name: str) -> Path:

@@ -11,7 +11,7 @@ import json
 import re
 import tarfile
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -26,8 +26,10 @@ from PIL import Image
 from webdataset.tariterators import group_by_keys
 
 from channelvq.data.fetched.packages import cache_root
+from channelvq.data.files import remote
 from channelvq.data.files.checked import decoding
 from channelvq.data.files.listing import Stamp, stamp
+from channelvq.data.files.remote import RemotePath
 from channelvq.data.split import split_number
 from channelvq.errors import InputError
 from channelvq.files import parse_json, write_atomically
@@ -49,17 +51,26 @@ SAMPLE = np.dtype(
     ]
 )  # fmt: skip
 Place = tuple[int, int]  # first byte, number of bytes
+ShardPath = Path | RemotePath
 
 
 @dataclass(frozen=True, eq=False)
 class ShardFile:
     """A shard as it was when it was first looked at."""
 
-    path: Path
+    path: ShardPath
     stamp: Stamp
+
+    def whole(self) -> AbstractContextManager[Path]:
+        """A file of this machine with all of it: its own, or a copy, which `read` reads while it is there."""
+        if isinstance(self.path, RemotePath):
+            return remote.local_copy(self.path, self.stamp)
+        return nullcontext(self.path)
 
     def read(self, first: int, size: int) -> bytes:
         """Some bytes of the shard; InputError if it is gone or no longer what was indexed."""
+        if isinstance(self.path, RemotePath):
+            return remote.read(self.path, self.stamp, first, size)
         try:
             with self.path.open("rb") as file:
                 if stamp(file.fileno()) != self.stamp:
@@ -83,13 +94,14 @@ class ShardIndex(ShardFile):
         return self.keys[sample["key"] : sample["key"] + sample["key_size"]].tobytes().decode("utf-8", "surrogatepass")
 
 
-def index_shard(path: Path, caption_field: str) -> ShardIndex:
+def index_shard(path: ShardPath, caption_field: str) -> ShardIndex:
     """The index of a shard from the cache, or made now; caption_field: which field of a .json member is the caption.
 
     Raises InputError where the shard is missing, no plain tar archive, cut off, or holds a name twice.
     """
     shard = shard_file(path)
-    digest = sha256(f"{path.absolute()}\n{caption_field}".encode("utf-8", "surrogatepass")).hexdigest()[:24]
+    place = path if isinstance(path, RemotePath) else path.absolute()
+    digest = sha256(f"{place}\n{caption_field}".encode("utf-8", "surrogatepass")).hexdigest()[:24]
     memory = cache_root() / "shards" / f"{digest}.npz"
     if (remembered := _remembered(memory, path, shard.stamp)) is not None:
         return remembered
@@ -99,9 +111,10 @@ def index_shard(path: Path, caption_field: str) -> ShardIndex:
     return index
 
 
-def shard_file(path: Path) -> ShardFile:
+def shard_file(path: ShardPath) -> ShardFile:
     """A shard as it is now; InputError where it is missing."""
-    if (state := stamp(path)) is None:
+    state = remote.state_of(path) if isinstance(path, RemotePath) else stamp(path)
+    if state is None:
         raise InputError(f"shard {str(path)!r} cannot be read: is it gone, or may you not?")
     return ShardFile(path, state)
 
@@ -117,13 +130,13 @@ def _save(index: ShardIndex, stream: Any) -> None:
     )
 
 
-def _remembered(memory: Path, path: Path, state: Stamp) -> ShardIndex | None:
+def _remembered(memory: Path, path: ShardPath, state: Stamp) -> ShardIndex | None:
     """The stored index; None if it is missing, broken, of another state of the shard or of another Pillow."""
     try:
         with memory.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             if str(stored["maker"]) != _maker() or Stamp(*stored["stamp"].tolist()) != state:
                 return None
-            skipped = tuple(Skipped(Path(name), reason) for name, reason in parse_json(str(stored["skipped"])))
+            skipped = tuple(Skipped(type(path)(name), reason) for name, reason in parse_json(str(stored["skipped"])))
             return ShardIndex(path, state, stored["samples"], stored["keys"], skipped)
     except Exception:  # zipfile and numpy have a dozen kinds of errors for a byte that has changed
         return None
@@ -141,15 +154,16 @@ class Located(NamedTuple):
     kind: int
 
 
-def locate(path: Path) -> tuple[list[Located], list[Skipped]]:
+def locate(shard: ShardFile, place: Path) -> tuple[list[Located], list[Skipped]]:
     """The samples of a shard in their order, and what is none, with reasons; nothing is decoded yet.
 
+    place: where all of it is, as `whole` gives it.
     Raises InputError where the shard is no plain tar archive, cut off, or holds a name twice.
     """
     samples: list[Located] = []
     skipped: list[Skipped] = []
-    for members in _grouped(path):
-        sample = _classified(path, members)
+    for members in _grouped(shard.path, place):
+        sample = _classified(shard.path, members)
         if isinstance(sample, Skipped):
             skipped.append(sample)
         else:
@@ -171,8 +185,8 @@ def decode(shard: ShardFile, sample: Located, caption_field: str) -> tuple[Image
 
 
 def _read_shard(shard: ShardFile, caption_field: str) -> ShardIndex:
-    located, skipped = locate(shard.path)
-    with decoding() as pool:
+    with shard.whole() as place, decoding() as pool:
+        located, skipped = locate(shard, place)
         checked = list(pool.map(partial(_checked, shard, caption_field), located))
     good = [sample for sample in checked if isinstance(sample, Located)]
     skipped += [sample for sample in checked if isinstance(sample, Skipped)]
@@ -185,9 +199,9 @@ def _read_shard(shard: ShardFile, caption_field: str) -> ShardIndex:
     return ShardIndex(shard.path, shard.stamp, samples, joined, tuple(skipped))
 
 
-def _grouped(path: Path) -> Iterator[dict[str, Any]]:
+def _grouped(path: ShardPath, place: Path) -> Iterator[dict[str, Any]]:
     """The members of a shard by sample, as webdataset groups them: {"__key__": name, suffix: place, ...}."""
-    files = ({"fname": name, "data": place, "__url__": str(path)} for name, place in _members(path))
+    files = ({"fname": name, "data": where, "__url__": str(path)} for name, where in _members(path, place))
     try:
         yield from group_by_keys(files, lcase=False)
     except InputError:
@@ -196,36 +210,36 @@ def _grouped(path: Path) -> Iterator[dict[str, Any]]:
         raise InputError(f"shard {str(path)!r}: {error.args[0]}; write the shard again with different names") from None
 
 
-def _members(path: Path) -> Iterator[tuple[str, Place]]:
+def _members(path: ShardPath, place: Path) -> Iterator[tuple[str, Place]]:
     """Name and place of the plain files of a tar archive, in their order."""
     end = 0
     try:
-        with tarfile.open(path, "r:") as tar:
+        with tarfile.open(place, "r:") as tar:
             for member in tar:
                 size = member.size if member.isreg() else 0
                 end = member.offset_data + -(-size // BLOCK) * BLOCK
                 if member.isreg() and not META.match(member.name):
                     yield member.name, (member.offset_data, member.size)
-        with path.open("rb") as file:
+        with place.open("rb") as file:
             # tarfile takes whatever is no header for the end; only a block of zeros is.
             file.seek(end)
             ended = file.read(BLOCK) == bytes(BLOCK)
     except (tarfile.TarError, OSError) as error:
-        raise _unusable(path, str(error)) from None
+        raise _unusable(path, place, str(error)) from None
     if not ended:
-        raise _unusable(path, f"after {end} bytes there is neither a member nor the end mark")
+        raise _unusable(path, place, f"after {end} bytes there is neither a member nor the end mark")
 
 
-def _unusable(path: Path, reason: str) -> InputError:
+def _unusable(path: ShardPath, place: Path, reason: str) -> InputError:
     start = b""
-    with suppress(OSError), path.open("rb") as file:  # of what cannot be opened the reason says so
+    with suppress(OSError), place.open("rb") as file:  # of what cannot be opened the reason says so
         start = file.read(8)
     if start.startswith(COMPRESSED):
         return InputError(f"shard {str(path)!r} is compressed: a plain .tar is needed, unpack it first")
     return InputError(f"shard {str(path)!r} is broken or cut off ({reason}): copy or download it again")
 
 
-def _classified(path: Path, members: dict[str, Any]) -> Located | Skipped:
+def _classified(path: ShardPath, members: dict[str, Any]) -> Located | Skipped:
     name = members["__key__"]
     files = {suffix: place for suffix, place in members.items() if not suffix.startswith("__")}
     images = [suffix for suffix in files if f".{suffix.lower()}" in IMAGE_SUFFIXES]

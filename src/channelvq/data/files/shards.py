@@ -21,7 +21,8 @@ from webdataset.shardlists import expand_urls
 
 from channelvq.config import STRICT
 from channelvq.data.files.collection import Collection
-from channelvq.data.files.shard_index import NONE, ShardIndex, index_shard, parse_caption
+from channelvq.data.files.remote import RemotePath, is_remote, remote_path, states_of
+from channelvq.data.files.shard_index import NONE, ShardIndex, ShardPath, index_shard, parse_caption
 from channelvq.data.options import ImageOptions, SplitOrAll
 from channelvq.data.split import Split, split_mask
 from channelvq.errors import InputError
@@ -35,8 +36,8 @@ SHOWN = 3  # missing shards that an error names
 class ShardsConfig(ImageOptions):
     """The images and captions of the tar shards `urls`, such as "data/train-{00000..00256}.tar".
 
-    urls: of the shards, braces for numbers. validation_urls, test_urls: shards of these splits, where they are given;
-    `urls` then has no share of them.
+    urls: of the shards, braces for numbers: files, or behind http://, https:// and s3:// (extra remote).
+    validation_urls, test_urls: shards of these splits, where they are given; `urls` then has no share of them.
     caption_field: of .json members. captioned: leave out images without a caption.
     """
 
@@ -57,13 +58,14 @@ class ShardsConfig(ImageOptions):
 class ShardSource(Collection):
     """The images of tar shards with the captions beside them.
 
-    urls: paths of the shards, with braces for numbers: "data/train-{00000..00256}.tar", and :: between several. Each
+    urls: paths or addresses (http, https, s3) of the shards, with braces for numbers, "data/train-{00000..00256}.tar",
+    and :: between several. What lies elsewhere is read by its range where data/files/remote.py has no copy. Each
     sample is one image (.jpg, .png, .webp, ...) and perhaps a caption: a .txt member of the same name, or the field
     `caption_field` of a .json member. size: side of the square samples. split: which share to use, by the hash of the
     image's name, which is a sample's key. captioned: leave out images without a caption.
     skipped: what is left out of all splits: images that cannot be decoded, captions without an image, shards without
     an image; with reasons. A SkippedFilesWarning counts them.
-    Raises InputError for a shard that is missing, compressed, cut off or not on a file system, and for an empty split.
+    Raises InputError for a shard that is missing, compressed or cut off, and for an empty split.
     """
 
     def __init__(
@@ -112,28 +114,26 @@ class ShardSource(Collection):
         return picture, text, shard.key(sample)
 
 
-def shard_paths(urls: str) -> list[Path]:
-    """The files that `urls` names, braces expanded; InputError for what is no file, or missing."""
+def shard_paths(urls: str) -> list[ShardPath]:
+    """The files and addresses that `urls` names, braces expanded; InputError for what is neither, or missing."""
     try:
         names = expand_urls(urls)
-        paths = [Path(name).expanduser() for name in names]
+        paths = [remote_path(name) if is_remote(name) else Path(name).expanduser() for name in names]
+    except InputError:
+        raise
     # A variable of the environment that is not set, a brace without its other half, a home that is nobody's.
     except (AssertionError, ValueError, RuntimeError) as error:
         example = "data/train-{00000..00256}.tar"
         raise InputError(f"shards {urls!r}: {error}; expected paths such as {example!r}") from None
-    if remote := next((name for name in names if "://" in name or name.startswith("pipe:")), None):
-        raise InputError(
-            f"shards {remote!r}: expected files, for samples are read at random places; "
-            "copy the shards to a disk or mount their store"
-        )
-    if missing := [path for path in paths if not path.is_file()]:
+    gone = {str(path) for path in states_of([path for path in paths if isinstance(path, RemotePath)])}
+    if missing := [p for p in paths if (str(p) in gone if isinstance(p, RemotePath) else not p.is_file())]:
         more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
         listed = ", ".join(str(path) for path in missing[:SHOWN])
         raise InputError(f"shards {urls!r}: {len(missing)} of {len(paths)} files are missing: {listed}{more}")
     return paths
 
 
-def _indices(paths: Sequence[Path], caption_field: str) -> list[ShardIndex]:
+def _indices(paths: Sequence[ShardPath], caption_field: str) -> list[ShardIndex]:
     """The index of each shard, with a bar on a terminal."""
     indices: dict[int, ShardIndex] = {}
     # Processes of one run begin at different shards: what one has indexed, another finds in the cache.

@@ -215,10 +215,11 @@ def read_token_folder(folder: Path) -> tuple[TokenManifest, TokenSet]:
             f"{folder} holds {len(manifest.shards)} of {total} token shards; "
             "the command `cvq data tokenize` that began it goes on, give it again"
         )
-    return manifest, joined(map(partial(_fitting, folder, manifest), manifest.shards))
+    return manifest, joined(map(partial(read_shard_of, folder, manifest), manifest.shards))
 
 
-def _fitting(folder: Path, manifest: TokenManifest, shard: TokenShard) -> TokenSet:
+def read_shard_of(folder: Path, manifest: TokenManifest, shard: TokenShard) -> TokenSet:
+    """One of the shards that a folder's manifest lists; InputError where it is missing, damaged or does not fit."""
     path = folder / f"{shard.name}{IDS}"
     if not shard.is_there(folder):
         raise InputError(f"token shard {path} is missing or not as it was written; `cvq data tokenize` makes it again")

@@ -2,6 +2,7 @@
 
 from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 import numpy as np
@@ -11,7 +12,16 @@ from pydantic.dataclasses import dataclass
 
 from channelvq.config import STRICT
 from channelvq.data.files.collection import Collection
-from channelvq.data.files.token_shards import TokenSet, read_token_folder
+from channelvq.data.files.remote import fetch, is_remote, remote_path
+from channelvq.data.files.token_shards import (
+    IDS,
+    LINES,
+    MANIFEST,
+    TokenManifest,
+    TokenSet,
+    read_manifest,
+    read_token_folder,
+)
 from channelvq.data.options import ImageOptions, Shares, SplitOrAll
 from channelvq.data.split import Split, split_mask, split_number
 from channelvq.errors import InputError
@@ -21,8 +31,9 @@ from channelvq.errors import InputError
 class TokensConfig(Shares):
     """The token shards in the folder `root`, for recipes of generators.
 
-    root: a folder that `cvq data tokenize` wrote. validation_root, test_root: folders of these splits, where they are
-    given; `root` then has no share of them. captioned: leave out images without a caption.
+    root: a folder that `cvq data tokenize` wrote, or its http://, https:// or s3:// address (extra remote).
+    validation_root, test_root: folders of these splits, where they are given; `root` then has no share of them.
+    captioned: leave out images without a caption.
     """
 
     root: str
@@ -41,8 +52,9 @@ class TokensConfig(Shares):
 class TokenSource(Collection):
     """The images of token shards as ids (n, C), with captions and keys: `tokens`.
 
-    root: the folder. size: side of the pictures, in pixels. split: which share to use, by the hash of a picture's name
-    in its tar, so it is the split that the picture itself is in. captioned: leave out images without a caption.
+    root: the folder, or its address, whose files are fetched at each start. size: side of the pictures, in pixels.
+    split: which share to use, by the hash of a picture's name in its tar, so it is the split that the picture itself is
+    in. captioned: leave out images without a caption.
     Raises InputError for a folder that is not complete, a damaged shard, and an empty split.
     """
 
@@ -54,7 +66,7 @@ class TokenSource(Collection):
         options = ImageOptions(validation=shares.validation, test=shares.test)
         super().__init__(f"token shards {str(root)!r}", size, split, options)
         self.skipped = []
-        self.manifest, tokens = read_token_folder(Path(root))
+        self.manifest, tokens = _fetched(str(root)) if is_remote(str(root)) else read_token_folder(Path(root))
         if captioned:
             tokens = tokens.subset([place for place, caption in enumerate(tokens.captions) if caption])
         numbers = np.array([split_number(key) for key in tokens.keys], dtype=np.uint64)
@@ -85,3 +97,18 @@ class TokenSource(Collection):
 
     def _read(self, index: int) -> tuple[Image.Image, str, str]:
         raise InputError(f"{self.name} hold no pictures: they are for training generators, recipes with task: car")
+
+
+def _fetched(root: str) -> tuple[TokenManifest, TokenSet]:
+    """All tokens behind an address; nothing of them stays on the disk."""
+    address = remote_path(root.rstrip("/"))
+    with TemporaryDirectory(prefix="channelvq-tokens-") as temporary:
+        folder = Path(temporary)
+        try:
+            fetch(address / MANIFEST, folder / MANIFEST)
+            for shard in read_manifest(folder).shards:
+                for suffix in (IDS, LINES):
+                    fetch(address / f"{shard.name}{suffix}", folder / f"{shard.name}{suffix}")
+            return read_token_folder(folder)
+        except InputError as error:
+            raise InputError(str(error).replace(temporary, str(address))) from None

@@ -1,0 +1,164 @@
+"""One small generator on five backbones: nats on held-out scenes, and what works with each.
+
+small/scenes-car, shortened, on the bundled tokenizer: fresh Qwen3, Llama, Mistral, Gemma 3 and GPT-2 of the same width,
+depth and heads. Their parameters differ where their layers do. What works is tried on each trained one: sampling from
+the cache against the model without it, prompts of different lengths together against each alone, the export for
+transformers and that for llama.cpp.
+"""
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from channelvq.car.export import export_car
+from channelvq.car.gguf_export import export_gguf
+from channelvq.car.model import CAR
+from channelvq.errors import InputError
+from channelvq.evaluate.metrics import with_interval
+from channelvq.evaluate.next_channel import evaluate_next_channel
+from channelvq.evaluate.results import library_versions
+from channelvq.evaluate.tables import TextTable
+from channelvq.nn.modes import evaluating
+from channelvq.report.token_sets import parameters, token_sets
+from channelvq.tokenizer import CVQTokenizer
+from channelvq.train.car_task import CARRecipe
+from channelvq.train.run import load_recipe
+from lab.results import read_result
+from lab.store import DEFAULT_STORE, saved_generator_key, trained_saved_generator
+from lab.studies.generator import PROMPTS, scene_protocol
+from lab.study import Study, Tables, collect
+
+HOURS = 1.5
+RESULT = "backbones.json"
+
+STEPS, WIDTH, LAYERS, HEADS = 400, 256, 6, 4
+_ALIKE: dict[str, Any] = {
+    "hidden_size": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "intermediate_size": 3 * WIDTH,
+}  # fmt: skip
+BACKBONES: dict[str, dict[str, Any]] = {
+    "Qwen3": _ALIKE | {"model_type": "qwen3"},
+    "Llama": _ALIKE | {"model_type": "llama"},
+    "Mistral": _ALIKE | {"model_type": "mistral"},
+    "Gemma 3": _ALIKE | {"model_type": "gemma3_text"},
+    "GPT-2": {"model_type": "gpt2", "n_embd": WIDTH, "n_layer": LAYERS, "n_head": HEADS, "n_inner": 3 * WIDTH},
+}
+SEEDS = 2
+_SHORT = (
+    "tokenizer=bundled", f"train.steps={STEPS}", "train.evaluate_every=400", "train.checkpoint_every=100",
+    "train.compile=null", "objective.train_images=12800", "objective.lm_steps=50", "objective.stage1_steps=50",
+)  # fmt: skip
+VARIANTS = {f"{name}, seed {seed}": (name, seed) for seed in range(SEEDS) for name in BACKBONES}
+
+
+def recipe(variant: str, extra: Sequence[str] = ()) -> CARRecipe:
+    """The resolved recipe of a run."""
+    name, seed = VARIANTS[variant]
+    base = load_recipe("small/scenes-car", (*_SHORT, f"train.seed={seed}", *extra), of=CARRecipe)
+    return replace(base, model=replace(base.model, backbone=BACKBONES[name]))
+
+
+def keys(extra: Sequence[str] = ()) -> dict[str, str]:
+    """The run key of every record of the result."""
+    return {name: saved_generator_key(recipe(name, extra)) for name in VARIANTS}
+
+
+def run(path: Path, store: Path = DEFAULT_STORE, missing: bool = False, extra: Sequence[str] = ()) -> dict[str, Any]:
+    """Train the runs (or take them from the store), measure, write and return the result.
+
+    missing: only what the result at `path` lacks, each record written at once. extra: settings of every run.
+    """
+    first = recipe(next(iter(VARIANTS)), extra)
+    tokenizer = CVQTokenizer.from_pretrained(first.tokenizer)
+    sets = token_sets(first, tokenizer)
+    how = scene_protocol(sets.images, tokenizer) | {"transformers": library_versions(("transformers",))}
+
+    def make(name: str) -> dict[str, Any]:
+        mine = recipe(name, extra)
+        car, done = trained_saved_generator(mine, store)
+        metrics = evaluate_next_channel(car, sets.test, sets.train_ids).to_dict()
+        del metrics["by_channel"]
+        kind, seed = VARIANTS[name]
+        return {"name": name, "backbone": kind, "seed": seed, "steps": mine.train.steps, **done,
+                "parameters": parameters(car), "metrics": metrics, "works": works(car)}  # fmt: skip
+
+    collect(path, how, keys(extra), make, load if missing else None)
+    return load(path)
+
+
+def works(car: CAR) -> dict[str, str]:
+    """By what is tried, "yes" or what is said or seen instead; the generator is as it was afterwards."""
+    with tempfile.TemporaryDirectory(prefix="backbones-") as folder:
+        return {
+            "cached": _said(lambda: cached_equals_naive(car)),
+            "together": _said(lambda: together_equals_alone(car)),
+            "export": _said(lambda: export_car(car, Path(folder) / "export")),
+            "gguf": _said(lambda: export_gguf(car, Path(folder) / "gguf")),
+        }
+
+
+def _said(attempt: Callable[[], object]) -> str:
+    try:
+        found = attempt()
+    except InputError as error:
+        return str(error)
+    return found if isinstance(found, str) else "yes"
+
+
+@torch.no_grad()
+def cached_equals_naive(car: CAR) -> str:
+    """Whether the likeliest ids by the cached sampler are those of whole passes without cache and padding."""
+    ids = car.generate(PROMPTS, temperature=0, guidance_scale=1.0).ids
+    same = 0
+    with evaluating(car):
+        for prompt, row in zip(PROMPTS, ids, strict=True):
+            text = car.text.encode(prompt, car.max_text_tokens)
+            words = text.ids[text.mask][None]
+            naive = car(words, torch.ones_like(words, dtype=torch.bool), row[None]).logits.argmax(-1)
+            same += int((naive == row).sum())
+    return "yes" if same == ids.numel() else f"{same} of {ids.numel()} ids are equal"
+
+
+def together_equals_alone(car: CAR) -> str:
+    """Whether the ids of prompts of different lengths do not depend on their neighbours."""
+    ids = car.generate(PROMPTS, seed=0).ids
+    alone = torch.cat([car.generate(prompt, seed=seed).ids for seed, prompt in enumerate(PROMPTS)])
+    same = int((ids == alone).sum())
+    return "yes" if same == ids.numel() else f"{same} of {ids.numel()} ids are equal"
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A stored result; raises InputError when there is none."""
+    needs = ("protocol.n", "records.name", "records.run", "records.metrics.nats", "records.works")
+    return read_result(path, needs, "make it with --missing")
+
+
+def backbones(result: Mapping[str, Any]) -> TextTable:
+    """A row a run."""
+    rows = [
+        [row["name"], f"{sum(row['parameters'].values()) / 1e6:.1f} M", with_interval(row["metrics"], "nats"),
+         f"{row['metrics']['nats_unigram']:.3f}", f"{row['metrics']['top1']:.1%}", f"{row['seconds']:.0f}"]
+        for row in result["records"]
+    ]  # fmt: skip
+    note = f"{result['records'][0]['steps']} steps; {result['protocol']['n']} held-out scenes"
+    return TextTable(("backbone", "parameters", "nats (95 %)", "counts alone", "top-1", "seconds"), rows, note)
+
+
+TRIED = {"cached": "cache = without", "together": "together = alone", "export": "for transformers", "gguf": "as GGUF"}
+
+
+def what_works(result: Mapping[str, Any]) -> TextTable:
+    """A row a backbone; what any of its runs said instead of yes."""
+    rows = []
+    for kind in BACKBONES:
+        said = [row["works"] for row in result["records"] if row["backbone"] == kind]
+        if said:
+            rows.append([kind, *(next((s[key] for s in said if s[key] != "yes"), "yes") for key in TRIED)])
+    return TextTable(("backbone", *TRIED.values()), rows)
+
+
+STUDY = Study(run, load, grows=True)
+TABLES: Tables = {"backbones": (RESULT, backbones), "backbones-work": (RESULT, what_works)}
