@@ -245,7 +245,11 @@ def table(made: Plan) -> Table:
     shown.add_row("forward pass of an image", f"{made.forward_flops / 1e9:,.1f} GFLOP")
     shown.add_row("steps, images", f"{made.steps:,}, {made.images:,}", end_section=True)
     for kind, size in made.memory.items():
-        shown.add_row(f"{kind}, a GPU", f"{size / 2**30:,.2f} GiB")
-    shown.add_row("all memory, a GPU", f"{sum(made.memory.values()) / 2**30:,.2f} GiB", end_section=True)
-    shown.add_row("GPU-hours", f"{made.gpu_hours:,.1f}")
+        shown.add_row(f"{kind}, a GPU", _bytes_text(size))
+    shown.add_row("all memory, a GPU", _bytes_text(sum(made.memory.values())), end_section=True)
+    shown.add_row("GPU-hours", f"{made.gpu_hours:,.1f}" if made.gpu_hours >= 0.05 else f"{made.gpu_hours:.2g}")
     return shown
+
+
+def _bytes_text(size: float) -> str:
+    return f"{size / 2**20:,.1f} MiB" if size < 2**30 / 10 else f"{size / 2**30:,.2f} GiB"
