@@ -56,6 +56,14 @@ def test_recipes_are_listed_with_what_each_is_for(cvq: Cvq, here: Path) -> None:
         assert not purpose(name).startswith("cvq "), name
 
 
+@pytest.mark.parametrize("command", ["train", "show", "plan"])
+def test_a_setting_with_dashes_is_told_how_it_is_written(command: str, cvq: Cvq, here: Path) -> None:
+    for words, meant in ((("--train.steps=60",), "train.steps=60"), (("--train.steps", 60), "train.steps=VALUE")):
+        code, _, stderr = cvq(command, "small/smoke", *words)
+        assert (code, stderr) == (2, f"error: {words[0]}: a setting of a recipe has no dashes; give {meant}\n")
+    assert "No such option" in cvq(command, "small/smoke", "--jsno=a.json")[2]  # a dot in the value alone
+
+
 @pytest.mark.parametrize("name", recipe_names())
 def test_a_shown_recipe_is_the_recipe_and_tells_of_every_setting(name: str, cvq: Cvq, here: Path) -> None:
     code, stdout, _ = cvq("show", name, "train.steps=123456", "train.seed=7")
