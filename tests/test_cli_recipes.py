@@ -146,6 +146,14 @@ def test_a_split_needs_a_run_and_no_data(cvq: Cvq, here: Path) -> None:
             assert what in stderr
 
 
+def test_data_that_is_not_there_is_told_what_it_could_be(cvq: Cvq, here: Path) -> None:
+    for data, near in (("my/photos", ""), ("phottos", "; did you mean photos?")):
+        code, _, stderr = cvq("evaluate", "reconstruction", "bundled", data)
+        expected = r"expected a folder of images, or a held-out set \(emoji, photos, scenes, .*\)"
+        assert code == 2
+        assert re.fullmatch(rf"error: DATA '{data}': no such file or folder; {expected}{re.escape(near)}\n", stderr)
+
+
 def test_a_folder_does_not_take_the_name_of_a_built_in_set(cvq: Cvq, here: Path) -> None:
     draw(here / "scenes", 2)
     counts = {}

@@ -1,6 +1,6 @@
 """The one error type for what a user can mend; the command line prints it without a traceback and exits with 2."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -12,6 +12,12 @@ def reason(error: BaseException) -> str:
     """The first line of what an error of another library says, or its kind where it says nothing."""
     lines = str(error).splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def first_few(texts: Sequence[str], most: int = 5) -> str:
+    """In one line: the first of them, and how many more there are."""
+    more = f"; and {len(texts) - most} more" if len(texts) > most else ""
+    return "; ".join(texts[:most]) + more
 
 
 def did_you_mean(given: str, known: Iterable[str], prefix: str = "") -> str:

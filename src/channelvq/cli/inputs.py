@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import typer
 
-from channelvq.errors import InputError
+from channelvq.errors import InputError, did_you_mean
 from channelvq.terminal import printable
 
 BATCH_SIZE = 64  # images in memory at a time
@@ -65,6 +65,11 @@ def measured(
             typer.echo(f"note: {data} is the held-out set of that name; the folder here is ./{data}", err=True)
         images = held_out(data, max_images or HELD_OUT_IMAGES, tok.image_size)
         return tok, images, held_out_protocol(data, images, tok)
+    if not Path(data).exists():
+        sets, near = ", ".join(DESCRIPTIONS), "" if "/" in data else did_you_mean(data, DESCRIPTIONS)
+        raise InputError(
+            f"DATA {data!r}: no such file or folder; expected a folder of images, or a held-out set ({sets}){near}"
+        )
     if _trained_on(tok, Path(data)):
         line = f"warning: {data}: the tokenizer was trained on images of it; --split test instead measures the others"
         typer.echo(printable(line), err=True)
