@@ -137,7 +137,7 @@ def test_what_a_run_kept_back_is_measured_by_its_split(cvq: Cvq, here: Path) -> 
 def test_a_split_needs_a_run_and_no_data(cvq: Cvq, here: Path) -> None:
     for words, what in (
         (("bundled",), "expected DATA"),
-        (("bundled", "--split", "test"), "is not the final/ of a run"),
+        (("bundled", "--split", "test"), "--split test: bundled is not the final/ of a run"),
         (("bundled", "scenes", "--split", "test"), "give one of them"),
     ):
         for command in (("evaluate", "reconstruction"), ("doctor",)):

@@ -67,7 +67,7 @@ class Commands(TyperGroup):
                 hint = "; studies and benches are `python -m lab` in a checkout"
             ctx.fail(f"No such command {args[0]!r}{hint}")
         name, command, rest = super().resolve_command(ctx, args)
-        if any(taken.name == "overrides" for taken in command.params):
+        if command is not None and any(taken.name == "overrides" for taken in command.params):
             _refuse_dashes(rest)
         return name, command, rest
 

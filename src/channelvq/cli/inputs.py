@@ -59,7 +59,7 @@ def measured(
         raise InputError(f"DATA {data} and --split {split}: give one of them")
     tok = CVQTokenizer.from_pretrained(tokenizer, device=device)
     if data is None:
-        return tok, *_own_split(tok, split, max_images)
+        return tok, *_own_split(tok, tokenizer, split, max_images)
     if data in DESCRIPTIONS:
         if Path(data).exists():
             typer.echo(f"note: {data} is the held-out set of that name; the folder here is ./{data}", err=True)
@@ -96,8 +96,11 @@ def training_data(tokenizer: Any, data: str | None) -> Any:
     return sources
 
 
-def _own_split(tok: Any, split: Split | None, max_images: int | None) -> tuple[Any, dict[str, Any]]:
-    """Images of a split of a trained tokenizer's own data, and their protocol; InputError where that is not known."""
+def _own_split(tok: Any, name: str, split: Split | None, max_images: int | None) -> tuple[Any, dict[str, Any]]:
+    """Images of a split of a trained tokenizer's own data, and their protocol; InputError where that is not known.
+
+    name: of the tokenizer, as it was given.
+    """
     from channelvq.config import to_dict
     from channelvq.data.build import build_mixture
     from channelvq.data.stream import fixed_images
@@ -108,7 +111,7 @@ def _own_split(tok: Any, split: Split | None, max_images: int | None) -> tuple[A
     recipe = _own_recipe(tok)
     if recipe is None:
         raise InputError(
-            f"--split {split}: {tok.folder} is not the final/ of a run, beside its config.yaml, which says what it was "
+            f"--split {split}: {name} is not the final/ of a run, beside its config.yaml, which says what it was "
             "trained on; give DATA instead"
         )
     mixture = build_mixture(recipe.data, tok.image_size, split, seed=0)

@@ -35,7 +35,7 @@ from channelvq.train.checkpoint import (
     sweep_partial,
 )
 from channelvq.train.config import TrainConfig
-from channelvq.train.progress import Progress
+from channelvq.train.progress import Progress, tell
 from channelvq.train.signals import StopSignals
 from channelvq.train.task import Figures, Losses, Recipe, Task
 from channelvq.train.watch import Watch
@@ -85,7 +85,10 @@ class Engine:
         # No rank may find what another one has just begun to write.
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            check_run_folder(self.run_dir, self.resolved, self.config.resume)  # another process may have been first
+            # Another process may have been first.
+            changed = check_run_folder(self.run_dir, self.resolved, self.config.resume)
+            if changed:
+                tell(_told_changes(changed, self.config.steps), logging.WARNING)
             sweep_partial(self.run_dir)
             (self.run_dir / "samples").mkdir(parents=True, exist_ok=True)
             save(self.resolved, self.run_dir / "config.yaml")
@@ -138,6 +141,8 @@ class Engine:
                 if log:
                     progress.log(done, self._over_ranks(figures_of_step), config.batch_size)
                 if done % config.evaluate_every == 0 or last:
+                    if last:  # after it nothing moves on a terminal any more
+                        progress.say("evaluating ...")
                     figures = self._evaluate(done)
                     progress.log_evaluation(done, figures)
                     for line in self.task.alarms(figures):
@@ -154,7 +159,9 @@ class Engine:
                     launch.stop_trackers(self.accelerator)
                     return None
         if figures is None:  # resumed a run that had already ended
+            progress.say("evaluating ...")
             figures = self._evaluate(config.steps)
+        progress.say(f"saving {self.run_dir / 'final'} ...")
         self._save_final()
         launch.stop_trackers(self.accelerator)
         return figures
@@ -304,6 +311,14 @@ class Engine:
         if self.accelerator.is_main_process:
             self.task.save(models, self.run_dir / "final")
         self.accelerator.wait_for_everyone()  # it is there when any rank goes on
+
+
+def _told_changes(changed: list[str], steps: int) -> str:
+    """changed: settings, as `check_run_folder` returns them."""
+    length = (
+        f"; the learning rate falls until step {steps} now" if any("train.steps:" in line for line in changed) else ""
+    )
+    return f"the run goes on with other settings than before: {', '.join(changed)}{length}"
 
 
 def training_seconds(run_dir: str | Path, batch_size: int) -> float:
