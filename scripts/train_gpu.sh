@@ -4,7 +4,7 @@
 #   until scripts/train_gpu.sh | tee /dev/stderr | grep -q '^finished'; do :; done
 #
 # Each call goes on where the last one stopped, trains until LIMIT seconds are over (SIGTERM: the engine writes a
-# checkpoint and exits with 0) and writes $OUT/tokenizer.json or $OUT/scenes-car.json: images a second, peak of memory,
+# checkpoint and exits with 143) and writes $OUT/tokenizer.json or $OUT/scenes-car.json: images a second, peak of memory,
 # MFU. The data packages are fetched once; without them (DATA=shapes) nothing is fetched at all.
 #
 # OUT       where to                         LIMIT   seconds of a piece
@@ -36,7 +36,7 @@ piece() {
     shift 2
     timeout --preserve-status --signal=TERM --kill-after=90 "$LIMIT" \
         "${cvq[@]}" train "$recipe" "train.output_dir=$OUT/$name" train.resume=true "$@" || code=$?
-    # 143: the limit came before the first step, while images were drawn or tokenized; what is done of that is kept.
+    # 143: the limit came. Before the first step, while images were drawn or tokenized, what is done of that is kept.
     if [ "$code" != 0 ] && [ "$code" != 143 ]; then exit "$code"; fi
     if compgen -G "$OUT/$name/checkpoints/step-*" > /dev/null; then
         PYTHONPATH="$checkout${PYTHONPATH:+:$PYTHONPATH}" "${lab[@]}" bench run "$OUT/$name" --peak "$PEAK" --json "$OUT/$name.json"

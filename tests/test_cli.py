@@ -2,7 +2,8 @@
 
 import errno
 import json
-from collections.abc import Callable, Iterator
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from channelvq.images import load_image
 from channelvq.nn.conv import ConvConfig
 from channelvq.quantize.codebook import PlainConfig
 from channelvq.tokenizer import CVQConfig
+from channelvq.train.signals import StopSignals
 
 TOKENS, CODES = 12, 40
 Cvq = Callable[..., tuple[int, str, str]]
@@ -226,7 +228,7 @@ def test_a_cache_below_a_file(cvq: Cvq, here: Path, monkeypatch: pytest.MonkeyPa
     ],
 )
 def test_errors_of_a_training(cvq: Cvq, monkeypatch: pytest.MonkeyPatch, error: Exception, part: str) -> None:
-    def fail(config: object, command: str) -> None:
+    def fail(config: object, **_: object) -> None:
         raise error
 
     monkeypatch.setattr(channelvq.train.run, "train", fail)
@@ -234,10 +236,10 @@ def test_errors_of_a_training(cvq: Cvq, monkeypatch: pytest.MonkeyPatch, error: 
 
 
 def test_an_interrupt_and_a_fault_of_ours(cvq: Cvq, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(config: object, command: str) -> None:
+    def interrupt(config: object, **_: object) -> None:
         raise KeyboardInterrupt
 
-    def fault(config: object, command: str) -> None:
+    def fault(config: object, **_: object) -> None:
         raise AssertionError("ours")
 
     monkeypatch.setattr(channelvq.train.run, "train", interrupt)
@@ -252,12 +254,25 @@ def test_an_interrupt_and_a_fault_of_ours(cvq: Cvq, monkeypatch: pytest.MonkeyPa
 
 
 def test_train_writes_its_figures(cvq: Cvq, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    results: Iterator[dict[str, float] | None] = iter([{"psnr": 20.5}, None])
-    monkeypatch.setattr(channelvq.train.run, "train", lambda config, command: next(results))
+    monkeypatch.setattr(channelvq.train.run, "train", lambda config, **_: {"psnr": 20.5})
     assert cvq("train", "small/smoke", "train.output_dir=r", "--json", "f.json")[0] == 0
     expected = {"recipe": "small/smoke", "output_dir": "r", "metrics": {"psnr": 20.5}}
     assert json.loads((here / "f.json").read_text()) == expected
-    assert cvq("train", "small/smoke", "--json", "stopped.json")[0] == 0
+
+
+@pytest.mark.parametrize(("restarts", "begun_again", "code"), [(0, 0, 143), (3, 2, 0), (3, 3, 143)])
+def test_the_code_of_a_stopped_training(
+    restarts: int, begun_again: int, code: int, cvq: Cvq, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of its signal, but 0 where torchrun would begin again what does not end with 0."""
+
+    def stop(config: object, *, command: str, signals: StopSignals) -> None:
+        signals.received = signal.SIGTERM
+
+    monkeypatch.setattr(channelvq.train.run, "train", stop)
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", str(restarts))
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(begun_again))
+    assert cvq("train", "small/smoke", "--json", "stopped.json") == (code, "", "")
     assert not (here / "stopped.json").exists()
 
 

@@ -164,7 +164,7 @@ def test_two_tokenizers_are_compared_and_mixed_protocols_are_not(cvq: Cvq, here:
 
 
 def test_a_warning_is_one_plain_line(cvq: Cvq, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def warn(config: object, command: str) -> None:
+    def warn(config: object, **_: object) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("always")
             warnings.warn("the codebook\n fails", UserWarning, stacklevel=1)

@@ -56,6 +56,14 @@ def test_recipes_are_listed_with_what_each_is_for(cvq: Cvq, here: Path) -> None:
         assert not purpose(name).startswith("cvq "), name
 
 
+@pytest.mark.parametrize("command", ["train", "show", "plan"])
+def test_a_setting_with_dashes_is_told_how_it_is_written(command: str, cvq: Cvq, here: Path) -> None:
+    for words, meant in ((("--train.steps=60",), "train.steps=60"), (("--train.steps", 60), "train.steps=VALUE")):
+        code, _, stderr = cvq(command, "small/smoke", *words)
+        assert (code, stderr) == (2, f"error: {words[0]}: a setting of a recipe has no dashes; give {meant}\n")
+    assert "No such option" in cvq(command, "small/smoke", "--jsno=a.json")[2]  # a dot in the value alone
+
+
 @pytest.mark.parametrize("name", recipe_names())
 def test_a_shown_recipe_is_the_recipe_and_tells_of_every_setting(name: str, cvq: Cvq, here: Path) -> None:
     code, stdout, _ = cvq("show", name, "train.steps=123456", "train.seed=7")
@@ -134,13 +142,21 @@ def test_what_a_run_kept_back_is_measured_by_its_split(cvq: Cvq, here: Path) -> 
 def test_a_split_needs_a_run_and_no_data(cvq: Cvq, here: Path) -> None:
     for words, what in (
         (("bundled",), "expected DATA"),
-        (("bundled", "--split", "test"), "is not the final/ of a run"),
+        (("bundled", "--split", "test"), "--split test: bundled is not the final/ of a run"),
         (("bundled", "scenes", "--split", "test"), "give one of them"),
     ):
         for command in (("evaluate", "reconstruction"), ("doctor",)):
             code, _, stderr = cvq(*command, *words)
             assert (code, stderr.count("\n")) == (2, 1), stderr
             assert what in stderr
+
+
+def test_data_that_is_not_there_is_told_what_it_could_be(cvq: Cvq, here: Path) -> None:
+    for data, near in (("my/photos", ""), ("phottos", "; did you mean photos?")):
+        code, _, stderr = cvq("evaluate", "reconstruction", "bundled", data)
+        expected = r"expected a folder of images, or a held-out set \(emoji, photos, scenes, .*\)"
+        assert code == 2
+        assert re.fullmatch(rf"error: DATA '{data}': no such file or folder; {expected}{re.escape(near)}\n", stderr)
 
 
 def test_a_folder_does_not_take_the_name_of_a_built_in_set(cvq: Cvq, here: Path) -> None:

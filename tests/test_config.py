@@ -124,9 +124,40 @@ def test_a_full_disk_leaves_the_config_that_was_there(
     assert [path.name for path in tmp_path.iterdir()] == ["r.yaml"]
 
 
-def test_unknown_recipe_names_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="small/smoke"):
-        read_recipe("small/smok")
+@pytest.mark.parametrize(
+    ("overrides", "lines"),
+    [
+        (["train.step=60"], ["train.step: there is no such setting; did you mean train.steps?"]),
+        (["steps=60"], ["steps: there is no such setting; did you mean train.steps?"]),
+        (["train.xyz=60"], ["train.xyz: there is no such setting"]),
+        (["model.quantiser.kind=ema"], ["model.quantiser: there is no such setting; did you mean model.quantizer?"]),
+        (
+            ["model.network.bse_channels=3", "train.steps=many"],  # beside another mistake
+            ["model.network.bse_channels: there is no such setting; did you mean model.network.base_channels?"],
+        ),
+        (
+            ["data.sources.mine.kind=folder", "data.sources.mine.rot=x", "train.step=60"],  # and one that is missing
+            [
+                "data.sources.mine.rot: there is no such setting; did you mean data.sources.mine.root?",
+                "train.step: there is no such setting; did you mean train.steps?",
+            ],
+        ),
+    ],
+)
+def test_a_mistyped_setting_is_told_the_near_one(overrides: list[str], lines: list[str]) -> None:
+    with pytest.raises(InputError) as caught:
+        load_recipe("small/smoke", overrides)
+    told = [line.strip() for line in str(caught.value).splitlines()]
+    assert set(lines) <= set(told)
+    assert told[-1] == "`cvq show small/smoke` lists all"
+
+
+def test_unknown_recipe_is_told_the_near_one(tmp_path: Path) -> None:
+    said = r"^recipe 'small/onw': no such recipe \(`cvq recipes` lists all\).*; did you mean small/own\?$"
+    with pytest.raises(InputError, match=said):
+        read_recipe("small/onw")
+    with pytest.raises(InputError, match=r"\.yaml$"):
+        read_recipe("qqqq")
     with pytest.raises(InputError, match="no such file"):
         read_recipe(tmp_path / "a.yaml")
     (tmp_path / "b.yaml").write_text("a: [1")

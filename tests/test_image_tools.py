@@ -104,6 +104,24 @@ def test_folder_is_read_in_sorted_order_with_a_report(tmp_path):
     assert "it is empty" in skipped[0].reason
 
 
+def test_all_named_files_that_cannot_be_read_are_in_one_error(tmp_path):
+    make(tmp_path / "good.png")
+    make(tmp_path / "folder/broken.png", b"")  # within a folder: skipped
+    broken = [tmp_path / f"{i}.png" for i in range(7)]
+    for path in broken:
+        make(path, b"")
+    for count, more in ((1, ""), (2, ""), (7, "; and 2 more")):
+        images, _ = read_images([tmp_path / "good.png", tmp_path / "folder", *broken[:count]], size=4)
+        with pytest.raises(InputError) as caught:
+            list(images)
+        reasons = "; ".join(f"cannot read image file {str(path)!r}: it is empty" for path in broken[:count][:5])
+        assert str(caught.value) == f"{count} of {count + 2} images cannot be used, leave them out: {reasons}{more}"
+    with pytest.raises(InputError, match=r"^cannot read image file '.*': it is empty$"):
+        list(read_images(broken[:1], size=4)[0])
+    with pytest.raises(InputError, match=r"^images '.*gone'; '.*lost': no such file or folder; expected an image or"):
+        read_images([tmp_path / "gone", tmp_path / "good.png", tmp_path / "lost"], size=4)
+
+
 def test_linked_folders_are_followed_once(tmp_path):
     make(tmp_path / "elsewhere" / "a.png")
     root = tmp_path / "root"

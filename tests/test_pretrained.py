@@ -92,3 +92,43 @@ def test_a_repository_without_the_files_is_named(hub: list[dict[str, Any]]) -> N
     with pytest.raises(InputError, match=r"detector .*holds no config\.json; expected those of a saved detector"):
         find_folder("detector", "me/cvq", "detector")
     assert hub
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("runs/mien", "there is no such folder; did you mean runs/mine?"),
+        ("runs/other", "there is no such folder"),
+        ("./mien", "there is no such folder; did you mean ./mine?"),
+        ("a/b/c", "there is no such folder"),
+        ("/nowhere", "there is no such folder"),
+    ],
+)
+def test_the_hub_is_not_asked_for_a_folder(
+    name: str, said: str, hub: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("runs/mine", "mine"):
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError) as caught:
+        find_folder("tokenizer", name, "tokenizer")
+    assert str(caught.value) == f"tokenizer {name!r}: neither 'bundled', a folder, nor a hub repository: {said}"
+    assert not hub
+
+
+def test_the_folder_of_a_run_says_where_its_model_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/mine/checkpoints").mkdir(parents=True)
+    (tmp_path / "runs/mine/config.yaml").touch()
+    goes_on = r"this run has not ended \({}\): go on with train.resume=true$"
+    for name in ("runs/mine", "runs/mine/final"):
+        with pytest.raises(InputError, match=goes_on.format("no checkpoint yet")):
+            find_folder("tokenizer", name, "tokenizer")
+    for step in (9, 161):
+        (tmp_path / f"runs/mine/checkpoints/step-{step:08d}").mkdir()
+    with pytest.raises(InputError, match=goes_on.format("checkpoint of step 161")):
+        find_folder("tokenizer", "runs/mine", "tokenizer")
+    shutil.copytree(PACKAGE / "bundled/tokenizer", tmp_path / "runs/mine/final")
+    with pytest.raises(InputError, match=r"the folder of a run; the model is in runs/mine/final$"):
+        find_folder("tokenizer", "runs/mine", "tokenizer")
+    assert find_folder("tokenizer", "runs/mine/final", "tokenizer") == Path("runs/mine/final")

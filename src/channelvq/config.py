@@ -6,7 +6,8 @@ pydantic. YAML and dotted overrides are read by OmegaConf; pydantic checks types
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +19,7 @@ from pydantic import ConfigDict, Field, PlainValidator, TypeAdapter, ValidationE
 from pydantic_core import PydanticCustomError
 from yaml import YAMLError
 
-from channelvq.errors import InputError
+from channelvq.errors import InputError, did_you_mean
 from channelvq.files import write_text_atomically
 from channelvq.registry import Registry, imported
 
@@ -34,22 +35,67 @@ CodebookSize = Annotated[int, Field(gt=0, le=2**22)]
 ScalarCodebookSize = Annotated[int, Field(gt=0, le=2**18)]  # whose codes are all computed when it is built
 ImageSize = Annotated[int, Field(gt=0, le=2**14)]
 SHOWN = 20  # mistakes of one config
+UNKNOWN = "unexpected_keyword_argument"  # pydantic's name for a setting that there is not
 
 
-def from_dict(cls: type[T], data: dict[str, Any], *, where: str = "config") -> T:
-    """Build config class `cls` from plain data; raises one InputError that lists every unknown key and bad value."""
+def from_dict(cls: type[T], data: dict[str, Any], *, where: str = "config", listed: str = "") -> T:
+    """Build config class `cls` from plain data; raises one InputError that lists every unknown key and bad value.
+
+    listed: a last line of that error where a key is unknown: what lists the known ones.
+    """
     try:
         return TypeAdapter(cls).validate_python(data)
     except ValidationError as error:
-        lines = [_explain(detail) for detail in error.errors(include_url=False)]
-        shown = lines[:SHOWN] + [f"and {len(lines) - SHOWN} more"] * (len(lines) > SHOWN)
-        raise InputError(f"{where}: {len(lines)} setting(s) cannot be used:\n  " + "\n  ".join(shown)) from None
+        details = error.errors(include_url=False)
+    unknown = any(detail["type"] == UNKNOWN for detail in details)
+    known = _known(cls, data, details) if unknown else []
+    lines = [_explain(detail, known) for detail in details]
+    shown = (
+        lines[:SHOWN] + [f"and {len(lines) - SHOWN} more"] * (len(lines) > SHOWN) + [listed] * bool(unknown and listed)
+    )
+    raise InputError(f"{where}: {len(lines)} setting(s) cannot be used:\n  " + "\n  ".join(shown))
 
 
-def _explain(detail: Any) -> str:
-    key = ".".join(map(str, detail["loc"])) or "(top level)"
-    if detail["type"] == "unexpected_keyword_argument":
-        return f"{key}: there is no such setting"
+def _known(cls: type[Any], data: dict[str, Any], details: Sequence[Any]) -> list[str]:
+    """Dotted names of what can be set: those that are missing, and those of the data without what is wrong in it."""
+    missing = [_key(detail) for detail in details if detail["type"] == "missing"]
+    right = deepcopy(data)
+    for detail in details:
+        _remove(right, detail["loc"][:-1] if detail["type"] == "missing" else detail["loc"])
+    try:
+        return [*missing, *_dotted(to_dict(TypeAdapter(cls).validate_python(right)))]
+    except ValidationError:
+        return missing
+
+
+def _remove(data: Any, place: Sequence[Any]) -> None:
+    for part in place[:-1]:
+        data = data.get(part) if isinstance(data, dict) else None
+    if isinstance(data, dict) and place:
+        data.pop(place[-1], None)
+
+
+def _dotted(settings: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in settings.items():
+        yield f"{prefix}{name}"
+        if isinstance(value, dict):
+            yield from _dotted(value, f"{prefix}{name}.")
+
+
+def _key(detail: Any) -> str:
+    return ".".join(map(str, detail["loc"])) or "(top level)"
+
+
+def _explain(detail: Any, known: Sequence[str]) -> str:
+    key = _key(detail)
+    if detail["type"] == UNKNOWN:
+        group, dot, name = key.rpartition(".")
+        parts = [other.rpartition(".") for other in known]
+        elsewhere = [above + "." for above, _, other in parts if other == name and above]  # steps=60 for train.steps
+        if elsewhere:
+            return f"{key}: there is no such setting" + did_you_mean(name, [name], elsewhere[0])
+        beside = [other for above, _, other in parts if above == group]
+        return f"{key}: there is no such setting" + did_you_mean(name, beside, group + dot)
     given = detail["input"]
     shown = "" if isinstance(given, dict) else f" (given {given!r:.80})"
     return f"{key}: {detail['msg']}{shown}"
@@ -131,6 +177,8 @@ def _read_recipe(name_or_path: str | Path, above: tuple[str, ...]) -> dict[str, 
         raise InputError(f"recipe {name!r} is its own base: {' -> '.join((*above, name))}")
     try:
         data = OmegaConf.to_container(OmegaConf.create(recipe_text(name)), resolve=True)
+    except InputError:  # there is no such recipe
+        raise
     except UNREADABLE as error:
         raise InputError(f"recipe {name!r} is not valid YAML: {error}") from None
     if not isinstance(data, dict):
@@ -163,8 +211,10 @@ def recipe_text(name: str) -> str:
         return Path(name).read_text(encoding="utf-8")
     entry = resources.files("channelvq") / "recipes" / f"{name}.yaml"
     if not entry.is_file():
-        known = ", ".join(recipe_names())
-        raise InputError(f"recipe {name!r}: no such recipe; known: {known}; or give the path of a .yaml file")
+        near = did_you_mean(name, recipe_names())
+        raise InputError(
+            f"recipe {name!r}: no such recipe (`cvq recipes` lists all), nor a path that ends in .yaml{near}"
+        )
     return entry.read_text(encoding="utf-8")
 
 

@@ -28,7 +28,7 @@ from torch.overrides import TorchFunctionMode
 
 from channelvq.byte_rows import without_byte_rows
 from channelvq.config import from_dict, to_dict
-from channelvq.errors import InputError, reason
+from channelvq.errors import InputError, did_you_mean, reason
 from channelvq.files import parse_json, replace_file, write_text_atomically
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -178,14 +178,37 @@ def find_folder(
         folder = _download(what, str(source), patterns, options) / subfolder
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
-            raise InputError(f"{what} {folder}: the folder holds no {name}; expected those of a saved {what}")
+            expected = _of_a_run(folder) or f"the folder holds no {name}; expected those of a saved {what}"
+            raise InputError(f"{what} {folder}: {expected}")
     return folder
+
+
+def _folders(above: Path) -> list[str]:
+    return sorted(path.name for path in above.iterdir() if path.is_dir())
+
+
+def _of_a_run(folder: Path) -> str | None:
+    """Where a folder is that of a training, or would be its final/: what to do to have the model."""
+    run = folder.parent if folder.name == "final" else folder
+    if not ((run / "config.yaml").is_file() and (run / "checkpoints").is_dir()):
+        return None
+    if (run / "final" / CONFIG).is_file():
+        return f"it is the folder of a run; the model is in {run / 'final'}"
+    saved = sorted(path.name for path in (run / "checkpoints").glob("step-????????"))
+    reached = f"checkpoint of step {saved[-1].removeprefix('step-').lstrip('0')}" if saved else "no checkpoint yet"
+    return f"this run has not ended ({reached}): go on with train.resume=true"
 
 
 def _download(what: str, source: str, patterns: list[str], options: dict[str, Any]) -> Path:
     expected = f"{what} {source!r}: neither 'bundled', a folder, nor a hub repository"
-    if source.startswith(("/", ".", "~")) or source.count("/") > 1:  # a folder's name: the hub's answer would mislead
-        raise InputError(f"{expected}: there is no such folder")
+    above, _, name = source.rpartition("/")
+    here = bool(above) and Path(above).is_dir()
+    # A folder's name: the hub's answer would mislead.
+    if here or source.startswith(("/", ".", "~")) or source.count("/") > 1:
+        if unfinished := _of_a_run(Path(source)):
+            raise InputError(f"{what} {source!r}: {unfinished}")
+        near = did_you_mean(name, _folders(Path(above)), f"{above}/") if here else ""
+        raise InputError(f"{expected}: there is no such folder{near}")
     try:
         return Path(snapshot_download(source, allow_patterns=patterns, **options))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:

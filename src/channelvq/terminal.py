@@ -2,8 +2,8 @@
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
@@ -38,6 +38,14 @@ def progress_bar(*columns: "str | ProgressColumn", transient: bool = True) -> "P
 
     console = Console(stderr=True)
     return Progress(*columns, console=console, transient=transient, disable=not console.is_terminal)
+
+
+@contextmanager
+def counted(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar that stays, on a terminal; nothing elsewhere. Gives what takes (done, total)."""
+    with progress_bar(transient=False) as bar:
+        row = bar.add_task(what)
+        yield lambda done, total: bar.update(row, completed=done, total=total)
 
 
 def plain(text: str, style: str = "") -> Text:

@@ -126,7 +126,11 @@ def test_command(car: CAR, cvq, here: Path) -> None:  # type: ignore[no-untyped-
             assert written.tobytes() == image.tobytes()
     with Image.open(here / "sheet.png") as written:
         assert written.width > 2 * 16
-    assert "4 image(s)" in out
+    assert out == "4 image(s) -> generated/\n"
+    code, out, _ = cvq("generate", "a green dog", "--car", "car", "--stream", "drawing", "--every", 4)
+    assert (code, out) == (0, "1 image(s) -> generated/, and as they get richer -> drawing/\n")
+    assert (here / "generated/0000.png").is_file()
+    assert len(list((here / "drawing").iterdir())) == 2
 
 
 @pytest.mark.parametrize(

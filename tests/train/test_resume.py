@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.train.runs import StopAt, fit, recipe
+from tests.train.runs import StopAt, fit, recipe, resumed
 
 from channelvq.data.source import Sample
 from channelvq.data.stream import training_batches
@@ -44,6 +44,28 @@ def test_the_first_update_after_more_steps_follows_the_new_schedule(tmp_path: Pa
     task = Rates(longer)
     Engine(task, longer.train, longer).fit()
     assert task.seen == pytest.approx([RATE * schedule(longer.train, step) for step in range(4, 8)])
+
+
+def test_a_run_that_goes_on_says_what_differs_and_how_it_ends(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    config = recipe(tmp_path, "train.steps=2")
+    fit(config)
+    ends = ["evaluating ...", f"saving {tmp_path / 'final'} ..."]
+    first = capsys.readouterr().out.splitlines()
+    assert [line for line in first if line in ends] == ends
+    assert "other settings" not in "".join(first)
+    fit(resumed(config, steps=4, log_every=3))
+    changes = "train.log_every: 1 -> 3, train.steps: 2 -> 4; the learning rate falls until step 4 now"
+    again = capsys.readouterr().out.splitlines()
+    assert [line for line in again if "other settings" in line] == [
+        f"the run goes on with other settings than before: {changes}"
+    ]
+    fit(resumed(config, steps=4, log_every=3))  # which has ended already
+    ended = capsys.readouterr().out.splitlines()
+    assert [line for line in ended if line in ends] == ends
+    assert "other settings" not in "".join(ended)
 
 
 def test_curves_do_not_overlap_after_a_resume(tmp_path: Path) -> None:

@@ -93,10 +93,10 @@ def test_two_ranks_with_parts_equal_one_large_batch(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_a_signal_to_one_rank_stops_all_of_them_after_the_same_step(tmp_path: Path) -> None:
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--max-restarts", "1",
         "-m", "channelvq", "train", *(word for word in TINY if "checkpoint_every" not in word),
         f"train.output_dir={tmp_path}", "train.steps=100000", "train.checkpoint_every=100000",
-        "train.evaluate_every=100000",
+        "train.evaluate_every=100000", "train.resume=true",
     ]  # fmt: skip
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
@@ -106,6 +106,6 @@ def test_a_signal_to_one_rank_stops_all_of_them_after_the_same_step(tmp_path: Pa
                 psutil.Process(process.pid).children()[-1].send_signal(signal.SIGTERM)
                 break
         rest = process.stdout.read()
-    assert process.returncode == 0
-    assert "stopped by" in rest
+    assert process.returncode == 0  # another code would have torchrun begin both again
+    assert rest.count("stopped by SIGTERM") == 1
     assert len(list((tmp_path / "checkpoints").glob("step-*"))) == 1

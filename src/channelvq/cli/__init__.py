@@ -3,7 +3,6 @@
 import sys
 import warnings
 from collections.abc import Callable
-from difflib import get_close_matches
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -13,7 +12,7 @@ from typer.models import CommandInfo
 
 from channelvq import __version__
 from channelvq.cli.options import HELD
-from channelvq.errors import InputError
+from channelvq.errors import InputError, did_you_mean
 from channelvq.registry import Registry
 from channelvq.terminal import READING, printable
 
@@ -63,12 +62,14 @@ class Commands(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """As typer does, but the error of an unknown name says which one was meant, or where it went."""
         if args and args[0] not in COMMANDS:
-            near = get_close_matches(args[0], COMMANDS.names(), 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(args[0], COMMANDS.names())
             if args[0] in ("experiment", "bench"):
                 hint = "; studies and benches are `python -m lab` in a checkout"
             ctx.fail(f"No such command {args[0]!r}{hint}")
-        return super().resolve_command(ctx, args)
+        name, command, rest = super().resolve_command(ctx, args)
+        if command is not None and any(taken.name == "overrides" for taken in command.params):
+            _refuse_dashes(rest)
+        return name, command, rest
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; what it holds of its output folders is given back."""
@@ -84,6 +85,14 @@ def _command(name: str) -> Any:
     command = get_command(one)
     command.name = name
     return command
+
+
+def _refuse_dashes(words: list[str]) -> None:
+    """InputError for a setting that is written as if it were an option, of which none has a dot in its name."""
+    for word in words:
+        if word.startswith("-") and "." in word.partition("=")[0]:
+            name, _, value = word.lstrip("-").partition("=")
+            raise InputError(f"{word}: a setting of a recipe has no dashes; give {name}={value or 'VALUE'}")
 
 
 def _version(asked: bool) -> None:

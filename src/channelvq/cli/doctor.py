@@ -34,12 +34,14 @@ def doctor(
     from channelvq.evaluate.doctor import page
     from channelvq.evaluate.doctor.examine import examine
     from channelvq.evaluate.plots import check_plot
+    from channelvq.terminal import counted
 
     if output:
         check_plot()  # before minutes of work
     outputs(json_file, folder=output, inputs=(tokenizer, data), own=("report.html",), overwrite=overwrite)
     tok, images, how = measured(tokenizer, data, max_images, device, split)
-    report, seen = examine(tok, images)
+    with counted("examining") as progress:
+        report, seen = examine(tok, images, progress)
     rich.print(page.text(report, tokenizer))
     if json_file:
         page.write_record(json_file, report, how)

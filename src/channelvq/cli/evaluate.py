@@ -1,8 +1,6 @@
 """`cvq evaluate`: quality of tokenizers and generators on held-out data."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -29,7 +27,7 @@ from channelvq.cli.options import (
     parse_size,
 )
 from channelvq.errors import InputError
-from channelvq.terminal import progress_bar
+from channelvq.terminal import counted
 
 evaluate_app = typer.Typer(add_completion=False, no_args_is_help=True, help="Measure a model on held-out data.")
 DRAWN = ("[0-9]*", "*.png", "*.jpg")  # what the official scorers call images and their folders
@@ -133,7 +131,7 @@ def _predictability(tok: Any, sources: Any, images: Any) -> dict[str, Any]:
     from channelvq.train.car_task import token_set
 
     train = token_set(sources, tok, "train", NATS_IMAGES).ids
-    with _progress("predicting") as progress:
+    with counted("predicting") as progress:
         found = predictability(tok, train, tok.tokenize(normalize(images)).cpu(), progress=progress)
     (low, high), image = found.nats_interval, found.nats * found.tokens
     typer.echo(
@@ -226,7 +224,7 @@ def evaluate_geneval(
         raise InputError("--prompts: give --output, the folder for the images")
     model = CAR.from_pretrained(car, device=device)
     judge = Detector.load(detector).to(model.device)
-    with _progress("drawing") as progress:
+    with counted("drawing") as progress:
         if file and output:
             result = run_file(model, judge, file, samples, sampling, output, progress)
         else:
@@ -259,19 +257,11 @@ def evaluate_samples(
     outputs(settings_path(output), npz, folder=output, inputs=(car, texts), own=DRAWN, overwrite=overwrite)
     prompts, model = read_texts(texts), CAR.from_pretrained(car, device=device)
     sampling = SamplingSettings(guidance_scale, temperature, top_k, top_p, seed)
-    with _progress("drawing") as progress:
+    with counted("drawing") as progress:
         files = draw_samples(model, prompts, count, sampling, output, progress)
     if npz is not None:
         write_npz(files, npz)
     typer.echo(f"{len(files)} samples of {len(prompts)} prompts -> {output}/" + (f", {npz}" if npz else ""))
-
-
-@contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, nothing elsewhere."""
-    with progress_bar(transient=False) as bar:
-        row = bar.add_task(what)
-        yield lambda done, total: bar.update(row, completed=done, total=total)
 
 
 def _tell(result: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ from channelvq.cli.options import (
     parse_size,
 )
 from channelvq.errors import InputError
+from channelvq.terminal import printable
 
 Precision = Literal["float32", "bfloat16", "float16"]
 Weights = Literal["float32", "int8"]
@@ -75,7 +76,9 @@ def generate(
     for i, image in enumerate(done.images if done else ()):
         written.append(output / f"{i:04d}.png")
         save_image(image, written[-1])
-    typer.echo(f"{len(prompts) * num_images} image(s) -> {output}/")
+    count = len(prompts) * num_images
+    richer = f", and as they get richer -> {stream}/" if stream is not None else ""
+    typer.echo(printable(f"{count} image(s) -> {output}/{richer}"))
     if sheet is not None and done is not None:
         captions = [prompt if i == 0 else "" for prompt in prompts for i in range(num_images)]
         save_image(grid(done.images, num_images, captions=captions), sheet)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import typer
 
-from channelvq.errors import InputError
+from channelvq.errors import InputError, did_you_mean
 from channelvq.terminal import printable
 
 BATCH_SIZE = 64  # images in memory at a time
@@ -64,7 +64,7 @@ def measured(
     tok = CVQTokenizer.from_pretrained(tokenizer, device=device)
     shape = _measured_size(tok, size)
     if data is None:
-        return tok, *_own_split(tok, split, max_images, shape, run)
+        return tok, *_own_split(tok, tokenizer, split, max_images, shape, run)
     if data in DESCRIPTIONS:
         if Path(data).exists():
             typer.echo(f"note: {data} is the held-out set of that name; the folder here is ./{data}", err=True)
@@ -72,6 +72,11 @@ def measured(
             raise InputError(f"--size {shape[0]}x{shape[1]}: {data} is a set of squares; give one number, or a folder")
         images = held_out(data, max_images or HELD_OUT_IMAGES, shape[0])
         return tok, images, held_out_protocol(data, images, tok)
+    if not Path(data).exists():
+        sets, near = ", ".join(DESCRIPTIONS), "" if "/" in data else did_you_mean(data, DESCRIPTIONS)
+        raise InputError(
+            f"DATA {data!r}: no such file or folder; expected a folder of images, or a held-out set ({sets}){near}"
+        )
     if _trained_on(tok, Path(data)):
         line = f"warning: {data}: the tokenizer was trained on images of it; --split test instead measures the others"
         typer.echo(printable(line), err=True)
@@ -112,9 +117,12 @@ def training_data(tokenizer: Any, data: str | None) -> Any:
 
 
 def _own_split(
-    tok: Any, split: Split | None, max_images: int | None, shape: tuple[int, int], run: Path | None
+    tok: Any, name: str, split: Split | None, max_images: int | None, shape: tuple[int, int], run: Path | None
 ) -> tuple[Any, dict[str, Any]]:
-    """Images of a split of a trained tokenizer's own data, and their protocol; InputError where that is not known."""
+    """Images of a split of a trained tokenizer's own data, and their protocol; InputError where that is not known.
+
+    name: of the tokenizer, as it was given. run: the folder whose data it is instead.
+    """
     from channelvq.config import to_dict
     from channelvq.data.build import build_mixture
     from channelvq.data.sizes import SizedMixture
@@ -128,7 +136,7 @@ def _own_split(
         raise InputError(
             f"--split {split}: {run} holds no config.yaml of a run; give the folder that `cvq train` wrote"
             if run
-            else f"--split {split}: {tok.folder} is not the final/ of a run, beside its config.yaml, which says what "
+            else f"--split {split}: {name} is not the final/ of a run, beside its config.yaml, which says what "
             "it was trained on; give DATA, or --run FOLDER for the images that a run kept back"
         )
     # Of another shape: parts of square ones, as in training.

@@ -24,10 +24,11 @@ def train(
 ) -> None:
     """Train by a recipe; the same command with train.resume=true goes on after a stop."""
     from channelvq.evaluate.results import write_json
-    from channelvq.train.launch import leave
+    from channelvq.train.launch import exit_code, leave
     from channelvq.train.progress import LOGGER
     from channelvq.train.run import load_recipe
     from channelvq.train.run import train as run
+    from channelvq.train.signals import StopSignals
 
     outputs(json_file, inputs=(recipe,))
     level = "error" if quiet else log_level
@@ -35,9 +36,12 @@ def train(
     if level == "error":
         warnings.simplefilter("ignore")
     config = load_recipe(recipe, overrides or ())
-    figures = run(config, command=shlex.join(["cvq", "train", recipe, *(overrides or ())]))
+    signals = StopSignals()
+    figures = run(config, command=shlex.join(["cvq", "train", recipe, *(overrides or ())]), signals=signals)
     main_process = leave()
-    if figures is None or not main_process:  # stopped; or a rank that did not evaluate
+    if figures is None and signals.received is not None:  # so that what stands behind `&&` does not begin
+        raise typer.Exit(exit_code(signals.received))
+    if figures is None or not main_process:  # a rank that did not evaluate
         return
     if json_file:
         write_json(json_file, {"recipe": recipe, "output_dir": config.train.output_dir, "metrics": figures})

@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 
 from PIL import Image
 
-from channelvq.errors import InputError
+from channelvq.errors import InputError, first_few
 from channelvq.files import is_stream, replace_file
 from channelvq.images.geometry import resize, resize_crop
 from channelvq.images.load import WHITE, Color, load_image
@@ -86,25 +86,25 @@ def read_images(
     size: or (height, width), to whose aspect they are cropped; or a function of an image's (height, width) to those
     that it is to have, whole (`resize`).
 
-    An unreadable file of a folder is skipped, one that was named itself is an InputError. So are, at once, a path that
-    does not exist, and no image file at all.
+    An unreadable file of a folder is skipped, one that was named itself is an InputError, which names all such. So are,
+    at once, paths that do not exist, and no image file at all.
     """
     sources = [(path, True) if path.is_dir() else (path, False) for path in map(Path, paths)]
     files = [(file, in_folder) for path, in_folder in sources for file in (find_images(path) if in_folder else [path])]
-    for file, in_folder in files:
-        if not in_folder and not file.exists():
-            raise InputError(f"cannot read image file {str(file)!r}: no such file or folder")
+    if gone := [repr(str(file)) for file, in_folder in files if not in_folder and not file.exists()]:
+        raise InputError(f"images {first_few(gone)}: no such file or folder; expected an image or a folder of them")
     if not files:
         raise InputError(f"no image file in {', '.join(map(repr, map(str, paths)))} or below (.jpg, .png, .webp, ...)")
     skipped: list[Skipped] = []
 
     def images() -> Iterator[tuple[Path, Image.Image]]:
-        for path, in_folder in files:
+        for i, (path, in_folder) in enumerate(files):
             try:
                 image = load_image(path, background=background)
             except InputError as error:
                 if not in_folder:
-                    raise
+                    named = [other for other, of_folder in files[i + 1 :] if not of_folder]
+                    raise _unreadable(error, named, len(files)) from error
                 skipped.append(Skipped(path, str(error)))
             else:
                 if callable(size):
@@ -113,6 +113,19 @@ def read_images(
                     yield path, resize_crop(image, size)
 
     return images(), skipped
+
+
+def _unreadable(first: InputError, others: Sequence[Path], total: int) -> InputError:
+    """Of a file that was named by itself, and of whichever else of those after it cannot be read."""
+    reasons = [str(first)]
+    for path in others:
+        try:
+            load_image(path)
+        except InputError as error:
+            reasons.append(str(error))
+    if total == 1:
+        return first
+    return InputError(f"{len(reasons)} of {total} images cannot be used, leave them out: {first_few(reasons)}")
 
 
 def save_image(image: Image.Image, path: str | Path) -> None:

@@ -67,11 +67,15 @@ FREE = (
     "output_dir", "resume", "steps", "threads", "device", "data_workers", "accumulation", "compile", "channels_last",
     "trackers", "license",
 )  # fmt: skip
+OF_THE_CALL = ("train.output_dir:", "train.resume:")  # of which nobody need be told
 FREE_ENDINGS = ("_every", "_checkpoints")
 
 
-def check_run_folder(run_dir: Path, resolved: Any, resume: bool) -> None:
-    """Refuse to start over a run that is there, and to go on with settings that would make it another run."""
+def check_run_folder(run_dir: Path, resolved: Any, resume: bool) -> list[str]:
+    """Refuse to start over a run that is there, and to go on with settings that would make it another run.
+
+    Returns those that it had otherwise in its last sitting and may have, as "train.steps: 60 -> 30".
+    """
     saved = checkpoints(run_dir)
     if saved and not resume:
         raise InputError(
@@ -79,17 +83,17 @@ def check_run_folder(run_dir: Path, resolved: Any, resume: bool) -> None:
             "go on with train.resume=true, or choose another train.output_dir"
         )
     if not saved:
-        return
-    if (run_dir / "config.yaml").is_file():
-        _refuse_changes(run_dir, resolved)
+        return []
+    changed = _allowed_changes(run_dir, resolved) if (run_dir / "config.yaml").is_file() else []
     if (done := read_state(saved[-1])["step"]) > resolved.train.steps:
         raise InputError(
             f"{run_dir} has already done {done} steps, train.steps is {resolved.train.steps}: "
             f"give {done} or more, or choose another train.output_dir"
         )
+    return [line for line in changed if not line.startswith(OF_THE_CALL)]
 
 
-def _refuse_changes(run_dir: Path, resolved: Any) -> None:
+def _allowed_changes(run_dir: Path, resolved: Any) -> list[str]:
     changed = differences(_begun_with(run_dir, resolved), to_dict(resolved))
     free = tuple(f"train.{name}:" for name in FREE)
     other = [line for line in changed if not line.startswith(free) and not line.split(":")[0].endswith(FREE_ENDINGS)]
@@ -98,6 +102,7 @@ def _refuse_changes(run_dir: Path, resolved: Any) -> None:
             f"{run_dir} was begun with other settings:\n  " + "\n  ".join(other) + "\n"
             "resume with the settings it has, or choose another train.output_dir"
         )
+    return changed
 
 
 def check_inputs(run_dir: Path, inputs: dict[str, str]) -> None:

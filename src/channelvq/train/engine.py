@@ -6,6 +6,7 @@ precision, clipping, moving averages, progress, metrics, checkpoints, resuming a
 
 import logging
 import math
+import signal
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
@@ -34,7 +35,7 @@ from channelvq.train.checkpoint import (
     sweep_partial,
 )
 from channelvq.train.config import TrainConfig
-from channelvq.train.progress import Progress
+from channelvq.train.progress import Progress, tell
 from channelvq.train.signals import StopSignals
 from channelvq.train.task import Figures, Losses, Recipe, Task
 from channelvq.train.watch import Watch
@@ -62,13 +63,17 @@ def check_run(recipe: Recipe) -> None:
 class Engine:
     """Trains a task. `fit` returns the last evaluation, or None when a signal stopped it before the end.
 
-    checked: `check_run` has been called.
+    checked: `check_run` has been called. signals: told of the one that stopped it.
     """
 
-    def __init__(self, task: Task, config: TrainConfig, resolved: Any, *, checked: bool = False) -> None:
+    def __init__(
+        self, task: Task, config: TrainConfig, resolved: Any, *, checked: bool = False,
+        signals: StopSignals | None = None,
+    ) -> None:  # fmt: skip
         if not checked:
             check_run(resolved)
         self.task, self.config = task, config
+        self.signals = signals or StopSignals()
         self.run_dir = Path(config.output_dir)
         self.accumulation = config.accumulation or 1
         self.accelerator = launch.build_accelerator(config, task.idle_parameters)
@@ -80,7 +85,10 @@ class Engine:
         # No rank may find what another one has just begun to write.
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            check_run_folder(self.run_dir, self.resolved, self.config.resume)  # another process may have been first
+            # Another process may have been first.
+            changed = check_run_folder(self.run_dir, self.resolved, self.config.resume)
+            if changed:
+                tell(_told_changes(changed, self.config.steps), logging.WARNING)
             sweep_partial(self.run_dir)
             (self.run_dir / "samples").mkdir(parents=True, exist_ok=True)
             save(self.resolved, self.run_dir / "config.yaml")
@@ -123,7 +131,7 @@ class Engine:
         figures = None
         main, sink = self.accelerator.is_main_process, self.accelerator.log
         watch = Watch(self.accelerator.process_index, self.accelerator.num_processes, self.run_dir, start_step)
-        with StopSignals() as signals, Progress(config.steps, start_step, self.run_dir, main, sink) as progress, watch:
+        with self.signals, Progress(config.steps, start_step, self.run_dir, main, sink) as progress, watch:
             for line in launch.advice(config):
                 progress.say(line, logging.WARNING)
             for step in range(start_step, config.steps):
@@ -136,22 +144,27 @@ class Engine:
                 if log:
                     progress.log(done, self._over_ranks(figures_of_step), config.batch_size)
                 if done % config.evaluate_every == 0 or last:
+                    if last:  # after it nothing moves on a terminal any more
+                        progress.say("evaluating ...")
                     figures = self._evaluate(done)
                     progress.log_evaluation(done, figures)
                     for line in self.task.alarms(figures):
                         progress.say(line, logging.WARNING)
                 # After the step and not in it, so that what is saved is a state that training has been in.
-                stopping = self._anywhere(signals.received)
+                stopping = self._anywhere(self.signals.received)
                 if done % config.checkpoint_every == 0 or last or stopping:
                     save_checkpoint(self.accelerator, self.run_dir, done, config, self.seconds, self.run_state)
                 if stopping and not last:
                     progress.say(
-                        f"stopped by {stopping} after step {done}; go on with train.resume=true", logging.ERROR
+                        f"stopped by {stopping.name} after step {done}; go on with train.resume=true", logging.ERROR
                     )
+                    self.signals.received = stopping
                     launch.stop_trackers(self.accelerator)
                     return None
         if figures is None:  # resumed a run that had already ended
+            progress.say("evaluating ...")
             figures = self._evaluate(config.steps)
+        progress.say(f"saving {self.run_dir / 'final'} ...")
         self._save_final()
         launch.stop_trackers(self.accelerator)
         return figures
@@ -168,14 +181,13 @@ class Engine:
         self.seconds = float(read_state(saved[-1]).get("seconds", 0.0))
         return step
 
-    def _anywhere(self, signal: str | None) -> str | None:
+    def _anywhere(self, received: signal.Signals | None) -> signal.Signals | None:
         """The signal that any rank has got: all of them stop after the same step, whichever was told."""
         if self.accelerator.num_processes == 1:
-            return signal
-        got = torch.tensor([float(signal is not None)], device=self.accelerator.device)
-        if not float(cast(Tensor, self.accelerator.reduce(got, "sum"))):
-            return None
-        return signal or "a signal to another rank"
+            return received
+        got = torch.tensor([received or 0], device=self.accelerator.device)
+        highest = int(cast(Tensor, self.accelerator.gather(got)).max())
+        return signal.Signals(highest) if highest else None
 
     def step(self, batch: Tensor, step: int, *, log: bool = True) -> Figures:
         """One update by every optimizer from this rank's share of the global batch; where `log`, what there is to."""
@@ -304,6 +316,14 @@ class Engine:
         if self.accelerator.is_main_process:
             self.task.save(models, self.run_dir / "final")
         self.accelerator.wait_for_everyone()  # it is there when any rank goes on
+
+
+def _told_changes(changed: list[str], steps: int) -> str:
+    """changed: settings, as `check_run_folder` returns them."""
+    length = (
+        f"; the learning rate falls until step {steps} now" if any("train.steps:" in line for line in changed) else ""
+    )
+    return f"the run goes on with other settings than before: {', '.join(changed)}{length}"
 
 
 def training_seconds(run_dir: str | Path, batch_size: int) -> float:

@@ -3,6 +3,7 @@
 import copy
 import importlib.util
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -163,6 +164,20 @@ def leave() -> bool:
     state = PartialState()
     state.destroy_process_group()
     return state.is_main_process
+
+
+def exit_code(stopped_by: signal.Signals) -> int:
+    """Of a process whose training a signal has stopped well: 128 + its number, as shells have it.
+
+    Where torchrun would take that for a failure and begin the ranks again, 0: they were told to stop.
+    """
+    return 0 if _restarts() else 128 + stopped_by
+
+
+def _restarts() -> int:
+    """How often torchrun may still begin the ranks again, this being one of its own."""
+    allowed = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
+    return allowed - int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -12,6 +12,7 @@ from channelvq.registry import Registry
 from channelvq.train.card import write_card
 from channelvq.train.engine import Engine, check_run
 from channelvq.train.launch import own_threads
+from channelvq.train.signals import StopSignals
 from channelvq.train.task import Figures, Recipe
 
 R = TypeVar("R", bound=Recipe)
@@ -38,16 +39,18 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = (), *, of: 
     task = data.get("task", "tokenizer")
     if not isinstance(task, str) or task not in TASKS:
         raise InputError(f"recipe {name_or_path}: task {task!r} is unknown, the tasks are {', '.join(TASKS.names())}")
-    recipe = from_dict(TASKS[task], data, where=f"recipe {name_or_path}")
+    # A file of one's own that holds the mistake could not be shown either.
+    listed = f"`cvq show {name_or_path}` lists all" if overrides else ""
+    recipe = from_dict(TASKS[task], data, where=f"recipe {name_or_path}", listed=listed)
     if of is not None and not isinstance(recipe, of):
         raise InputError(f"recipe {name_or_path}: expected one with task: {of.task}, this one has task: {task}")
     return recipe
 
 
-def train(recipe: Recipe, *, command: str | None = None) -> Figures | None:
+def train(recipe: Recipe, *, command: str | None = None, signals: StopSignals | None = None) -> Figures | None:
     """Train a recipe; returns the last held-out figures, or None when a signal stopped it.
 
-    command: the one that asked for it, for the model card in final/.
+    command: the one that asked for it, for the model card in final/. signals: told of the one that stopped it.
     Of what the process has set nothing counts but the settings: an autocast around the call, or another default dtype
     than float32, is an InputError, and the number of threads is afterwards what it was.
     """
@@ -59,7 +62,7 @@ def train(recipe: Recipe, *, command: str | None = None) -> Figures | None:
         raise InputError(f"train: torch's default dtype is {dtype}, expected float32; see torch.set_default_dtype")
     check_run(recipe)  # before the task, which may draw and tokenize for minutes
     with own_threads(recipe.train):
-        engine = Engine(recipe.build(), recipe.train, recipe, checked=True)
+        engine = Engine(recipe.build(), recipe.train, recipe, checked=True, signals=signals)
         figures = engine.fit()
         if figures is not None and engine.accelerator.is_main_process:
             write_card(recipe, figures, engine.seconds, command, engine.task.held_out_pictures)

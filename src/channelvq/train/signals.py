@@ -6,15 +6,15 @@ from typing import Any
 
 
 class StopSignals:
-    """Inside `with`, `received` becomes the name of the signal; the old handlers come back afterwards."""
+    """Inside `with`, `received` becomes the signal, and stays afterwards; the old handlers come back then."""
 
     def __init__(self) -> None:
-        self.received: str | None = None
+        self.received: signal.Signals | None = None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignals":
         def stop(number: int, frame: FrameType | None) -> None:
-            self.received = signal.Signals(number).name
+            self.received = signal.Signals(number)
 
         for number in (signal.SIGTERM, signal.SIGINT):
             try:

@@ -1,5 +1,6 @@
 import json
 import pickle
+import re
 import shutil
 from io import BytesIO
 from typing import Any
@@ -132,18 +133,32 @@ def test_random_crop_and_flip_are_drawn_from_the_generator(tmp_path):
 def test_unreadable_files_are_found_when_the_source_is_made(tmp_path):
     fill(tmp_path, ["a.png", "c.png"])
     (tmp_path / "b.png").write_bytes(b"")
-    with pytest.warns(SkippedFilesWarning, match=r"1 of 3 images skipped; the first: .*b\.png.*it is empty") as record:
+    with pytest.warns(SkippedFilesWarning, match=r"1 of 3 images skipped: .*b\.png.*it is empty") as record:
         source = FolderSource(tmp_path, 8, "all")
     assert record[0].filename == __file__
     assert keys(source) == ["a.png", "c.png"]
     assert [s.path.name for s in source.skipped] == ["b.png"]
 
 
+def test_the_first_five_that_are_skipped_are_named_and_the_split(tmp_path):
+    fill(tmp_path, [f"{i}.png" for i in range(20)])
+    for i in range(20, 60):
+        (tmp_path / f"{i}.png").write_bytes(b"")
+    with pytest.warns(SkippedFilesWarning) as record:
+        source = FolderSource(tmp_path, 8, "train", ImageOptions(validation=0.3, test=0.3))
+    skipped = [entry.path.name for entry in source.skipped]
+    assert len(skipped) > 6  # or the sentence is another one
+    said = str(record[0].message)
+    assert f": {len(skipped)} of {len(source) + len(skipped)} images of the training split skipped: " in said
+    assert re.findall(r"image file '[^']+/([^'/]+)'", said) == skipped[:5]
+    assert said.endswith(f"; and {len(skipped) - 5} more")
+
+
 def test_a_truncated_file_is_found_when_the_source_is_made(tmp_path):
     fill(tmp_path, ["a.png"])
     (tmp_path / "half.png").write_bytes(png()[:900])
     for _ in range(2):  # a bad file is not remembered as one that was checked
-        with pytest.warns(SkippedFilesWarning, match=r"1 of 2 images skipped.*half\.png.*broken or incomplete"):
+        with pytest.warns(SkippedFilesWarning, match=r"1 of 2 images skipped: .*half\.png.*broken or incomplete"):
             source = FolderSource(tmp_path, 8, "all")
         assert keys(source) == ["a.png"]
         assert source.skipped[0].path == tmp_path / "half.png"

@@ -241,7 +241,9 @@ def test_findings_of_use_alone(healthy: DoctorReport) -> None:
 
 
 def test_a_single_image_is_no_ground_for_warnings() -> None:
-    report, _ = examine(tiny(), noise(1))
+    told: list[tuple[int, int]] = []
+    report, _ = examine(tiny(), noise(1), lambda done, total: told.append((done, total)))
+    assert told == [(i + 1, 1 + CHANNELS) for i in range(1 + CHANNELS)]  # one share of images, and each token
     assert all(each.level == "note" for each in findings(report))
     assert math.isnan(report.relative_error)  # one image does not vary
 

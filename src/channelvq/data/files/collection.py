@@ -13,8 +13,10 @@ from PIL import Image
 from channelvq.data.options import ImageOptions, SkippedFilesWarning, SplitOrAll
 from channelvq.data.source import Sample
 from channelvq.data.split import EmptySplitError, Split
-from channelvq.errors import InputError
+from channelvq.errors import InputError, first_few
 from channelvq.images import Skipped
+
+SPLIT_NAMES: dict[Split, str] = {"train": "training", "validation": "validation", "test": "test"}
 
 
 class Collection(ABC):
@@ -69,8 +71,9 @@ class Collection(ABC):
         """
         if not self.skipped:
             return
-        total, reason = good + len(self.skipped), self.skipped[0].reason
+        total, reasons = good + len(self.skipped), first_few([skipped.reason for skipped in self.skipped])
+        images = "images" if self.split == "all" else f"images of the {SPLIT_NAMES[self.split]} split"
         if not good:
-            raise InputError(f"{self.name}: none of {total} images can be read; the first: {reason}")
-        text = f"{self.name}: {len(self.skipped)} of {total} images skipped; the first: {reason}"
+            raise InputError(f"{self.name}: none of {total} {images} can be read: {reasons}")
+        text = f"{self.name}: {len(self.skipped)} of {total} {images} skipped: {reasons}"
         warnings.warn(text, SkippedFilesWarning, stacklevel=stacklevel)

@@ -8,6 +8,7 @@ What the figures mean is said in findings.py; they are shown in pictures.py and 
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,20 +134,36 @@ class DoctorReport:
         return [(a, b, c, d, e, f) for a, b, c, d, e, f in torch.stack(columns, dim=1).tolist()]
 
 
-def examine(tokenizer: CVQTokenizer, images: UInt8[Tensor, "n 3 h w"]) -> tuple[DoctorReport, Observation]:
+def examine(
+    tokenizer: CVQTokenizer, images: UInt8[Tensor, "n 3 h w"], progress: Callable[[int, int], None] | None = None
+) -> tuple[DoctorReport, Observation]:
     """All figures of a tokenizer on images of its size, and the sums they come from; raises InputError.
 
     A picture that comes again is left out: copies say nothing more of a codebook, and would make it look collapsed.
+    progress: told (parts done, parts in all), a part being some images, or a token's knock-out.
     """
     check_fit(images, tokenizer.image_size)
     images = images[distinct(images.cpu())]
-    observation = observe(tokenizer, images)
-    return diagnose(observation, knockout_loss(tokenizer, images[:KNOCKOUT_IMAGES])), observation
+    done, total = 0, math.ceil(len(images) / CHUNK_ROWS) + tokenizer.num_tokens
+
+    def tick() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done, total)
+
+    observation = observe(tokenizer, images, tick)
+    return diagnose(observation, knockout_loss(tokenizer, images[:KNOCKOUT_IMAGES], tick)), observation
 
 
 @torch.no_grad()
-def observe(tokenizer: CVQTokenizer, images: UInt8[Tensor, "n 3 h w"]) -> Observation:
-    """Tokenize each image once; the ids are those of `tokenize`. Raises InputError for images of another size."""
+def observe(
+    tokenizer: CVQTokenizer, images: UInt8[Tensor, "n 3 h w"], tick: Callable[[], None] = lambda: None
+) -> Observation:
+    """Tokenize each image once; the ids are those of `tokenize`. Raises InputError for images of another size.
+
+    tick: called after every 8 images.
+    """
     check_fit(images, tokenizer.image_size)
     axis, usage = tokenizer.config.axis, CodebookUsage(tokenizer.codebook_size)
     sums = [torch.zeros(tokenizer.num_tokens, dtype=torch.float64) for _ in range(3)]
@@ -170,6 +187,7 @@ def observe(tokenizer: CVQTokenizer, images: UInt8[Tensor, "n 3 h w"]) -> Observ
         # Rows of this chunk among the sampled ones, as numbers image * K + position.
         here = sampled[sampled // z.shape[1] // CHUNK_ROWS == start // CHUNK_ROWS] - start * z.shape[1]
         features.append(z.flatten(0, 1)[here].float())
+        tick()
     errors, z_squares, e_squares = (total / len(images) for total in sums)
     variances = z_squares - (z_sum / len(images)).square().sum(dim=1)
     variances *= len(images) / max(1, len(images) - 1)  # unbiased: else few images make every token look worse
@@ -265,8 +283,13 @@ def near_duplicates(table: Float64[Tensor, "N D"], tolerance: float) -> Int64[Te
 
 
 @torch.no_grad()
-def knockout_loss(tokenizer: CVQTokenizer, images: UInt8[Tensor, "n 3 h w"]) -> Float64[Tensor, " K"]:
-    """PSNR in dB that the images lose on average without each token alone (its codeword set to zero)."""
+def knockout_loss(
+    tokenizer: CVQTokenizer, images: UInt8[Tensor, "n 3 h w"], tick: Callable[[], None] = lambda: None
+) -> Float64[Tensor, " K"]:
+    """PSNR in dB that the images lose on average without each token alone (its codeword set to zero).
+
+    tick: called after each token.
+    """
     with evaluating(tokenizer):
         codes = knockout_codes(tokenizer, images)
         complete = _psnr(tokenizer, codes, images)
@@ -275,6 +298,7 @@ def knockout_loss(tokenizer: CVQTokenizer, images: UInt8[Tensor, "n 3 h w"]) -> 
             less = codes.clone()
             less[:, position] = 0.0
             losses.append((complete - _psnr(tokenizer, less, images)).mean())
+            tick()
     return torch.stack(losses)
 
 
