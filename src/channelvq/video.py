@@ -31,7 +31,7 @@ from torch.nn import functional as F
 
 from channelvq.checks import check_whole_number, whole_numbers
 from channelvq.config import STRICT
-from channelvq.devices import resolve_device
+from channelvq.devices import resolve_device, resolve_dtype
 from channelvq.errors import InputError
 from channelvq.images import WHITE, resize_crop, to_pil
 from channelvq.images.clips import MOST_FRAMES, ClipInput, read_clip
@@ -323,11 +323,16 @@ class ClipTokenizer(nn.Module, PyTorchModelHubMixin, library_name="channelvq", m
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: str | Path, *, device: str | torch.device = "cpu", **options: Any
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        device: str | torch.device = "cpu",
+        dtype: str | torch.dtype | None = None,
+        **options: Any,
     ) -> "ClipTokenizer":
         """Load a tokenizer of clips from a folder, or by the id of a hub repository; see `CVQTokenizer`."""
-        place = resolve_device(device)
+        place, kind = resolve_device(device), resolve_dtype(dtype)
         folder = find_folder("clip tokenizer", pretrained_model_name_or_path, "clip-tokenizer", **options)
-        tokenizer = load_module(cls, ClipConfig, folder).to(place)
+        tokenizer = load_module(cls, ClipConfig, folder).to(place, kind)
         tokenizer.folder = folder
         return tokenizer

@@ -89,13 +89,14 @@ def measured(
 
 def _measured_size(tok: Any, size: int | tuple[int, int] | None) -> tuple[int, int]:
     """(height, width) of what is measured; of a tokenizer without a resampler any, for pictures can be resized."""
+    from channelvq.images.encoded import MOST_PIXELS
     from channelvq.images.geometry import check_size
 
     if size is None or tok.resampler is not None:
         return tok.check_output_size(size, "--size", worked_at=True)
     height, width = check_size(size)
-    if height * width > (most := 16 * 1024**2):
-        raise InputError(f"--size {height}x{width}: more than the {most} pixels allowed")
+    if height * width > MOST_PIXELS:
+        raise InputError(f"--size {height}x{width}: more than the {MOST_PIXELS} pixels allowed")
     return height, width
 
 
