@@ -51,7 +51,9 @@ def test_folders_above_the_data_stay_private(tmp_path: Path) -> None:
     for i in range(40):
         Image.effect_noise((40, 40), 50 + i).convert("RGB").save(pictures / f"{i}.png")
     settings = ("data.sources.scenes.weight=0", f"data.sources.mine={{kind: folder, root: {pictures}}}")
-    text = trained(tmp_path / "run", *settings, "data.sources.mine.validation=0.3")
+    command = f"cvq train small/own data.sources.mine.root={pictures} train.steps=2"
+    text = trained(tmp_path / "run", *settings, "data.sources.mine.validation=0.3", command=command)
+    assert "`cvq train small/own data.sources.mine.root=holiday train.steps=2`" in text
     assert "root `holiday`" in text
     assert "secret" not in text
 

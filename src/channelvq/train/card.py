@@ -4,6 +4,7 @@ A licence stands there only where `train.license` names one: whose pictures they
 for the user to say.
 """
 
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,17 +21,19 @@ from channelvq.train.task import Figures, Recipe
 PICTURE = "samples.png"
 WRITTEN = "Written by `cvq train`"  # a card without these words, and not the plain one, is the user's own, and stays
 PLACES = ("root", "path", "urls", "name", "style", "sprites")  # settings that tell one data set from another
+FOLDER = "the path of this folder, or its id on a hub"
+CALL = "channelvq.train.run.train(...)"
 USES = {
     "tokenizer": (
-        'from channelvq import CVQTokenizer\n\ntok = CVQTokenizer.from_pretrained("{folder}")\n'
+        'from channelvq import CVQTokenizer\n\ntok = CVQTokenizer.from_pretrained("{folder}")  # {what}\n'
         'ids = tok.tokenize("picture.png")\ntok.detokenize(ids[:, :16])[0].save("coarse.png")  # any prefix decodes'
     ),
     "clips": (
-        'from channelvq import ClipTokenizer\n\ntok = ClipTokenizer.from_pretrained("{folder}")\n'
+        'from channelvq import ClipTokenizer\n\ntok = ClipTokenizer.from_pretrained("{folder}")  # {what}\n'
         'ids = tok.tokenize("moving.webp")\nclip = tok.detokenize(ids[:, :2, :16])  # any prefix decodes'
     ),
     "car": (
-        'from channelvq import CAR\n\ncar = CAR.from_pretrained("{folder}")\n'
+        'from channelvq import CAR\n\ncar = CAR.from_pretrained("{folder}")  # {what}\n'
         'car.generate("{prompt}", seed=0).images[0].save("drawn.png")'
     ),
 }
@@ -81,16 +84,21 @@ def card(
     if pictured:
         parts.append(f"![samples]({PICTURE})\n\n{PICTURED.get(task, 'Samples of the last evaluation.')}")
     if task in USES:
-        parts.append(f"```python\n{USES[task].format(folder=name, prompt='a caption')}\n```")
+        parts.append(f"```python\n{USES[task].format(folder=name, what=FOLDER, prompt='a caption')}\n```")
     parts += [
         f"## Data\n\n{_data(recipe)}",
-        f"## Training\n\n`{command or 'channelvq.train.run.train(...)'}`: {train.steps:,} steps of {train.batch_size} "
+        f"## Training\n\n`{_private(command or CALL)}`: {train.steps:,} steps of {train.batch_size} "
         f"images, {_duration(seconds)} on {machine()}, channelvq {__version__}.{size}",
         f"## Figures\n\nOn {_held_out(recipe, held_out_pictures)}, at the end of training:\n\n{_figures(figures)}",
         "## Licence\n\n" + (license_ or "None is given yet: who trained it names one by `train.license`, or here."),
         f"{WRITTEN} {__version__}; change it, but for this line, as you like.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _private(command: str) -> str:
+    """A command without the folders above what its settings name."""
+    return re.sub(r"(?<==)[~/]\S*/(?=[^\s/])", "", command)
 
 
 def _data(recipe: Recipe) -> str:

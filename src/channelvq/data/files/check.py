@@ -278,7 +278,7 @@ def lines(report: Report) -> Iterable[str]:
     yield from _listed(report.same_file, report.same_file_count, "picture(s) are the same file as an earlier one")
     if without := report.images - report.captions:
         yield f"{without:,} without a caption"
-    yield "sound" if report.sound else "not sound"
+    yield "sound" if report.sound else "not sound: see above; a training leaves out what cannot be used"
 
 
 def _listed(names: Sequence[str], count: int, what: str) -> Iterator[str]:
