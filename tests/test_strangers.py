@@ -182,7 +182,7 @@ def test_a_local_folder_is_loaded_without_the_network(
 def test_options_that_do_not_exist_are_named(kind: Any, source: str, tmp_path: Path) -> None:
     if source == "folder":
         source = str(copy("car" if kind is CAR else "tokenizer", tmp_path / "model"))
-    with pytest.raises(InputError, match="there is no option dtype, sampler"):
-        kind.from_pretrained(source, dtype="half", sampler="greedy", revision="main")
+    with pytest.raises(InputError, match="there is no option precision, sampler"):
+        kind.from_pretrained(source, precision="half", sampler="greedy", revision="main")
     if source != "me/repository":
         kind.from_pretrained(source, revision="main")

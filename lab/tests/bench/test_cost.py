@@ -28,7 +28,8 @@ def test_a_point_is_a_process_that_tells_how_far_it_grew() -> None:
         return lambda: torch.zeros(megabytes * 250_000).add_(1)
 
     found = isolated(make, 2)
-    assert megabytes < found["memory"] / 1e6 < megabytes + 20
+    # What was freed before and is taken again does not let the process grow.
+    assert megabytes - 10 < found["memory"] / 1e6 < megabytes + 20
     assert found["seconds"] > 0
 
     def fails() -> Callable[[], object]:
