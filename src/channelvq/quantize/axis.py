@@ -33,25 +33,35 @@ def check_axis(axis: object, where: str) -> None:
 
 
 def checked_vectors(z: Float[Tensor, "B ..."], axis: Axis, dim: int, where: str) -> Float[Tensor, "B K D"]:
-    """The tokens of a feature map (B, C, h, w), or of a sequence (B, K, D), whose vectors are the tokens on any axis.
+    """The tokens of a feature map (B, C, h, w), of a video's (B, C, T, h, w), whose places are those of all frames, or
+    of a sequence (B, K, D), whose vectors are the tokens on any axis.
 
     Raises InputError, beginning with `where`, for anything else and for tokens that are not of `dim` numbers.
     """
-    if not isinstance(z, Tensor) or z.ndim not in (3, 4) or 0 in z.shape:
+    if not isinstance(z, Tensor) or z.ndim not in (3, 4, 5) or 0 in z.shape:
         given = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
         raise InputError(
-            f"{where}: expected a feature map (B, C, h, w) or a sequence (B, K, D), none of them 0, got {given}"
+            f"{where}: expected a feature map (B, C, h, w), that of a video (B, C, T, h, w) or a sequence (B, K, D), "
+            f"none of them 0, got {given}"
         )
     if not z.is_floating_point():
         raise InputError(f"{where}: expected a feature map of floats, got {z.dtype}; convert it with .float()")
-    vectors = to_vectors(z, axis) if z.ndim == 4 else z
+    vectors = z if z.ndim == 3 else to_vectors(_as_map(z), axis)
     if vectors.shape[2] != dim:
-        what = f"on the {axis} axis of {tuple(z.shape)}" if z.ndim == 4 else f"of the sequence {tuple(z.shape)}"
-        hint = "" if z.ndim == 4 else "; a feature map is (B, C, h, w)"
+        what = f"of the sequence {tuple(z.shape)}" if z.ndim == 3 else f"on the {axis} axis of {tuple(z.shape)}"
+        hint = "; a feature map is (B, C, h, w)" if z.ndim == 3 else ""
         raise InputError(f"{where}: a token {what} has {vectors.shape[2]} numbers, the codewords have {dim}{hint}")
     return vectors
 
 
 def shaped_like(vectors: Float[Tensor, "B K D"], z: Float[Tensor, "B ..."], axis: Axis) -> Float[Tensor, "B ..."]:
     """The tokens in the shape that they came in: the inverse of `checked_vectors`."""
-    return vectors if z.ndim == 3 else from_vectors(vectors, axis, (z.shape[2], z.shape[3]))
+    if z.ndim == 3:
+        return vectors
+    shape = _as_map(z).shape
+    return from_vectors(vectors, axis, (shape[2], shape[3])).reshape(z.shape)
+
+
+def _as_map(z: Float[Tensor, "B C ..."]) -> Float[Tensor, "B C h w"]:
+    """A video's map as one of T rows: the order of the places is what counts."""
+    return z.flatten(3) if z.ndim == 5 else z

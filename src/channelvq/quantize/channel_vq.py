@@ -1,6 +1,7 @@
 """ChannelVQ: a quantizer on a chosen axis of a feature map, as one module for any model."""
 
-from typing import Any, cast
+import math
+from typing import Any, Self, cast
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -50,6 +51,18 @@ class ChannelVQ(nn.Module):
         self.codebook_dim = dim
         self.quantizer = config.build(dim, num_tokens)
 
+    @classmethod
+    def like(cls, z: Float[Tensor, "B ..."], codebook_size: int, *, axis: Axis = "channel", **settings: Any) -> Self:
+        """A quantizer for feature maps (or sequences) such as z: D, and K where the kind wants it, are those of z.
+
+        settings: as of the constructor. Of z nothing but the shape and the device counts.
+        """
+        check_axis(axis, cls.__name__)
+        shape = tuple(z.shape) if isinstance(z, Tensor) else ()
+        dim = shape[1] if len(shape) > 3 and axis == "patch" else math.prod(shape[2:])
+        tokens = checked_vectors(z, axis, dim, cls.__name__).shape[1]
+        return cls(codebook_size, dim, num_tokens=tokens, axis=axis, **settings).to(z.device)
+
     @property
     def codebook_size(self) -> int:
         """N."""
@@ -69,7 +82,8 @@ class ChannelVQ(nn.Module):
     ) -> Quantized:
         """(B, C, h, w) -> `Quantized` with z_q (B, C, h, w) and indices (B, C) on the channel axis, (B, h*w) else.
 
-        z: a feature map, or a sequence (B, K, D) whose vectors are the tokens, with z_q (B, K, D) and indices (B, K).
+        z: a feature map, also that of a video (B, C, T, h, w), or a sequence (B, K, D) whose vectors are the tokens,
+        with z_q in the shape of z and indices (B, K).
         keep: tokens that stay, (B, K); the others are set to zero in z_q and do not count in the loss.
         temperature, generator: draw each code at random, the nearer the likelier (draw.py), instead of the nearest one.
         """
