@@ -2,10 +2,12 @@
 
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
+from channelvq import ChannelVQ
 from channelvq.errors import InputError
 from lab.bench.cost import PAPER_GENERATORS, exponent, generator_flops
 from lab.bench.cost_parts import HEADS, Sizes, gradients_apart, head_step, isolated, quantizer_step
@@ -47,10 +49,19 @@ def test_no_way_of_the_head_changes_the_gradients(how: str) -> None:
     head_step(how, Sizes(tokens=75, codes=50, batch=2))()
 
 
-def test_a_step_of_the_quantizer_moves_its_codes() -> None:
+def test_a_step_of_the_quantizer_moves_its_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[ChannelVQ] = []
+
+    def kept(*settings: Any, **more: Any) -> ChannelVQ:
+        made.append(ChannelVQ(*settings, **more))
+        return made[-1]
+
+    monkeypatch.setattr("lab.bench.cost_parts.ChannelVQ", kept)
     step = quantizer_step(Sizes(tokens=4, codes=8, dim=16, batch=2))
-    step()
-    step()
+    for _ in range(2):
+        before = made[0].codes().detach().clone()
+        step()
+        assert not torch.equal(made[0].codes(), before)
 
 
 def test_shares_of_the_paper_add_up() -> None:
