@@ -87,7 +87,9 @@ def train(ranks: int, place: Path, recipe: tuple[str, ...]) -> float:
     """Seconds of the command."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)] if ranks > 1 else []
     settings = (*recipe, f"train.output_dir={place}", "train.checkpoint_every=1", f"train.keep_checkpoints={STEPS}")
-    environment = os.environ | {"CHANNELVQ_CACHE": str(place.parent / "cache")}
+    # torchrun gives each process one thread, so one process gets one too: two threads add up in another order, and Adam
+    # makes whole steps of what is left where a gradient is zero.
+    environment = os.environ | {"CHANNELVQ_CACHE": str(place.parent / "cache"), "OMP_NUM_THREADS": "1"}
     begin = time.perf_counter()
     command = [sys.executable, *launcher, "-m", "channelvq", "train", *settings]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
