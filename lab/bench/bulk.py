@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ from lab.bench.timing import machine
 from lab.study import Tables
 
 SHARD, SIDE, BATCH = 1000, 32, 64
+FEW = 4  # shards for the bundled tokenizer, which takes its time
 QUIET = 0.3  # processes that want a processor, on average over a minute
 POLL = 0.5  # seconds
 
@@ -83,6 +85,7 @@ def run(images: int, path: Path | None) -> dict[str, Any]:
             {"how": "plain loop", "cpu_milliseconds": 1000 * plain, "share": 1.0},
             {"how": "--engine local", "cpu_milliseconds": 1000 * local.cpu, "share": plain / local.cpu},
             {"how": "--engine ray", "cpu_milliseconds": 1000 * drill["cpu"], "share": plain / drill["cpu"]},
+            *beside_bundled(folder),
         ]
         _, tokens = read_token_folder(folder / "tokens")
         protocol = machine() | {
@@ -140,20 +143,35 @@ def plain_loop(folder: Path, shards: int) -> tuple[float, Tensor]:
     """(Processor seconds an image, ids) of the first shards, as a script of one's own would make them."""
     tokenizer = CVQTokenizer.from_pretrained(folder / "tokenizer")
     paths = sorted((folder / "tars").glob("*.tar"))[:shards]
-    for _ in _batches(paths[0]):  # what the first calls take once
-        pass
+    side = tokenizer.image_size
+    for batch in islice(_batches(paths[0], side), 2):  # what the first calls take once
+        tokenizer.tokenize(batch)
     begin = time.process_time()
-    ids = [tokenizer.tokenize(batch) for path in paths for batch in _batches(path)]
+    ids = [tokenizer.tokenize(batch) for path in paths for batch in _batches(path, side)]
     taken = time.process_time() - begin
     return taken / sum(map(len, ids)), torch.cat(ids)
 
 
-def _batches(path: Path) -> Iterator[Tensor]:
+def beside_bundled(folder: Path) -> list[dict[str, Any]]:
+    """The same with the tokenizer of the package, on a few shards."""
+    place = folder / "bundled"
+    (place / "tars").mkdir(parents=True)
+    for tar in sorted((folder / "tars").glob("*.tar"))[:FEW]:
+        (place / "tars" / tar.name).hardlink_to(tar)
+    CVQTokenizer.from_pretrained("bundled").save_pretrained(place / "tokenizer")
+    plain, engine = plain_loop(place, FEW)[0], tokenize(place, "ray", "ray", 1).cpu
+    return [
+        {"how": "plain loop, bundled tokenizer", "cpu_milliseconds": 1000 * plain, "share": 1.0},
+        {"how": "--engine ray, bundled tokenizer", "cpu_milliseconds": 1000 * engine, "share": plain / engine},
+    ]
+
+
+def _batches(path: Path, side: int) -> Iterator[Tensor]:
     pictures = []
     with tarfile.open(path) as tar:
         for member in tar:
             if member.name.endswith(".png") and (file := tar.extractfile(member)) is not None:
-                pictures.append(to_tensor(resize_crop(Image.open(file).convert("RGB"), SIDE)))
+                pictures.append(to_tensor(resize_crop(Image.open(file).convert("RGB"), side)))
     for start in range(0, len(pictures), BATCH):
         yield normalize(torch.stack(pictures[start : start + BATCH]))
 

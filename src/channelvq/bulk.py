@@ -45,6 +45,7 @@ from channelvq.on_ray import outcomes
 from channelvq.tokenizer import CVQTokenizer
 
 Engine = Literal["local", "ray"]
+DECODED = 16  # images that a thread decodes in one go
 BATCH = 64  # images in memory at a time, and as many again that are being decoded
 
 
@@ -220,13 +221,19 @@ def _decoded(
             return found
         return to_tensor(resize_crop(found[0], size)), found[1], sample.key
 
+    def squares(some: Sequence[Located]) -> list[tuple[Tensor, str, str] | Skipped]:
+        return [square(sample) for sample in some]
+
     with decoding() as pool:
-        ahead: deque[Iterator[tuple[Tensor, str, str] | Skipped]] = deque()
+        ahead: deque[Iterator[list[tuple[Tensor, str, str] | Skipped]]] = deque()
         for start in range(0, len(samples) + BATCH, BATCH):
-            ahead.append(pool.map(square, samples[start : start + BATCH]))  # begins at once
+            stop = min(start + BATCH, len(samples))
+            # Some at a time: handing small pictures to threads one by one takes longer than decoding them.
+            some = [samples[first : min(first + DECODED, stop)] for first in range(start, stop, DECODED)]
+            ahead.append(pool.map(squares, some))  # begins at once
             if len(ahead) < 2:
                 continue
-            found = list(ahead.popleft())
+            found = [one for part in ahead.popleft() for one in part]
             skipped += [entry for entry in found if isinstance(entry, Skipped)]
             if good := [entry for entry in found if not isinstance(entry, Skipped)]:
                 images, texts, names = zip(*good, strict=True)
