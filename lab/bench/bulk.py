@@ -71,11 +71,11 @@ def run(images: int, path: Path | None) -> dict[str, Any]:
     """The drill and the comparison; writes and returns the result. images: at least six shards."""
     if images < 6 * SHARD:
         raise InputError(f"bench bulk: {images} images are too few to be killed twice, give {6 * SHARD} or more")
+    begin = os.getloadavg()[0]  # before the tars are made, which is work too
     with tempfile.TemporaryDirectory(prefix="bulk-") as place:
         folder = Path(place)
         save_tokenizer(folder / "tokenizer")
         make_tars(folder / "tars", images)
-        begin = os.getloadavg()[0]
         before, ids = plain_loop(folder, 10)
         drill = drilled(folder, images)
         local = tokenize(folder, "local", "local", 1)

@@ -2,28 +2,34 @@
 
 llama.cpp runs in this process, by `pip install xllamacpp`, a build of it with its own server. Both take the likeliest
 token. A choice that differs changes all that follows, so choices are also counted after llama.cpp's own tokens: how
-many of them transformers would have made otherwise.
+many of them transformers would have made otherwise. And how fast each is beside our sampler, one thread each, one image
+at a time, without guidance.
 """
 
+import statistics
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from channelvq.car.export import export_car
+from channelvq.car.export import export_car, stock_model
 from channelvq.car.exported import Exported, ImageIds
 from channelvq.car.gguf_export import GGUF_FILE, Weights, export_gguf
 from channelvq.car.model import CAR
 from channelvq.errors import InputError
 from channelvq.evaluate.results import write_json
 from channelvq.evaluate.tables import TextTable
-from lab.bench.timing import machine
+from lab.bench.generate import PEER, stock_method
+from lab.bench.timing import interleaved, machine, ratio
 from lab.study import Tables
 
 CASES: tuple[tuple[Weights, str], ...] = (("float32", "F32"), ("float32", "F16"), ("int8", "F16"))  # weights, cache
 NEVER = -1e9
+ROUNDS = 9
 COLOURS, THINGS = ("red", "blue", "green", "purple"), ("dog", "car", "umbrella", "cat", "chair", "bus", "bird", "book")
 PROMPTS = [f"a photo of a {colour} {thing}" for thing in THINGS for colour in COLOURS]
 
@@ -65,7 +71,9 @@ def choices(model: PreTrainedModel, tokens: list[int], ids: list[int], first: in
 
 def run(car: str, path: Path | None) -> dict[str, Any]:
     """Export in every precision and compare image by image."""
+    torch.set_num_threads(1)  # as llama.cpp has here
     model, records, version = CAR.from_pretrained(car), [], ""
+    methods = own_methods(model)
     with tempfile.TemporaryDirectory() as folder:
         export_car(model, Path(folder, "stock"))
         stock = AutoModelForCausalLM.from_pretrained(Path(folder, "stock"), trust_remote_code=False)
@@ -76,11 +84,39 @@ def run(car: str, path: Path | None) -> dict[str, Any]:
             version = llama.version
             size = (place / GGUF_FILE).stat().st_size
             records.append({"weights": weights, "cache": cache, "bytes": size} | _compared(llama, stock))
+            if cache == "F16":  # as llama.cpp has it where nothing is said
+                tokens, _ = llama.exported.prompt(llama.exported.text.encode(PROMPTS[0], model.max_text_tokens))
+                methods[f"llama.cpp, {weights}"] = partial(llama.ids, tokens)
+        speeds = measured_speeds(methods, model.num_tokens)
     about = {"model": car, "prompts": PROMPTS, "tokens": model.num_tokens, "xllamacpp": version}
-    result = {"protocol": machine() | about, "records": records}
+    about |= {"rounds": ROUNDS, "speedup": f"median over rounds of the time of {PEER} over the method's"}
+    result = {"protocol": machine() | about, "records": records, "speeds": speeds}
     if path is not None:
         write_json(path, result)
     return result
+
+
+def own_methods(model: CAR) -> dict[str, Callable[[], object]]:
+    """What draws one image of the first prompt, by name: transformers and our sampler."""
+    ours = partial(model.generate, PROMPTS[0], guidance_scale=1.0, temperature=0.0)
+    return {
+        PEER: stock_method(*stock_model(model), model, rows=1),
+        "channelvq": ours,
+        "channelvq, exact=False": partial(ours, exact=False),
+        "channelvq, compiled": partial(ours, exact=False, compiled=True),
+    }
+
+
+def measured_speeds(methods: dict[str, Callable[[], object]], tokens: int) -> list[dict[str, Any]]:
+    """A record for each method, of images of so many tokens."""
+    for work in methods.values():  # what the first call takes once
+        work()
+    times = interleaved(methods, ROUNDS)
+    return [
+        {"method": name, "tokens_per_second": tokens / statistics.median(times[name]),
+         "speedup": 1 / ratio(times[name], times[PEER])}
+        for name in methods
+    ]  # fmt: skip
 
 
 def _compared(llama: LlamaCpp, stock: PreTrainedModel) -> dict[str, int]:
@@ -113,4 +149,10 @@ def shown(result: dict[str, Any]) -> TextTable:
     return TextTable(HEADINGS, rows, note=note)
 
 
-TABLES: Tables = {"llama-cpp": ("llama-cpp.json", shown)}
+def shown_speeds(result: dict[str, Any]) -> TextTable:
+    """A row for each method."""
+    rows = [[r["method"], f"{r['tokens_per_second']:.0f}", f"{r['speedup']:.2f}"] for r in result["speeds"]]
+    return TextTable(("method", "tokens/s of one core", "over transformers"), rows, note=result["protocol"]["machine"])
+
+
+TABLES: Tables = {"llama-cpp": ("llama-cpp.json", shown), "llama-cpp-speed": ("llama-cpp.json", shown_speeds)}

@@ -6,11 +6,11 @@ import torch
 from channelvq import CAR, CVQTokenizer
 from channelvq.car.config import CARConfig
 from channelvq.car.text import TextTokenizer, train_bpe
+from channelvq.data.fetched.fashion import CLASSES
 from channelvq.nn.conv import ConvConfig
 from channelvq.quantize.codebook import PlainConfig
 from channelvq.tokenizer import CVQConfig
 from lab.studies.backbones import BACKBONES, VARIANTS, cached_equals_naive, recipe, together_equals_alone, works
-from lab.studies.generator import PROMPTS
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,
          "n_embd": 32, "n_layer": 2, "n_head": 2, "n_inner": 64}  # fmt: skip
@@ -23,7 +23,7 @@ def tiny(kind: str) -> CAR:
     with torch.no_grad():
         tokenizer.quantizer.codes().normal_()
     settings = {key: SMALL.get(key, value) for key, value in BACKBONES[kind].items()}
-    text = TextTokenizer(train_bpe(PROMPTS, 300))
+    text = TextTokenizer(train_bpe(CLASSES, 300))
     return CAR(CARConfig(backbone=settings, max_text_tokens=24), tokenizer, text).double().eval()
 
 

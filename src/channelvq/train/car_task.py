@@ -42,6 +42,7 @@ from channelvq.tokenizer import CVQTokenizer
 from channelvq.train.checkpoint import check_inputs
 from channelvq.train.config import check_start
 from channelvq.train.launch import on_gpu
+from channelvq.train.lora import LoRAConfig, add_low_rank, merged, trained_of
 from channelvq.train.muon import MuonWithAdamW
 from channelvq.train.progress import tell
 from channelvq.train.task import Losses, Recipe, Task
@@ -61,6 +62,7 @@ class CARObjectiveConfig:
     backbone brings no text tokenizer. train_images: how many pictures are tokenized, to be read again and again; token
     shards are read to their end.
     muon_learning_rate: the peak rate of Muon for the matrices of the backbone's layers; None: AdamW for everything.
+    lora: train low-rank additions to the backbone's linear layers instead of the backbone; needs lm_steps 0.
     start_from: a generator (as for `from_pretrained`) of the same model on the same image tokenizer, whose weights and
     text tokenizer are the start.
     """
@@ -71,6 +73,7 @@ class CARObjectiveConfig:
     text_vocab_size: PositiveInt = 1024
     train_images: PositiveInt = 20_000
     muon_learning_rate: PositiveFloat | None = None
+    lora: LoRAConfig | None = None
     start_from: str | None = None
 
 
@@ -95,6 +98,8 @@ class CARRecipe(Recipe):
             raise ValueError(
                 f"objective.lm_steps + objective.stage1_steps = {before} must be at most train.steps {self.train.steps}"
             )
+        if self.objective.lora and (self.objective.lm_steps or self.objective.muon_learning_rate):
+            raise ValueError("objective.lora leaves the backbone as it is: set lm_steps to 0 and leave Muon out")
         if self.tokenizer == OF_START and self.objective.start_from is None:
             raise ValueError(f"tokenizer {OF_START!r} is that of a generator: name it as objective.start_from")
 
@@ -190,6 +195,8 @@ class CARTask(Task):
         tokenizer.to("cpu")
         generator = torch.Generator().manual_seed(recipe.train.seed)
         self.car = given or CAR(recipe.model, tokenizer, self._text(), generator=generator)
+        if recipe.objective.lora is not None:
+            add_low_rank(self.car.backbone, recipe.objective.lora, generator)
         self.train_set, self.held_out = (t.first_tokens(self.car.num_tokens) for t in (self.train_set, self.held_out))
         self.held_out_pictures = len(set(self.held_out.keys))
         tell(_captioned(self.train_set))
@@ -267,7 +274,8 @@ class CARTask(Task):
     def _enter(self, stage: Stage) -> None:
         """Parameters that do not train get no gradient, and the optimizer leaves them as they are."""
         if stage != self.stage:
-            self.car.backbone.requires_grad_(stage != "stage1")
+            for parameter in trained_of(self.car.backbone):
+                parameter.requires_grad_(stage != "stage1")
             for parameter in self.car.new_parameters():
                 parameter.requires_grad_(stage != "lm")
             self.stage = stage
@@ -275,7 +283,7 @@ class CARTask(Task):
     def _optimizer(self) -> Optimizer:
         train, objective = self.recipe.train, self.recipe.objective
         matrices = hidden_matrices(self.car) if objective.muon_learning_rate else []
-        others = [p for p in self.car.backbone.parameters() if not any(p is matrix for matrix in matrices)]
+        others = [p for p in trained_of(self.car.backbone) if not any(p is matrix for matrix in matrices)]
         parts = ((list(self.car.new_parameters()), 1.0), (others, objective.backbone_lr_ratio))
         groups = [
             {
@@ -361,7 +369,7 @@ class CARTask(Task):
 
     def save(self, models: dict[str, nn.Module], folder: Path) -> None:
         """config.json, model.safetensors, tokenizer.json, tokenizer/ and README.md."""
-        cast(CAR, models["car"]).save_pretrained(folder)
+        merged(cast(CAR, models["car"])).save_pretrained(folder)
 
 
 def hidden_matrices(car: CAR) -> list[Tensor]:

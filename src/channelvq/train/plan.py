@@ -166,15 +166,20 @@ def _car_plan(name: str, recipe: CARRecipe, machine: Machine) -> Plan:
     backbone = sum(p.numel() for p in car.backbone.parameters()) - text
     new = sum(p.numel() for p in car.new_parameters())
     frozen = sum(p.numel() for p in tokenizer.parameters())
-    parts = [Part("backbone", backbone, True), Part("text embedding", text, True),
+    lora = recipe.objective.lora
+    parts = [Part("backbone", backbone, lora is None), Part("text embedding", text, lora is None),
              Part("projector, marker, head", new, True), Part("image tokenizer", frozen, False)]  # fmt: skip
+    if lora is not None:
+        added = sum(lora.rank * sum(matrix.shape) for matrix in hidden_matrices(car))
+        parts.insert(2, Part("low-rank additions", added, True))
     shape = car.backbone.config.get_text_config(decoder=True)
     layers, width = shape.num_hidden_layers, shape.hidden_size
     n = recipe.model.max_text_tokens + car.num_tokens
     flops = 2.0 * n * (backbone + new) + 2.0 * layers * n * n * width
     kept = n * width * (layers * _bytes(recipe.train) + LAYER_BYTES) + 4.0 * car.num_tokens * car.codebook_size
     by_muon = sum(matrix.numel() for matrix in hidden_matrices(car)) if recipe.objective.muon_learning_rate else 0
-    return _plan(name, recipe.train, machine, parts, model, flops, kept, by_muon=by_muon)
+    kept_as_is = 0.0 if lora is None else 2.0 * n * backbone
+    return _plan(name, recipe.train, machine, parts, model, flops, kept, by_muon=by_muon, kept_as_is=kept_as_is)
 
 
 def tokenizer_config(recipe: CARRecipe) -> CVQConfig:
@@ -210,8 +215,11 @@ def _plan(
     kept: float,
     frozen: float = 0.0,
     by_muon: int = 0,
+    kept_as_is: float = 0.0,
 ) -> Plan:
     """kept: bytes of activations of one image. frozen: FLOPs of what no gradient passes through.
+
+    kept_as_is: FLOPs of weights that gradients pass but that have none of their own, a third less work.
 
     by_muon: parameters that Muon trains, which keeps one number of each where Adam keeps two.
     """
@@ -225,7 +233,7 @@ def _plan(
         "activations": kept * train.batch_size / machine.gpus,
     }
     images = train.steps * train.batch_size
-    hours = (3 * flops + frozen) * images / (machine.peak * 1e12 * machine.mfu) / 3600
+    hours = (3 * flops + frozen - kept_as_is) * images / (machine.peak * 1e12 * machine.mfu) / 3600
     return Plan(name, tuple(parts), model.num_tokens, model.quantizer.codebook_size, model.codebook_dim, flops + frozen,
                 images, train.steps, memory, hours, machine)  # fmt: skip
 
