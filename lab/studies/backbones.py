@@ -53,7 +53,7 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "GPT-2": {"model_type": "gpt2", "n_embd": WIDTH, "n_layer": LAYERS, "n_head": HEADS, "n_inner": 3 * WIDTH},
 }
 SEEDS = 2
-_SHORT = ("tokenizer=bundled-fashion", f"train.steps={STEPS}", "train.threads=1")
+_SHORT = ("tokenizer=bundled-fashion", f"train.steps={STEPS}", "train.threads=1", "train.precision=bf16")
 VARIANTS = {f"{name}, seed {seed}": (name, seed) for seed in range(SEEDS) for name in BACKBONES}
 
 

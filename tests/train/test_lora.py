@@ -36,11 +36,11 @@ def generator(kind: str) -> CAR:
     with torch.no_grad():
         tokenizer.quantizer.codes().normal_()
     text = TextTokenizer(train_bpe(PROMPTS, 300))
-    return CAR(CARConfig(backbone=BACKBONES[kind], max_text_tokens=8), tokenizer, text).double().eval()
+    return CAR(CARConfig(backbone=BACKBONES[kind], max_text_tokens=64), tokenizer, text).double().eval()
 
 
 def logits(car: CAR) -> torch.Tensor:
-    text = car.text.encode(PROMPTS, 8)
+    text = car.text.encode(PROMPTS, 64)
     with torch.no_grad():
         return car(text.ids, text.mask, torch.arange(16).reshape(2, 8)).logits
 
@@ -86,7 +86,7 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CARRecipe:
         "tokenizer=start_from", f"objective.start_from={tmp_path / 'start'}", "objective.lm_steps=0",
         "objective.stage1_steps=2", f"objective.lora.rank={RANK}", "objective.train_images=16", "train.steps=4",
         "train.batch_size=8", "train.compile=false", "train.precision=no", "train.device=cpu", "train.warmup_steps=0",
-        "train.evaluate_every=100", "train.checkpoint_every=1", "train.log_every=1", "model.max_text_tokens=8",
+        "train.evaluate_every=100", "train.checkpoint_every=1", "train.log_every=1", "model.max_text_tokens=64",
         "data.validation_images=4", "data.sources.scenes.sprites=shapes", f"train.output_dir={tmp_path / 'run'}",
         "model.backbone={hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2, intermediate_size: 64}",
     )  # fmt: skip
