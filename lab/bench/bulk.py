@@ -9,7 +9,9 @@ the gain of a second worker is measured on a quiet machine only.
 import io
 import multiprocessing
 import os
+import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import tarfile
@@ -42,8 +44,8 @@ from lab.bench.timing import machine
 from lab.study import Tables
 
 SHARD, SIDE, BATCH = 1000, 32, 64
-FEW = 4  # shards for the bundled tokenizer, which takes its time
-QUIET = 0.3  # processes that want a processor, on average over a minute
+FEW, TURNS = 3, 3  # shards for the bundled tokenizer, which takes its time
+SOME = 30  # shards for two workers
 POLL = 0.5  # seconds
 
 
@@ -104,7 +106,7 @@ def run(images: int, path: Path | None) -> dict[str, Any]:
                 "equal_to_plain": float((tokens.ids[: len(ids)] == ids).float().mean()),
                 "equal_to_local": _equal_files(folder / "tokens", folder / "local"),
             },
-            "two_workers": two_workers(folder) if begin <= QUIET else None,
+            "two_workers": two_workers(folder),
         }  # fmt: skip
     if path is not None:
         write_json(path, result)
@@ -153,17 +155,27 @@ def plain_loop(folder: Path, shards: int) -> tuple[float, Tensor]:
 
 
 def beside_bundled(folder: Path) -> list[dict[str, Any]]:
-    """The same with the tokenizer of the package, on a few shards."""
-    place = folder / "bundled"
-    (place / "tars").mkdir(parents=True)
-    for tar in sorted((folder / "tars").glob("*.tar"))[:FEW]:
-        (place / "tars" / tar.name).hardlink_to(tar)
+    """The same with the tokenizer of the package, on a few shards; in turns, and the median of their shares."""
+    place = part_of(folder, "bundled", FEW)
     CVQTokenizer.from_pretrained("bundled").save_pretrained(place / "tokenizer")
-    plain, engine = plain_loop(place, FEW)[0], tokenize(place, "ray", "ray", 1).cpu
+    plain, engine = [], []
+    for turn in range(TURNS):
+        plain.append(plain_loop(place, FEW - 1)[0])
+        engine.append(tokenize(place, "ray", f"turn-{turn}", 1).cpu)
+    share = statistics.median(a / b for a, b in zip(plain, engine, strict=True))
     return [
-        {"how": "plain loop, bundled tokenizer", "cpu_milliseconds": 1000 * plain, "share": 1.0},
-        {"how": "--engine ray, bundled tokenizer", "cpu_milliseconds": 1000 * engine, "share": plain / engine},
+        {"how": f"{how}, bundled tokenizer", "cpu_milliseconds": 1000 * statistics.median(spent), "share": by}
+        for how, spent, by in (("plain loop", plain, 1.0), ("--engine ray", engine, share))
     ]
+
+
+def part_of(folder: Path, name: str, shards: int) -> Path:
+    """A folder with the first tars alone, without a tokenizer."""
+    place = folder / name
+    (place / "tars").mkdir(parents=True)
+    for tar in sorted((folder / "tars").glob("*.tar"))[:shards]:
+        (place / "tars" / tar.name).hardlink_to(tar)
+    return place
 
 
 def _batches(path: Path, side: int) -> Iterator[Tensor]:
@@ -274,8 +286,10 @@ def two_workers(folder: Path) -> dict[str, float] | None:
     """
     if len(os.sched_getaffinity(0)) < 2:
         return None
-    rates = {n: 1 / tokenize(folder, "ray", f"workers-{n}", n).wall for n in (1, 2)}
-    loops = {n: plain_loops(folder, n) for n in (1, 2)}
+    place = part_of(folder, "some", SOME)
+    shutil.copytree(folder / "tokenizer", place / "tokenizer")
+    rates = {n: 1 / tokenize(place, "ray", f"workers-{n}", n).wall for n in (1, 2)}
+    loops = {n: plain_loops(place, n) for n in (1, 2)}
     return {
         "images_per_second": rates[1], "of_two": rates[2], "ratio": rates[2] / rates[1],
         "plain_ratio": loops[2] / loops[1],
@@ -295,7 +309,7 @@ def _one_thread() -> None:
 
 def _loop_rate(folder: Path) -> float:
     begin = time.monotonic()
-    _, ids = plain_loop(folder, 20)
+    _, ids = plain_loop(folder, SOME)
     return len(ids) / (time.monotonic() - begin)
 
 

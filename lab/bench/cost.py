@@ -22,7 +22,17 @@ from channelvq.train.car_task import CARRecipe
 from channelvq.train.plan import Machine, plan, tokenizer_config
 from channelvq.train.run import load_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe
-from lab.bench.cost_parts import HEADS, Sizes, generator_step, gradients_apart, head_step, isolated, quantizer_step
+from lab.bench.cost_parts import (
+    HEADS,
+    Sizes,
+    generator_step,
+    gradients_apart,
+    head_step,
+    isolated,
+    lookup_step,
+    quantizer_step,
+    tokenizing_step,
+)
 from lab.bench.timing import machine
 from lab.study import Tables
 
@@ -34,12 +44,23 @@ GENERATOR = Sizes(tokens=64, codes=4096, dim=256, batch=2, text=32)
 TOKENS, DIMS = (16, 64, 256, 1024), (64, 256, 1024)
 CODES = (1024, 4096, 16_384, 65_536, 262_144)
 BATCHES, TEXTS = (1, 4, 16), (16, 64, 256, 1024)
+LOOKUP = Sizes(tokens=64, codes=16_384, dim=256, batch=16)
+TOKENIZED = Sizes(tokens=64, codes=4096, batch=16)  # of the bundled tokenizer; its sizes are what they are
+ALL_SIZES: dict[str, Sequence[int]] = {"tokens": TOKENS, "codes": CODES, "dim": DIMS, "batch": BATCHES, "text": TEXTS}
+STEPS = {"lookup": lookup_step, "tokenizing": tokenizing_step, "quantizer": quantizer_step, "generator": generator_step}
+# What is varied in each, from which sizes.
+CURVES: dict[str, tuple[Sizes, dict[str, Sequence[int]]]] = {
+    "lookup": (LOOKUP, {name: ALL_SIZES[name] for name in ("tokens", "codes", "dim")}),
+    "tokenizing": (TOKENIZED, {"batch": (16, 64, 256)}),
+    "quantizer": (QUANTIZER, {name: values for name, values in ALL_SIZES.items() if name != "text"}),
+    "generator": (GENERATOR, ALL_SIZES),
+}
 HEAD = Sizes(tokens=256, codes=65_536, batch=4)
 PAPER_TOKENIZERS = ("paper/cvq-16k-256", "paper/cvq-65k")
 PAPER_GENERATORS = ("paper/car-4b", "paper/car-8b")
 DRAWN = {"seconds": "time", "memory": "memory"}
-COLORS = {"quantizer": "C0", "generator": "C1"}
-NAMES = {"tokens": "tokens C", "codes": "codes N", "dim": "numbers of a codeword D", "batch": "batch",
+COLORS = {"lookup": "C2", "tokenizing": "C3", "quantizer": "C0", "generator": "C1"}
+NAMES = {"tokens": "tokens C", "codes": "codes N", "dim": "numbers of a codeword D", "batch": "images",
          "text": "text tokens T"}  # fmt: skip
 
 
@@ -47,18 +68,20 @@ def run(path: Path | None, *, tiny: bool = False, plot: Path | None = None) -> R
     """Measure everything and write the result; tiny: sizes of no meaning that take seconds."""
     torch.set_num_threads(1)  # before any work: the points are forks, and threads do not fork
     load = os.getloadavg()[0]
-    curves = [*_curves("quantizer", QUANTIZER, tiny), *_curves("generator", GENERATOR, tiny)]
+    curves = [curve for what in CURVES for curve in _curves(what, tiny)]
     heads = [_head(how, Sizes(tokens=8, codes=64, batch=2) if tiny else HEAD) for how in HEADS]
     result = {
         "protocol": machine() | {
             "load": load, "load_at_the_end": os.getloadavg()[0], "threads": 1, "repeats": REPEATS, "tiny": tiny,
             "seconds": "median processor time of a step: forward, backward, AdamW",
             "memory": "bytes by which the process grew at most in its steps, optimizer's states included",
+            "lookup": "the nearest codeword of each of batch x tokens vectors, no gradient",
+            "tokenizing": "`tokenize` of the bundled tokenizer, pixels in memory",
             "quantizer": "the quantizer of kind plain alone, on latents of random numbers",
             "generator": "the whole step of a fresh backbone of 6 layers of width 256 (its settings without others)",
             "head_share": "processor time of head and cross entropy alone, forward, backward and AdamW, over the step",
             "exponent": "slope of the last three points in logarithms",
-            "from": {"quantizer": asdict(QUANTIZER), "generator": asdict(GENERATOR)},
+            "from": {what: asdict(sizes) for what, (sizes, _) in CURVES.items()},
         },
         "curves": curves,
         "heads": heads,
@@ -73,23 +96,20 @@ def run(path: Path | None, *, tiny: bool = False, plot: Path | None = None) -> R
 # Measured
 
 
-def _curves(what: str, sizes: Sizes, tiny: bool) -> Iterator[Record]:
+def _curves(what: str, tiny: bool) -> Iterator[Record]:
+    sizes, over = CURVES[what]
     if tiny:
         sizes = Sizes(tokens=4, codes=64, dim=16, batch=2, text=8)
-    over: dict[str, Sequence[int]] = {"tokens": TOKENS, "codes": CODES, "dim": DIMS, "batch": BATCHES, "text": TEXTS}
     for name, values in over.items():
-        if what == "generator" or name != "text":
-            if tiny:
-                values = [4, 16]
-            points = [_point(what, replace(sizes, **{name: value}), value) for value in values]
-            yield {"of": what, "over": name, "points": points,
-                   "exponent": exponent(points, "seconds"), "memory_exponent": exponent(points, "memory")}  # fmt: skip
+        points = [_point(what, replace(sizes, **{name: value}), value) for value in ([4, 16] if tiny else values)]
+        yield {"of": what, "over": name, "points": points,
+               "exponent": exponent(points, "seconds"), "memory_exponent": exponent(points, "memory")}  # fmt: skip
 
 
 def _point(what: str, sizes: Sizes, value: int) -> Record:
-    if what == "quantizer":
-        return {"at": value, **isolated(lambda: quantizer_step(sizes), REPEATS)}
-    whole = isolated(lambda: generator_step(sizes), REPEATS)
+    whole = isolated(lambda: STEPS[what](sizes), REPEATS)
+    if what != "generator":
+        return {"at": value, **whole}
     head = isolated(lambda: head_step("whole", sizes), REPEATS)
     return {"at": value, **whole, "head_seconds": head["seconds"], "head_share": head["seconds"] / whole["seconds"]}
 
@@ -162,7 +182,7 @@ def shown(result: Record) -> TextTable:
         ])  # fmt: skip
     protocol = result["protocol"]
     note = f"{protocol['machine']}; one thread, processor time, at a load of {protocol['load']:.1f}."
-    headings = ("step of", "over", "values", "ms", "exponent", "MB", "exponent (memory)", "head's share")
+    headings = ("of", "over", "values", "ms", "exponent", "MB", "exponent (memory)", "head's share")
     return TextTable(headings, rows, note=note)
 
 
@@ -207,8 +227,10 @@ def draw(result: Record, path: Path) -> None:
         axes.set_xlabel(words)
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("over that of the first point")
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4)
+    named = {
+        label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(list(named.values()), list(named), loc="outside lower center", ncols=4)
     save_figure(figure, path)
 
 

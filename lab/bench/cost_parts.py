@@ -20,6 +20,7 @@ from channelvq.car.config import CARConfig
 from channelvq.car.model import CAR
 from channelvq.car.text import TextTokenizer, train_bpe
 from channelvq.errors import InputError
+from channelvq.lookup.nearest import nearest_codeword
 from channelvq.nn.conv import ConvConfig
 from channelvq.quantize.channel_vq import ChannelVQ
 from channelvq.quantize.codebook import PlainConfig
@@ -99,6 +100,21 @@ def _memory(name: str) -> int:
 
 
 # Steps
+
+
+def lookup_step(sizes: Sizes) -> Step:
+    """The nearest codeword of each vector, as `ChannelVQ` looks it up; random numbers."""
+    torch.manual_seed(0)
+    vectors, codebook = torch.randn(sizes.batch * sizes.tokens, sizes.dim), torch.randn(sizes.codes, sizes.dim)
+    return lambda: nearest_codeword(vectors, codebook)
+
+
+def tokenizing_step(sizes: Sizes) -> Step:
+    """`tokenize` of the bundled tokenizer, of a batch of pictures."""
+    torch.manual_seed(0)
+    tokenizer = CVQTokenizer.from_pretrained("bundled")
+    images = torch.rand(sizes.batch, 3, tokenizer.image_size, tokenizer.image_size) * 2 - 1
+    return lambda: tokenizer.tokenize(images)
 
 
 def quantizer_step(sizes: Sizes) -> Step:
