@@ -3,7 +3,7 @@
 The pictures are made, in tar shards in a temporary folder; the tokenizer is a fresh small one, whose work is little, so
 that what the engine adds shows. Processor time is that of the command and of all processes below it, Ray's own too,
 between its first and its last shard: it hardly changes when the machine does other work too. Time on the clock does, so
-the gain of a second worker is measured on a quiet machine only.
+beside the gain of a second worker stands that of a second plain loop, which shares nothing with the first.
 """
 
 import io

@@ -5,6 +5,7 @@ layers are peft's. What is saved is a generator as any other: the additions are 
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from pydantic import PositiveFloat, PositiveInt
@@ -57,7 +58,7 @@ def trained_of(backbone: nn.Module) -> Iterator[nn.Parameter]:
 
 def merged(car: CAR) -> CAR:
     """The generator with the additions summed into its weights, a new one; itself where there are none."""
-    layers = {name: layer for name, layer in car.named_modules() if hasattr(layer, BASE)}
+    layers: dict[str, Any] = {name: layer for name, layer in car.named_modules() if hasattr(layer, BASE)}
     if not layers:
         return car
     state: dict[str, Tensor] = {}
