@@ -38,14 +38,14 @@ SEEDS = 3
 IMAGES = 2_000  # test pictures restored, and samples: 200 of each class
 SCALES = (1.5, 2.0, 2.5, 3.0)
 SHEET = 6  # rows of the picture of samples
-_ONE_THREAD = "train.threads=1"
+_ONE_CORE = ("train.threads=1", "train.precision=bf16")
 VARIANTS = {f"{axis}, seed {seed}": (axis, seed) for seed in range(SEEDS) for axis in AXES}
 
 
 def recipes(variant: str) -> tuple[TokenizerRecipe, CARRecipe]:
     """The resolved recipes of a run: of its tokenizer and of its generator."""
     axis, seed = VARIANTS[variant]
-    changes = (_ONE_THREAD, f"train.seed={seed}")
+    changes = (*_ONE_CORE, f"train.seed={seed}")
     tokenizer = load_recipe(AXES[axis], changes, of=TokenizerRecipe)
     return tokenizer, load_recipe("small/fashion-car", changes, of=CARRecipe)
 

@@ -77,7 +77,9 @@ def show(
 def plan(
     recipe: Annotated[str, typer.Argument(help="A recipe's name, such as paper/car-4b, or the path of a YAML file.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="Settings as key=value.")] = None,
-    gpus: Annotated[int, typer.Option(help="GPUs that share the weights' states.")] = 8,
+    gpus: Annotated[
+        int | None, typer.Option(help="GPUs that share the weights' states; none given: 8 for paper/..., else 1.")
+    ] = None,
     peak: Annotated[float, typer.Option(help="TFLOP/s of one GPU in the training precision (989: H100, bf16).")] = 989,
     mfu: Annotated[float, typer.Option(help="Share of the peak that training reaches.")] = 0.4,
     timed: Annotated[
@@ -95,6 +97,8 @@ def plan(
 
     outputs(json_file, inputs=(recipe,))
     config = load_recipe(recipe, overrides or ())
+    if gpus is None:
+        gpus = 8 if recipe.startswith("paper/") else 1
     costs = make(recipe, config, Machine(gpus, peak, mfu))
     rich.print(table(costs))
     result = costs.to_dict()
