@@ -103,15 +103,6 @@ def test_a_backbone_that_cannot_be_used_is_told_before_tokenizing(
         CARTask(recipe(1, model__backbone=backbone))
 
 
-def test_muon_without_matrices_is_told_before_tokenizing(
-    recipe: Callable[..., CARRecipe], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(car_task, "tokenized", None)
-    gpt2 = {"model_type": "gpt2", "n_embd": 32, "n_layer": 1, "n_head": 2}  # its layers are transformers' own Conv1D
-    with pytest.raises(InputError, match="muon_learning_rate: the backbone has no linear layers"):
-        CARTask(recipe(1, model__backbone=gpt2, objective__muon_learning_rate=1e-3))
-
-
 def test_a_run_through_all_stages(recipe: Callable[..., CARRecipe], tmp_path: Path) -> None:
     config = recipe(6, objective__lm_steps=2, objective__stage1_steps=2, train__evaluate_every=2)
     figures = fit(config)
@@ -240,17 +231,26 @@ def test_learning_rates_by_part(recipe: Callable[..., CARRecipe]) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("backbone", "number"),
+    [(BACKBONE, 2 * 7),  # query, key, value, output, gate, up, down
+     ({"model_type": "gpt2", "n_embd": 32, "n_layer": 1, "n_head": 2}, 4)],  # transformers' own Conv1D
+    ids=["qwen3", "gpt2"],
+)  # fmt: skip
 def test_muon_moves_the_matrices_of_the_layers_and_adamw_the_rest(
-    recipe: Callable[..., CARRecipe], monkeypatch: pytest.MonkeyPatch
+    recipe: Callable[..., CARRecipe], monkeypatch: pytest.MonkeyPatch, backbone: dict[str, object], number: int
 ) -> None:
     """One step against torch's two optimizers, each on its own copy of the model."""
     monkeypatch.setattr(muon, "has_bfloat16_tiles", lambda: True)  # torch's own work in bfloat16 on any processor
     task, twin = (
-        CARTask(recipe(4, objective__muon_learning_rate=3e-3, train__weight_decay=0.1, train__clip_norm=None))
+        CARTask(
+            recipe(4, model__backbone=backbone, objective__muon_learning_rate=3e-3, train__weight_decay=0.1,
+                   train__clip_norm=None)
+        )
         for _ in range(2)
-    )
+    )  # fmt: skip
     matrices = hidden_matrices(twin.car)
-    assert len(matrices) == 2 * 7  # query, key, value, output, gate, up, down
+    assert len(matrices) == number
     assert not any(p is twin.car.text_embedding.weight for p in matrices)
     rest = [p for p in twin.car.parameters() if p.requires_grad and not any(p is each for each in matrices)]
     alone = [

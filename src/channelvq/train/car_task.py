@@ -22,6 +22,7 @@ from pydantic.dataclasses import dataclass
 from rich.console import Console
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
+from transformers.pytorch_utils import Conv1D
 
 from channelvq.car.backbone import TRIED_UP_TO, build_backbone, named_config, settings_of, use_plain_attention
 from channelvq.car.config import CARConfig
@@ -163,11 +164,8 @@ def _captioned(tokens: TokenSet) -> str:
     return f"captions: {told} of {len(pictures)} training pictures have one{rest}"
 
 
-def check_model(config: CARConfig, tokenizer: CVQTokenizer, muon: bool = False) -> None:
-    """InputError for settings that no model can be built or run with, before minutes go into tokenizing images.
-
-    muon: it is to train the matrices of the layers.
-    """
+def check_model(config: CARConfig, tokenizer: CVQTokenizer) -> None:
+    """InputError for settings that no model can be built or run with, before minutes go into tokenizing images."""
     settings = config.backbone
     if isinstance(settings, str):
         settings = settings_of(named_config(settings))
@@ -176,8 +174,6 @@ def check_model(config: CARConfig, tokenizer: CVQTokenizer, muon: bool = False) 
         car = CAR(replace(config, backbone=settings), tokenizer, text)
     if sum(p.numel() for p in car.backbone.parameters()) <= TRIED_UP_TO:
         build_backbone(settings, text.vocab_size, torch.Generator().manual_seed(0))
-    if muon and not hidden_matrices(car):
-        raise InputError("objective.muon_learning_rate: the backbone has no linear layers; leave it out")
 
 
 class CARTask(Task):
@@ -187,7 +183,7 @@ class CARTask(Task):
         self.recipe = recipe
         start = start_generator(recipe)
         tokenizer = image_tokenizer(recipe, start)
-        check_model(recipe.model, tokenizer, muon=recipe.objective.muon_learning_rate is not None)
+        check_model(recipe.model, tokenizer)
         given = None if start is None else self._begun_from(start, tokenizer)
         tokenizer.to("cuda" if on_gpu(recipe.train) else "cpu")
         self.train_set, self.row_at = training_set(recipe, tokenizer)
@@ -373,11 +369,11 @@ class CARTask(Task):
 
 
 def hidden_matrices(car: CAR) -> list[Tensor]:
-    """The matrices of the backbone's layers: all but its tables of embeddings."""
+    """The matrices of the backbone's layers (of GPT-2 they are called Conv1D): all but its tables of embeddings."""
     return [
         module.weight
         for module in car.backbone.modules()
-        if isinstance(module, nn.Linear) and module is not car.backbone.get_output_embeddings()
+        if isinstance(module, (nn.Linear, Conv1D)) and module is not car.backbone.get_output_embeddings()
     ]
 
 
