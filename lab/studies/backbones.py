@@ -50,8 +50,9 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "Llama": _ALIKE | {"model_type": "llama"},
     "Mistral": _ALIKE | {"model_type": "mistral"},
     "Gemma 3": _ALIKE | {"model_type": "gemma3_text"},
-    "GPT-2": {"model_type": "gpt2", "n_embd": WIDTH, "n_layer": LAYERS, "n_head": HEADS, "n_inner": 3 * WIDTH},
-}
+    "GPT-2": {"model_type": "gpt2", "n_embd": WIDTH, "n_layer": LAYERS, "n_head": HEADS, "n_inner": 3 * WIDTH,
+              "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0},  # the others have no dropout
+}  # fmt: skip
 SEEDS = 2
 _SHORT = ("tokenizer=bundled-fashion", f"train.steps={STEPS}", "train.threads=1", "train.precision=bf16")
 VARIANTS = {f"{name}, seed {seed}": (name, seed) for seed in range(SEEDS) for name in BACKBONES}

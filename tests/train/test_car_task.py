@@ -234,7 +234,8 @@ def test_learning_rates_by_part(recipe: Callable[..., CARRecipe]) -> None:
 @pytest.mark.parametrize(
     ("backbone", "number"),
     [(BACKBONE, 2 * 7),  # query, key, value, output, gate, up, down
-     ({"model_type": "gpt2", "n_embd": 32, "n_layer": 1, "n_head": 2}, 4)],  # transformers' own Conv1D
+     ({"model_type": "gpt2", "n_embd": 32, "n_layer": 1, "n_head": 2,  # its layers are transformers' own Conv1D
+       "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}, 4)],
     ids=["qwen3", "gpt2"],
 )  # fmt: skip
 def test_muon_moves_the_matrices_of_the_layers_and_adamw_the_rest(
