@@ -13,7 +13,7 @@ from channelvq.car.data import tokenizer_digest
 from channelvq.car.model import CAR
 from channelvq.config import differences, digest
 from channelvq.errors import InputError
-from channelvq.evaluate.results import git_revision, make_record, write_json
+from channelvq.evaluate.results import as_written, git_revision, make_record, write_json
 from channelvq.pretrained import weights_sha256
 from channelvq.tokenizer import CVQTokenizer
 from channelvq.train.car_task import CARRecipe
@@ -109,7 +109,7 @@ def kept_records(stored: dict[str, Any], path: Path, how: Mapping[str, Any], key
 
     Raises InputError where they were measured in another way than `how`, the protocol.
     """
-    before, now = ({key: p[key] for key in p if key != "git"} for p in (stored["protocol"], how))
+    before, now = ({key: p[key] for key in p if key != "git"} for p in (stored["protocol"], as_written(how)))
     if changed := differences(before, now):
         raise InputError(f"{path} was measured in another way ({'; '.join(changed)}); measure all again with --rerun")
     # A record that stays was measured by the revision that it says, or else the result.

@@ -1,5 +1,6 @@
 """The experiment store trains a recipe once, and only what changes its result changes its key."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,12 +8,13 @@ import pytest
 import torch
 
 from channelvq.errors import InputError
+from channelvq.evaluate.results import write_json
 from channelvq.nn.linear import LinearConfig
 from channelvq.train.car_task import CARRecipe
 from channelvq.train.run import load_recipe
 from channelvq.train.tokenizer_task import TokenizerRecipe
 from lab.listing import studies, study_module
-from lab.store import generator_key, record, run_key, trained, trained_generator
+from lab.store import generator_key, kept_records, record, run_key, trained, trained_generator
 from lab.studies import car_tokens, generator, orderings
 from lab.studies.table1 import BEST_RATE
 from lab.studies.table1_tuning import METHODS, RATES
@@ -54,6 +56,16 @@ def test_a_stored_run_is_not_trained_again(tmp_path: Path) -> None:
     entry = record(recipe, done, "scenes", {"psnr": 1.0})
     assert (entry["axis"], entry["codes"], entry["tokens"], entry["dim"]) == ("channel", 16, 4, 16)
     assert entry["run"] == run_key(recipe)
+
+
+def test_records_are_kept_where_the_protocol_is_what_was_written(tmp_path: Path) -> None:
+    how = {"n": 8, "judge": {"accuracy": 0.9279000163078308}, "git": "now"}  # a file rounds it
+    write_json(tmp_path / "r.json", {"protocol": how | {"git": "before"}, "records": [{"name": "a", "run": "1"}]})
+    stored = json.loads((tmp_path / "r.json").read_text())
+    assert kept_records(stored, tmp_path / "r.json", how, {"a": "1"})["a"]["protocol"] == {"git": "before"}
+    assert kept_records(stored, tmp_path / "r.json", how, {"a": "2"}) == {}
+    with pytest.raises(InputError, match=r"measured in another way \(judge.accuracy: 0.9279 -> 0.9281\)"):
+        kept_records(stored, tmp_path / "r.json", how | {"judge": {"accuracy": 0.9281}}, {"a": "1"})
 
 
 def test_a_generator_is_named_by_its_tokenizers_recipe_not_by_a_path() -> None:

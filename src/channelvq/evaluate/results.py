@@ -117,8 +117,13 @@ def write_json(path: str | Path, obj: Any) -> None:
     A reader sees the old file or the new one, never a part. Folders are made. Takes mappings, sequences, tensors and
     plain values; raises InputError, with nothing written, for anything else and for a place that cannot be written.
     """
-    text = json.dumps(_plain(obj, "$"), indent=2, sort_keys=True, allow_nan=False)
+    text = json.dumps(as_written(obj), indent=2, sort_keys=True, allow_nan=False)
     write_text(path, _LONG_NUMBERS.sub(lambda match: re.sub(r"\s+", " ", match[0]).strip(), text) + "\n")
+
+
+def as_written(obj: Any) -> Any:
+    """What `write_json` makes of it: plain values, floats rounded; to compare with what a file says."""
+    return _plain(obj, "$")
 
 
 @contextmanager
