@@ -39,9 +39,9 @@ from channelvq.files import write_sums
 from channelvq.nn.detector import Detector
 from channelvq.nn.perceptual import PerceptualNetwork
 from channelvq.pretrained import PACKAGE
-from channelvq.train.checkpoint import _ShardList, weights_only
 from channelvq.train.engine import Engine, read_metrics
 from channelvq.train.run import load_recipe
+from channelvq.train.shards import ShardList, weights_only
 from channelvq.train.tokenizer_task import TokenizerRecipe, TokenizerTask
 
 SOURCE = Path(__file__).parents[1]
@@ -170,8 +170,8 @@ def test_a_list_of_shards_names_nothing_but_what_it_is_made_of(tmp_path: Path) -
     for module, name in (("os", "mkdir"), ("torch", "os.mkdir"), ("torch", "load"), ("builtins", "eval"),
                          ("torch.distributed.checkpoint.metadata", "os.mkdir"), ("pathlib", "os.mkdir")):  # fmt: skip
         with pytest.raises(pickle.UnpicklingError, match="it names"):
-            _ShardList(io.BytesIO()).find_class(module, name)
-    assert _ShardList(io.BytesIO()).find_class("torch", "bfloat16") is torch.bfloat16
+            ShardList(io.BytesIO()).find_class(module, name)
+    assert ShardList(io.BytesIO()).find_class("torch", "bfloat16") is torch.bfloat16
 
 
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")

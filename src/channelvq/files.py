@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -27,6 +28,7 @@ WORKPLACE = re.compile(r"\..+\.[a-z0-9_]{8}")  # as tempfile makes them
 PATIENCE = 1.0  # seconds to wait for a lock: those who only ask whether it is held have it for a moment
 YOUNG = 2.0  # seconds in which a workplace may not have its lock yet
 SUMS = "SHA256SUMS"
+UMASK = threading.Lock()  # two threads that ask for the process's mask at once, which is by setting it, would lose it
 
 
 # One writer
@@ -191,8 +193,9 @@ def make_ordinary(folder: Path) -> None:
 
 
 def _make_ordinary(path: Path) -> None:
-    mask = os.umask(0)
-    os.umask(mask)
+    with UMASK:
+        mask = os.umask(0)
+        os.umask(mask)
     os.chmod(path, 0o666 & ~mask)
 
 

@@ -39,9 +39,13 @@ class StopAt(TokenizerTask):
 
 def everything(folder: Path) -> dict[str, object]:
     """Weights, moving average, optimizer, schedule and random states of the newest checkpoint."""
-    newest = sorted((folder / "checkpoints").glob("step-*"))[-1]
+    return everything_in(sorted((folder / "checkpoints").glob("step-*"))[-1])
+
+
+def everything_in(checkpoint: Path) -> dict[str, object]:
+    """The same of one that is given."""
     found: dict[str, object] = {}
-    for path in sorted(newest.iterdir()):
+    for path in sorted(checkpoint.iterdir()):
         if path.suffix == ".safetensors":
             found[path.name] = load_file(path)
         elif path.suffix == ".bin":

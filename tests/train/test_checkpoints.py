@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tests.train.runs import fit, recipe, resumed
 
 from channelvq.errors import InputError
 from channelvq.files import write_sums
-from channelvq.train import averages
 from channelvq.train import checkpoint as checkpoint_module
+from channelvq.train import plain
 from channelvq.train.engine import read_metrics
 
 
@@ -70,40 +71,31 @@ def test_a_checkpoint_of_before_there_were_digests_is_refused_with_a_reason(tmp_
         fit(resumed(config, steps=2))
 
 
+@pytest.mark.parametrize("background", ["null", "true"])
 @pytest.mark.parametrize("file", ["model.safetensors", "optimizer.bin", "average-", "random-states", "progress.json"])
 def test_a_full_disk_names_the_file_and_leaves_the_last_good_state(
-    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    file: str, background: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resource = pytest.importorskip("resource")
-    config = recipe(tmp_path, "train.steps=2", "train.checkpoint_every=1")
+    setting = f"train.checkpoint_async={background}"
+    config = recipe(tmp_path, "train.steps=2", "train.checkpoint_every=1", setting)
     whole = fit(config)
     assert whole is not None
     shutil.rmtree(tmp_path / "checkpoints/step-00000002")
-    real, before = checkpoint_module._write, resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
     sizes = {path.name: path.stat().st_size for path in (tmp_path / "checkpoints/step-00000001").iterdir()}
+    for module, writer in ((torch, "save"), (plain, "write_weights"), (checkpoint_module, "write_weights"),
+                           (checkpoint_module, "write_settings")):  # fmt: skip
+        function = getattr(module, writer)
 
-    def full(name: str) -> None:
-        """From this file on the disk has no room."""
-        if name.startswith(file):
-            resource.setrlimit(resource.RLIMIT_FSIZE, (8, before[1]))
+        def watched(*args: Any, function: Any = function, **more: Any) -> object:
+            """From this file on the disk has no room."""
+            path = Path(next(a for a in args if isinstance(a, str | Path)))
+            if path.name.startswith(file) and "step-00000002" in path.parent.name:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (8, before[1]))
+            return function(*args, **more)
 
-    def on_full_disk(*given: object) -> None:
-        for module, writer in (
-            (torch, "save"), (checkpoint_module, "write_weights"), (averages, "write_weights"),
-        ):  # fmt: skip
-            function = getattr(module, writer)
-
-            def watched(*args: Any, function: Any = function, **more: Any) -> object:
-                full(Path(next(a for a in args if isinstance(a, str | Path))).name)
-                return function(*args, **more)
-
-            monkeypatch.setattr(module, writer, watched)
-        if file == "model.safetensors":
-            full(file)
-        real(*given)
-        full("progress.json")
-
-    monkeypatch.setattr(checkpoint_module, "_write", on_full_disk)
+        monkeypatch.setattr(module, writer, watched)
     try:
         with pytest.raises(InputError, match=rf"step-00000002: cannot write {file}.*step-00000001 is whole, go on"):
             fit(resumed(config))
@@ -112,6 +104,16 @@ def test_a_full_disk_names_the_file_and_leaves_the_last_good_state(
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
     assert {path.name: path.stat().st_size for path in (tmp_path / "checkpoints/step-00000001").iterdir()} == sizes
     monkeypatch.undo()
+    assert fit(resumed(config)) == whole
+
+
+def test_a_checkpoint_of_before_with_the_names_of_a_wrapped_model_is_gone_on_from(tmp_path: Path) -> None:
+    config = recipe(tmp_path, "train.steps=2", "train.checkpoint_every=1")
+    whole = fit(config)
+    shutil.rmtree(tmp_path / "checkpoints/step-00000002")
+    weights = tmp_path / "checkpoints/step-00000001/model.safetensors"
+    save_file({f"module.{name}": tensor for name, tensor in load_file(weights).items()}, weights)
+    write_sums(weights.parent)
     assert fit(resumed(config)) == whole
 
 

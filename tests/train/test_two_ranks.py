@@ -57,6 +57,8 @@ def test_two_ranks_equal_one_and_resume_to_the_bit(tmp_path: Path) -> None:
         torch.testing.assert_close(two[name], weight, atol=1e-6, rtol=0)
     for a, b in zip(lines(tmp_path / "one"), lines(tmp_path / "two"), strict=True):
         assert b == pytest.approx(a, rel=1e-3)
+    last = "checkpoints/step-00000004/model.safetensors"
+    assert load_file(tmp_path / "one" / last).keys() == load_file(tmp_path / "two" / last).keys()
     # As if both had been killed after step 2: what they do again is the same.
     shutil.copytree(tmp_path / "two", tmp_path / "parts")
     shutil.rmtree(tmp_path / "parts/checkpoints/step-00000004")

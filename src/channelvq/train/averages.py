@@ -1,21 +1,18 @@
 """Moving averages of the weights, which are evaluated and saved in the place of the weights.
 
-    whole weights     Average: a second model                         average-NAME.safetensors, by the main rank
-    sharded weights   ShardedAverage: of each shard by its own rank   average-NAME/, a part by every rank
+    whole weights     Average: a second model
+    sharded weights   ShardedAverage: of each shard by its own rank
 
 The sum is the same for every element, so what sharding changes is where it is made.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
-
-from channelvq.pretrained import read_weights, write_weights
 
 
 class MovingAverage(Protocol):
@@ -25,16 +22,8 @@ class MovingAverage(Protocol):
         """One step of the average; buffers (such as "the codebook has been started") are copied, not averaged."""
         ...
 
-    def save(self, folder: Path, name: str, main: bool) -> None:
-        """Write it into a checkpoint's folder; all ranks call it together. main: whether this one is the main rank."""
-        ...
-
-    def load(self, folder: Path, name: str) -> None:
-        """Take what `save` wrote."""
-        ...
-
-    def file(self, name: str) -> str:
-        """By which file in a checkpoint it is there."""
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it, not copied."""
         ...
 
 
@@ -63,18 +52,13 @@ class Average:
         for mine, theirs in zip(self.module.buffers(), model.buffers(), strict=True):
             mine.copy_(theirs)
 
-    def save(self, folder: Path, name: str, main: bool) -> None:
-        """As MovingAverage says."""
-        if main:
-            write_weights(folder / self.file(name), self._averaged.state_dict())
+    def state(self) -> dict[str, Tensor]:
+        """As MovingAverage says: "n_averaged", and all tensors of the model as "module.NAME"."""
+        return self._averaged.state_dict()
 
-    def load(self, folder: Path, name: str) -> None:
-        """As MovingAverage says."""
-        self._averaged.load_state_dict(read_weights(folder / self.file(name)))
-
-    def file(self, name: str) -> str:
-        """As MovingAverage says."""
-        return f"average-{name}.safetensors"
+    def take(self, state: dict[str, Tensor]) -> None:
+        """Go on from what `state` gave."""
+        self._averaged.load_state_dict(state)
 
 
 class ShardedAverage:
@@ -113,24 +97,16 @@ class ShardedAverage:
         for name, weight in model.named_parameters():
             yield _part(self._means[name]), _part(weight)
 
-    def _state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Any]:
+        """As MovingAverage says: "means" by the names of the weights, of which each has its shard, and "count"."""
         return {"means": self._means, "count": self._count}
 
-    def save(self, folder: Path, name: str, main: bool) -> None:
-        """As MovingAverage says."""
-        from torch.distributed.checkpoint.state_dict_saver import save  # takes long to import
-
-        save(self._state(), checkpoint_id=folder / f"average-{name}")
-
-    def load(self, folder: Path, name: str) -> None:
-        """As MovingAverage says."""
-        from torch.distributed.checkpoint.state_dict_loader import load
-
-        load(self._state(), checkpoint_id=folder / f"average-{name}")
-
-    def file(self, name: str) -> str:
-        """As MovingAverage says."""
-        return f"average-{name}/.metadata"
+    @torch.no_grad()
+    def take(self, model: nn.Module, count: int) -> None:
+        """Be what the weights of a model are now, after so many updates."""
+        for mean, weight in self._pairs(model):
+            mean.copy_(weight)
+        self._count.fill_(count)
 
 
 def _part(tensor: Tensor) -> Tensor:

@@ -1,60 +1,58 @@
 """Checkpoints of a run: written beside and renamed, so that one is complete or not there; old ones are removed.
 
-    model.safetensors, model_1.safetensors ...   the models           optimizer.bin, optimizer_1.bin ...   by Accelerate
-    average-NAME.safetensors   moving averages   schedules.json       random-states-RANK.safetensors
-    progress.json              step, seconds, machine                 SHA256SUMS   of all of these
+    models, optimizers, moving averages   as whole tensors (plain.py), or in shards, a file of each rank (shards.py)
+    schedules.json      random-states-RANK.safetensors      scaler.pt (fp16)
+    progress.json       step, seconds, machine              SHA256SUMS   of all of these
 
-FSDP's shards are folders with a file of each rank. Nothing that is read can execute anything: what is a pickle, the
-optimizers' state, is read by torch with weights_only.
+Either form is gone on from by one process or several, sharded or not. Nothing that is read can execute anything: what
+is a pickle, such as the optimizers' state, is read by torch with weights_only.
 """
 
-import os
 import platform
 import shutil
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import Unpickler, UnpicklingError
-from typing import Any
+from pickle import UnpicklingError
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
+from torch.distributed import ProcessGroup
 from torch.optim.lr_scheduler import LambdaLR
 
 from channelvq.config import differences, from_dict, read_recipe, to_dict
 from channelvq.errors import InputError, reason
-from channelvq.files import SUMS, damaged, make_ordinary, write_sums
+from channelvq.files import SUMS, damaged, make_ordinary, replaced_folder, write_sums
 from channelvq.pretrained import read_settings, read_weights, write_settings, write_weights
-from channelvq.train.averages import MovingAverage
+from channelvq.train import plain, shards
+from channelvq.train.averages import Average, MovingAverage, ShardedAverage
+from channelvq.train.background import Background
 from channelvq.train.config import TrainConfig
+from channelvq.train.launch import is_sharded
+from channelvq.train.plain import Plain
 from channelvq.train.random_states import random_states, set_random_states
 
 # What saving and loading raise for a full disk, a damaged file and a file of another shape.
 FAULTS = (OSError, ValueError, RuntimeError, EOFError, UnpicklingError, SafetensorError, LookupError, TypeError)
+# What writing does: torch and safetensors have errors of their own for a full disk.
+WRITING = (OSError, RuntimeError, SafetensorError)
 PARTIAL = ".partial-"
-# All that a list of FSDP's shards is made of, beside types of numbers.
-SHARD_CLASSES = {
-    "pathlib": {"PosixPath", "WindowsPath"},
-    "torch": {"Size"},
-    "torch.serialization": {"_get_layout"},
-    "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
-    "torch.distributed.checkpoint.metadata": {
-        "BytesStorageMetadata", "ChunkStorageMetadata", "Metadata", "MetadataIndex", "StorageMeta", "TensorProperties",
-        "TensorStorageMetadata", "_MEM_FORMAT_ENCODING",
-    },
-}  # fmt: skip
+SCALER = "scaler.pt"
 
 
 @dataclass(frozen=True)
 class RunState:
-    """What a checkpoint keeps of a run beside that which Accelerate saves, by the names of the optimizers."""
+    """What a checkpoint keeps of a run beside models and optimizers, by the names of the optimizers.
+
+    group: of the ranks, for what is written in shards beside the training.
+    """
 
     schedulers: dict[str, LambdaLR]
     averages: dict[str, MovingAverage]
+    group: ProcessGroup | None = None
 
 
 def checkpoints(run_dir: Path) -> list[Path]:
@@ -65,7 +63,7 @@ def checkpoints(run_dir: Path) -> list[Path]:
 # Settings that a run may change when it goes on; `steps` too: the schedule then follows the new length.
 FREE = (
     "output_dir", "resume", "steps", "threads", "device", "data_workers", "accumulation", "compile", "channels_last",
-    "trackers", "license",
+    "checkpoint_async", "trackers", "license",
 )  # fmt: skip
 OF_THE_CALL = ("train.output_dir:", "train.resume:")  # of which nobody need be told
 FREE_ENDINGS = ("_every", "_checkpoints")
@@ -147,13 +145,21 @@ def _arithmetic(accelerator: Accelerator, config: TrainConfig) -> dict[str, int 
 
 
 def save_checkpoint(
-    accelerator: Accelerator, run_dir: Path, step: int, config: TrainConfig, seconds: float, kept: RunState
-) -> Path:
+    accelerator: Accelerator,
+    run_dir: Path,
+    step: int,
+    config: TrainConfig,
+    seconds: float,
+    kept: RunState,
+    background: Background,
+) -> None:
     """Write everything that resuming needs as checkpoints/step-00001234; all ranks call it together.
 
-    seconds: that the steps took so far. Raises InputError that names the file that cannot be written; the checkpoints
-    of before are as they were then.
+    seconds: that the steps took so far. background: where the large parts, which are copied here, are written with
+    `checkpoint_async`; then its next call raises what this one otherwise does: InputError that names the file that
+    cannot be written; the checkpoints of before are as they were then.
     """
+    background.wait()
     final = run_dir / "checkpoints" / f"step-{step:08d}"
     partial = final.with_name(f"{PARTIAL}{final.name}")
     main = accelerator.is_main_process
@@ -162,33 +168,68 @@ def save_checkpoint(
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
         accelerator.wait_for_everyone()
-        _write(accelerator, partial, kept)
-        accelerator.wait_for_everyone()  # every rank has written its random states there before it is renamed
+        _write_small(accelerator, partial, kept)
         if main:
             state = {"step": step, "seconds": seconds, **_arithmetic(accelerator, config), **_machine(accelerator)}
             write_settings(partial / "progress.json", state)
-            make_ordinary(partial)
-            write_sums(partial)
-            shutil.rmtree(final, ignore_errors=True)
-            partial.rename(final)
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have errors of their own for it
+        large = _large(accelerator, kept)
+        if not config.checkpoint_async:
+            large.write(partial)
+        accelerator.wait_for_everyone()  # every rank has written its part there before it is renamed
+    except WRITING as error:
         raise _unwritten(run_dir, partial, error) from None
-    if main:
-        for old in checkpoints(run_dir)[: -config.keep_checkpoints]:
-            shutil.rmtree(old)
-    accelerator.wait_for_everyone()
-    return final
+    if not config.checkpoint_async:
+        if main:
+            _complete(run_dir, partial, final, config)
+        accelerator.wait_for_everyone()
+    elif main or is_sharded(accelerator):
+        copied = large.staged()
+
+        def work() -> None:
+            try:
+                copied.write(partial)
+            except WRITING as error:
+                raise _unwritten(run_dir, partial, error) from None
+            if main:
+                _complete(run_dir, partial, final, config)
+
+        background.start(work)
 
 
-def _write(accelerator: Accelerator, folder: Path, kept: RunState) -> None:
-    accelerator.save_state(str(folder))
-    # What Accelerate writes of random states is a pickle, and it goes on in silence where that is missing.
-    (folder / f"random_states_{accelerator.process_index}.pkl").unlink()
-    write_weights(_random_file(accelerator, folder), random_states())
+def _complete(run_dir: Path, partial: Path, final: Path, config: TrainConfig) -> None:
+    """From here on it is there; more than `keep_checkpoints` are not kept."""
+    try:
+        make_ordinary(partial)
+        write_sums(partial)
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+    except WRITING as error:
+        raise _unwritten(run_dir, partial, error) from None
+    for old in checkpoints(run_dir)[: -config.keep_checkpoints]:
+        shutil.rmtree(old)
+
+
+def _write_small(accelerator: Accelerator, folder: Path, kept: RunState) -> None:
+    """What is written at its step: in it training would change it, and it takes no time."""
+    write_weights(_random_file(accelerator.process_index, folder), random_states())
     if accelerator.is_main_process:
         write_settings(folder / "schedules.json", {name: _plain(kept.schedulers[name]) for name in kept.schedulers})
-    for name, average in kept.averages.items():
-        average.save(folder, name, accelerator.is_main_process)
+        if accelerator.scaler is not None:
+            torch.save(accelerator.scaler.state_dict(), folder / SCALER)
+
+
+def _large(accelerator: Accelerator, kept: RunState) -> Plain | shards.Shards:
+    if is_sharded(accelerator):
+        return shards.Shards.of(accelerator, _in_shards(kept), kept.group)
+    return Plain.of(accelerator, _whole(kept))
+
+
+def _whole(kept: RunState) -> dict[str, Average]:
+    return cast(dict[str, Average], kept.averages)
+
+
+def _in_shards(kept: RunState) -> dict[str, ShardedAverage]:
+    return cast(dict[str, ShardedAverage], kept.averages)
 
 
 def _plain(scheduler: LambdaLR) -> dict[str, Any]:
@@ -251,37 +292,20 @@ def load_checkpoint(accelerator: Accelerator, folder: Path, config: TrainConfig,
                 stacklevel=2,
             )
     try:
-        with weights_only():
-            accelerator.load_state(str(folder), load_kwargs={"weights_only": True})
-            for name, average in kept.averages.items():
-                average.load(folder, name)
+        if accelerator.scaler is not None:
+            accelerator.scaler.load_state_dict(torch.load(folder / SCALER, weights_only=True))
+        with shards.weights_only():
+            _load_large(accelerator, folder, kept)
         schedules = read_settings(folder / "schedules.json")
         for name, scheduler in kept.schedulers.items():
             scheduler.load_state_dict(schedules[name] | {"lr_lambdas": [None] * len(scheduler.lr_lambdas)})
             _set_rates(scheduler)
-        set_random_states(read_weights(_random_file(accelerator, folder)))
+        # Ranks that were not there then begin as another one, as all of them do at step 1.
+        ranks = int(before.get("ranks") or accelerator.num_processes)
+        set_random_states(read_weights(_random_file(accelerator.process_index % ranks, folder)))
     except FAULTS as error:
         raise _unusable(folder, f"does not fit or is damaged ({reason(error)})") from None
     return before["step"]
-
-
-@contextmanager
-def weights_only() -> Iterator[None]:
-    """Within it torch unpickles tensors and plain data only, whoever asks.
-
-    torch.distributed.checkpoint asks for any object where FSDP's shards hold what is no tensor.
-    """
-    wanted = {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "0"}
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def _set_rates(scheduler: LambdaLR) -> None:
@@ -292,38 +316,60 @@ def _set_rates(scheduler: LambdaLR) -> None:
         group["lr"] = rate
 
 
-def _random_file(accelerator: Accelerator, folder: Path) -> Path:
-    return folder / f"random-states-{accelerator.process_index}.safetensors"
+def _load_large(accelerator: Accelerator, folder: Path, kept: RunState) -> None:
+    """Either form of a checkpoint into either way of training."""
+    sharded = shards.are_there(folder)
+    if is_sharded(accelerator):
+        (shards.load if sharded else shards.spread)(accelerator, folder, _in_shards(kept))
+    elif not sharded:
+        models, optimizers = len(accelerator._models), len(accelerator._optimizers)
+        Plain.read(folder, models, optimizers, kept.averages).give(accelerator, _whole(kept))
+    else:
+        shards.gathered(folder).give(accelerator, _whole(kept))
+
+
+def to_plain(checkpoint: str | Path, output: str | Path) -> None:
+    """A checkpoint of shards, as FSDP trains, as one of whole tensors: what one process writes at the same step.
+
+    By one process, without the model. Raises InputError where a part is missing or not as it was written.
+    """
+    folder = Path(checkpoint)
+    _check_sound(folder)
+    try:
+        whole = shards.gathered(folder)
+    except FAULTS as error:
+        raise _unusable(folder, f"is not one of shards, or damaged ({reason(error)})") from None
+    with replaced_folder(Path(output)) as new:
+        whole.write(new)
+        for path in folder.iterdir():
+            if path.is_file() and path.name != SUMS:
+                shutil.copy(path, new)
+        write_sums(new)
+
+
+def _random_file(rank: int, folder: Path) -> Path:
+    return folder / f"random-states-{rank}.safetensors"
 
 
 def _check_whole(accelerator: Accelerator, folder: Path, kept: RunState) -> None:
-    """InputError where a part is missing or has changed, or a list of FSDP's shards would execute something."""
+    """InputError where a part is missing or has changed, or a list of shards would execute something."""
     if not (folder / SUMS).is_file():
         raise _unusable(folder, f"it has no {SUMS}: incomplete, or of a version before checkpoints had digests")
-    parts = [_random_file(accelerator, folder), folder / "schedules.json"]
-    parts += [folder / average.file(name) for name, average in kept.averages.items()]
-    if missing := [part.relative_to(folder).as_posix() for part in parts if not part.is_file()]:
+    average_file = shards.average_list if shards.are_there(folder) else plain.average_file
+    parts = [_random_file(0, folder).name, "schedules.json", *(average_file(name) for name in kept.averages)]
+    if missing := [part for part in parts if not (folder / part).is_file()]:
         raise _unusable(folder, f"it lacks {', '.join(missing)}")
-    # By one process: reading all of it in each would take as long as there are ranks.
-    if accelerator.is_main_process and (wrong := damaged(folder)):
+    _check_sound(folder, accelerator.is_main_process)
+
+
+def _check_sound(folder: Path, digests: bool = True) -> None:
+    """digests: by one process, for reading all of it in each would take as long as there are ranks."""
+    if digests and (wrong := damaged(folder)):
         raise _unusable(folder, f"missing, or not as it was written: {', '.join(wrong)}")
-    for path in folder.rglob(".metadata"):
-        with path.open("rb") as file:
-            try:
-                _ShardList(file).load()
-            except FAULTS as error:
-                raise _unusable(folder, f"{path.name} is damaged ({reason(error)})") from None
-
-
-class _ShardList(Unpickler):
-    """Of FSDP's sharded checkpoints torch reads the list of shards as a pickle: here it has been looked at before."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        # By exact names: in a dotted one ("torch", "os.system") every module that another imports can be reached.
-        number = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
-        if number or name in SHARD_CLASSES.get(module, ()):
-            return super().find_class(module, name)
-        raise UnpicklingError(f"it names {module}.{name}")
+    try:
+        shards.check_lists(folder)
+    except FAULTS as error:
+        raise _unusable(folder, f"{shards.LIST} is damaged ({reason(error)})") from None
 
 
 def _unusable(folder: Path, why: str) -> InputError:

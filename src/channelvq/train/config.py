@@ -28,11 +28,13 @@ class TrainConfig:
     learning rate rises to its peak. final_lr_ratio: the learning rate of the last step over the peak. clip_norm: the
     largest norm of the gradient, longer ones are scaled down to it; null: none. log_every: steps between two records of
     training figures. evaluate_every: steps between two evaluations on held-out images. checkpoint_every: steps between
-    two checkpoints. keep_checkpoints: how many of the newest are kept. threads: of the CPU; 0: as many as torch takes.
-    data_workers: processes that read images; 0: the training process does. batch_size: images a step over all ranks.
-    learning_rate: peak, after `warmup_steps`, then a cosine down to `final_lr_ratio` of it. ema: decay of the moving
-    average of the weights that is evaluated and saved (0: none). device: auto is a CUDA GPU where there is one, else
-    the CPU; which GPU, CUDA_VISIBLE_DEVICES says. precision: of the networks; quantizers always work in float32.
+    two checkpoints. checkpoint_async: a checkpoint is copied at its step and written while training goes on, which
+    takes the memory of the copy. keep_checkpoints: how many of the newest are kept. threads: of the CPU; 0: as many as
+    torch takes. data_workers: processes that read images; 0: the training process does. batch_size: images a step over
+    all ranks. learning_rate: peak, after `warmup_steps`, then a cosine down to `final_lr_ratio` of it. ema: decay of
+    the moving average of the weights that is evaluated and saved (0: none). device: auto is a CUDA GPU where there is
+    one, else the CPU; which GPU, CUDA_VISIBLE_DEVICES says. precision: of the networks; quantizers always work in
+    float32.
     auto: bf16 where the device is not slower by it, else no (float32); the run says which.
     resume: go on from the newest checkpoint. accumulation: parts that a rank's share of the batch is worked through in,
     one after the other, before the step; it saves memory and leaves the result as it is, but for rounding. compile: the
@@ -65,6 +67,7 @@ class TrainConfig:
     accumulation: PositiveInt | None = None
     compile: bool | None = None
     channels_last: bool | None = None
+    checkpoint_async: bool | None = None
     trackers: tuple[Tracker, ...] | None = None
     license: Annotated[str, Field(pattern=LICENSE)] | None = None
 

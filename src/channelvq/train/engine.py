@@ -25,6 +25,7 @@ from channelvq.files import check_not_held, only_writer, parse_json
 from channelvq.outputs import check_outputs
 from channelvq.train import launch
 from channelvq.train.averages import Average, ShardedAverage
+from channelvq.train.background import Background
 from channelvq.train.checkpoint import (
     RunState,
     check_run_folder,
@@ -115,7 +116,9 @@ class Engine:
             self.averages = {name: Average(models[name], config.ema) for name in averaged}
         else:
             self.averages = {name: ShardedAverage(self.models[name], config.ema) for name in averaged}
-        self.run_state = RunState(self.schedulers, dict(self.averages))
+        group = launch.group_of_its_own(accelerator) if config.checkpoint_async else None
+        self.run_state = RunState(self.schedulers, dict(self.averages), group)
+        self.background = Background()
 
     def fit(self) -> Figures | None:
         """Run from the start or the newest checkpoint to `steps`; evaluate; write final/."""
@@ -131,10 +134,13 @@ class Engine:
         figures = None
         main, sink = self.accelerator.is_main_process, self.accelerator.log
         watch = Watch(self.accelerator.process_index, self.accelerator.num_processes, self.run_dir, start_step)
-        with self.signals, Progress(config.steps, start_step, self.run_dir, main, sink) as progress, watch:
+        shown = Progress(config.steps, start_step, self.run_dir, main, sink)
+        # The background inside of the watch, which ends what waits there for a rank that is gone.
+        with self.signals, shown as progress, watch, self.background as background:
             for line in launch.advice(config):
                 progress.say(line, logging.WARNING)
             for step in range(start_step, config.steps):
+                background.check()
                 done, watch.step = step + 1, step
                 last = done == config.steps
                 log = done % config.log_every == 0 or last or step == start_step
@@ -144,6 +150,7 @@ class Engine:
                 if log:
                     progress.log(done, self._over_ranks(figures_of_step), config.batch_size)
                 if done % config.evaluate_every == 0 or last:
+                    background.wait()
                     if last:  # after it nothing moves on a terminal any more
                         progress.say("evaluating ...")
                     figures = self._evaluate(done)
@@ -153,7 +160,10 @@ class Engine:
                 # After the step and not in it, so that what is saved is a state that training has been in.
                 stopping = self._anywhere(self.signals.received)
                 if done % config.checkpoint_every == 0 or last or stopping:
-                    save_checkpoint(self.accelerator, self.run_dir, done, config, self.seconds, self.run_state)
+                    self._save_checkpoint(done)
+                if last or stopping:
+                    background.wait()
+                    self.accelerator.wait_for_everyone()  # no rank ends before it is there
                 if stopping and not last:
                     progress.say(
                         f"stopped by {stopping.name} after step {done}; go on with train.resume=true", logging.ERROR
@@ -168,6 +178,11 @@ class Engine:
         self._save_final()
         launch.stop_trackers(self.accelerator)
         return figures
+
+    def _save_checkpoint(self, done: int) -> None:
+        save_checkpoint(
+            self.accelerator, self.run_dir, done, self.config, self.seconds, self.run_state, self.background
+        )
 
     def _start_step(self) -> int:
         set_seed(self.config.seed)  # the global generators too: whatever a library draws, it draws again

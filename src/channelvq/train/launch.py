@@ -22,7 +22,8 @@ from accelerate.utils import (
     LoggerType,
     ProjectConfiguration,
 )
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.distributed import ProcessGroup
 from torch.optim import Optimizer
 
 from channelvq.config import to_dict
@@ -194,6 +195,13 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def is_sharded(accelerator: Accelerator) -> bool:
     """Whether each rank holds a part of the weights only (FSDP)."""
     return accelerator.distributed_type == DistributedType.FSDP
+
+
+def group_of_its_own(accelerator: Accelerator) -> ProcessGroup | None:
+    """For what the ranks of a sharded training say to each other beside it, on the CPU; all ranks call it together."""
+    if not is_sharded(accelerator):
+        return None
+    return cast(ProcessGroup, distributed.new_group(backend="gloo", timeout=PATIENCE))
 
 
 def check_shardable(models: dict[str, nn.Module], optimizers: dict[str, Optimizer]) -> None:
