@@ -33,6 +33,7 @@ from channelvq.train.config import TrainConfig
 
 # Under it bfloat16 is likely to cost time, though not all of a step is products, and halved activations give some back.
 SLOW_BFLOAT16 = 0.8
+MOST_SHAPES = 64  # that a network is compiled for
 # The other ranks wait while the main one evaluates.
 PATIENCE = timedelta(hours=4)
 # torchrun's own variable: without it ranks that are begun again read in its store where the dead ones listened.
@@ -241,6 +242,9 @@ def compile_networks(networks: list[nn.Module], backend: str = "inductor") -> No
 
     For the shapes of training, of which there are few.
     """
+    # Beyond so many shapes dynamo goes on uncompiled with a line in the log; its own limit is 8, and a generator has a
+    # few widths in each of three stages.
+    torch._dynamo.config.recompile_limit = MOST_SHAPES  # type: ignore[attr-defined]
     # A compiled backward pass may otherwise reuse what the adaptive weight's own pass still needs.
     torch._functorch.config.donated_buffer = False  # type: ignore[attr-defined]
     for network in networks:
