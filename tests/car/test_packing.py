@@ -18,7 +18,8 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "qwen3": WIDE,
     "llama": WIDE | {"model_type": "llama"},
     "mistral": WIDE | {"model_type": "mistral", "sliding_window": 5},  # less than a sample
-    "gemma3": WIDE | {"model_type": "gemma3_text", "sliding_window": 5, "layer_types": ["sliding_attention", "full_attention"]},
+    "gemma3": WIDE | {"model_type": "gemma3_text", "sliding_window": 5,
+                      "layer_types": ["sliding_attention", "full_attention"]},
     "gpt2": {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 32},  # less than a row
 }  # fmt: skip
 PROMPTS = ["a green dog", "three small black cats", "", "a red car left of a blue umbrella", "a photo of two bananas"]
@@ -110,11 +111,13 @@ def test_other_neighbours_change_no_bit_of_a_sample(new_car: Callable[..., CAR],
         assert not torch.equal(before[(i + 1) % 5], after[(i + 1) % 5])
 
 
-def test_a_backbone_that_cannot_keep_samples_apart_is_refused() -> None:
-    bert = {"model_type": "bert", "is_decoder": True, "hidden_size": 32, "num_hidden_layers": 2,
-            "num_attention_heads": 2, "intermediate_size": 64}  # fmt: skip
-    model = build_backbone(bert, 300, torch.Generator().manual_seed(0))
-    with pytest.raises(InputError, match=r"objective\.packing: in a bert a sample depends on those before it"):
+@pytest.mark.parametrize(
+    "settings",
+    [{"model_type": "bert", "is_decoder": True}, {"model_type": "lfm2", "layer_types": ["conv", "full_attention"]}],
+)
+def test_a_backbone_that_cannot_keep_samples_apart_is_refused(settings: dict[str, Any]) -> None:
+    model = build_backbone(WIDE | settings, 300, torch.Generator().manual_seed(0))
+    with pytest.raises(InputError, match=rf"objective\.packing: in a {settings['model_type']} .* depends on those before"):
         check_packing(model, 64, 32)
     with pytest.raises(InputError, match=r"objective\.packing 31: expected 32 or more"):
         check_packing(model, 31, 32)

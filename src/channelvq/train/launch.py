@@ -4,7 +4,7 @@ import copy
 import importlib.util
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -237,7 +237,7 @@ def in_memory_format(model: nn.Module, channels_last: bool | None) -> nn.Module:
     return model.to(memory_format=torch.channels_last) if channels_last else model  # type: ignore[call-overload]
 
 
-def compile_networks(networks: list[nn.Module], backend: str = "inductor") -> None:
+def compile_networks(networks: list[nn.Module], backend: str | Callable[..., Any] = "inductor") -> None:
     """By torch.compile, in place: names of weights, checkpoints and final files stay as they are.
 
     For the shapes of training, of which there are few.
