@@ -81,7 +81,8 @@ def test_packed_losses_and_gradients_are_those_of_the_samples_alone(
     check_packing(car.backbone, 48, 32)
     text, mask, ids = inputs(car)
     rows = rows_of(mask)
-    assert rows.shape[0] < 5 and (rows < 0).any()
+    assert rows.shape[0] < 5
+    assert (rows < 0).any()
     found = []
     for packed in (None, rows):
         car.zero_grad()
@@ -117,7 +118,9 @@ def test_other_neighbours_change_no_bit_of_a_sample(new_car: Callable[..., CAR],
 )
 def test_a_backbone_that_cannot_keep_samples_apart_is_refused(settings: dict[str, Any]) -> None:
     model = build_backbone(WIDE | settings, 300, torch.Generator().manual_seed(0))
-    with pytest.raises(InputError, match=rf"objective\.packing: in a {settings['model_type']} .* depends on those before"):
+    with pytest.raises(
+        InputError, match=rf"objective\.packing: in a {settings['model_type']} .* depends on those before"
+    ):
         check_packing(model, 64, 32)
     with pytest.raises(InputError, match=r"objective\.packing 31: expected 32 or more"):
         check_packing(model, 31, 32)

@@ -13,10 +13,10 @@ from channelvq.train.run import load_recipe
 
 TINY = (
     "tokenizer=bundled", "data.sources.scenes.sprites=shapes", "data.validation_images=4", "objective.train_images=32",
-    "objective.text_vocab_size=300", "objective.lm_steps=1", "objective.stage1_steps=1", "model.backbone.hidden_size=32",
-    "model.backbone.num_hidden_layers=1", "model.backbone.num_attention_heads=2", "model.max_text_tokens=128",
-    "model.num_tokens=16", "model.caption_dropout=0.2", "train.device=cpu", "train.precision=no", "train.batch_size=8",
-    "train.compile=false",
+    "objective.text_vocab_size=300", "objective.lm_steps=1", "objective.stage1_steps=1",
+    "model.backbone.hidden_size=32", "model.backbone.num_hidden_layers=1", "model.backbone.num_attention_heads=2",
+    "model.max_text_tokens=128", "model.num_tokens=16", "model.caption_dropout=0.2", "train.device=cpu",
+    "train.precision=no", "train.batch_size=8", "train.compile=false",
 )  # fmt: skip
 
 

@@ -91,14 +91,13 @@ def check_packing(model: PreTrainedModel, bound: int, longest: int) -> None:
     mask = torch.arange(6, device=weight.device) >= torch.tensor([[0], [1], [2]], device=weight.device)
     rows = packed_rows(mask, 20).to(weight.device)  # one, which the first sample begins
     with evaluating(model):
-        alone, packed, beside = (
-            run_backbone(model, inputs, mask), run_packed(model, inputs, mask, rows), run_packed(model, other, mask, rows)
-        )  # fmt: skip
+        alone = run_backbone(model, inputs, mask)
+        packed, beside = (run_packed(model, x, mask, rows) for x in (inputs, other))
     size = float(alone[mask].abs().max())
     # Nothing at all: with fresh weights one that lets a few tokens through, such as a convolution, shows as little.
     seen = float((packed - beside)[1:][mask[1:]].abs().max())
     if not (seen <= 1e-7 * size and float((packed - alone)[mask].abs().max()) <= 1e-3 * size):
         raise InputError(
-            f"objective.packing: in a {model.config.model_type} with these settings a sample depends on those before it "
-            "in its row; set it to null"
+            f"objective.packing: in a {model.config.model_type} with these settings a sample depends on those before "
+            "it in its row; set it to null"
         )
