@@ -104,7 +104,8 @@ def shown(result: dict[str, Any]) -> TextTable:
         for r in result["records"]
     ]  # fmt: skip
     how = result["protocol"]
-    return TextTable(HEADINGS, rows, f"{how['machine']}; rows of at most {how['row']} positions")
+    note = f"{how['machine']}; rows of at most {how['row']} positions; other work ran (load {how['load']:.1f})"
+    return TextTable(HEADINGS, rows, note)
 
 
 TABLES: Tables = {"packing": ("packing.json", shown)}
