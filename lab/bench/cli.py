@@ -135,6 +135,20 @@ def bench_train(
     rich.print(shown(run(rounds, json_file)).terminal())
 
 
+@bench_app.command("packing")
+def bench_packing(
+    rounds: Annotated[int, typer.Option(min=1, help="Steps of each kind, in turns.")] = 15,
+    json_file: JsonOption = None,
+) -> None:
+    """A step of a generator in packed rows beside one with a row for each caption, short captions and long-tailed."""
+    import rich
+
+    from lab.bench.packing import run, shown
+
+    check_outputs([json_file])
+    rich.print(shown(run(rounds, json_file)).terminal())
+
+
 @bench_app.command("run")
 def bench_run(
     run_dir: Annotated[Path, typer.Argument(help="The folder of a run, finished or not.")],

@@ -150,9 +150,9 @@ def test_each_stage_trains_its_part(recipe: Callable[..., CARRecipe]) -> None:
     assert moved[2] == names
 
 
-@pytest.mark.parametrize("muon", [None, 2e-3])
+@pytest.mark.parametrize("more", [{}, {"objective__muon_learning_rate": 2e-3}, {"objective__packing": 64}])
 def test_resumed_equals_uninterrupted_to_the_bit(
-    recipe: Callable[..., CARRecipe], tmp_path: Path, muon: float | None
+    recipe: Callable[..., CARRecipe], tmp_path: Path, more: dict[str, object]
 ) -> None:
     class StopAt(CARTask):
         at = 3
@@ -162,8 +162,7 @@ def test_resumed_equals_uninterrupted_to_the_bit(
                 raise KeyboardInterrupt
             return super().losses(name, models, batch, step, rank)
 
-    settings = {"objective__lm_steps": 2, "objective__stage1_steps": 2, "train__checkpoint_every": 1}
-    settings |= {"objective__muon_learning_rate": muon}
+    settings = {"objective__lm_steps": 2, "objective__stage1_steps": 2, "train__checkpoint_every": 1} | more
     fit(recipe(6, "whole", **settings))
     for at in (3, 5):  # inside stage 1, inside stage 2
         StopAt.at = at
@@ -400,10 +399,13 @@ def test_settings_that_cannot_be_used_are_named(recipe: Callable[..., CARRecipe]
         CARTask(replace(recipe(5), tokenizer="/nowhere"))
 
 
-def test_a_batch_in_parts_gives_the_result_of_the_whole(recipe: Callable[..., CARRecipe], tmp_path: Path) -> None:
+@pytest.mark.parametrize("packing", [None, 64])
+def test_a_batch_in_parts_gives_the_result_of_the_whole(
+    recipe: Callable[..., CARRecipe], tmp_path: Path, packing: int | None
+) -> None:
     settings = {"objective__lm_steps": 2, "objective__stage1_steps": 2, "train__learning_rate": 1e-4}
     fit(recipe(6, "whole", **settings))
-    fit(recipe(6, "parts", train__accumulation=4, **settings))
+    fit(recipe(6, "parts", train__accumulation=4, objective__packing=packing, **settings))
     whole, parts = (load_file(tmp_path / name / "final" / "model.safetensors") for name in ("whole", "parts"))
     for name, weight in whole.items():
         torch.testing.assert_close(parts[name], weight, atol=5e-6, rtol=1e-5)

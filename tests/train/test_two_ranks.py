@@ -75,8 +75,9 @@ def test_two_ranks_train_a_generator_and_a_codebook_that_starts_late(
     monkeypatch.setenv("CHANNELVQ_CACHE", str(tmp_path / "cache"))
     train(2, tmp_path / "tokenizer", 3, "objective.start_step=2")
     stages = [f"tokenizer={tmp_path / 'tokenizer/final'}", "objective.lm_steps=1", "objective.stage1_steps=1"]
-    for ranks, name in ((1, "one"), (2, "two")):
-        train(ranks, tmp_path / name, 3, *stages, recipe=TINY_CAR)
+    # Packed as well: each rank packs its own share.
+    for ranks, name, packing in ((1, "one", "null"), (2, "two", 96)):
+        train(ranks, tmp_path / name, 3, *stages, f"objective.packing={packing}", recipe=TINY_CAR)
     one, two = (load_file(tmp_path / name / "final/model.safetensors") for name in ("one", "two"))
     for name, weight in one.items():
         torch.testing.assert_close(two[name], weight, atol=1e-5, rtol=0)

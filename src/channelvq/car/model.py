@@ -27,6 +27,7 @@ from channelvq.car.backbone import build_backbone, run_backbone, settings_of
 from channelvq.car.config import CARConfig
 from channelvq.car.files import ELSEWHERE, TOKENIZERS, read_tokenizers, write_generator
 from channelvq.car.generation import Generation
+from channelvq.car.packing import run_packed
 from channelvq.car.settings import SamplingSettings
 from channelvq.car.text import TextTokenizer
 from channelvq.devices import resolve_device, resolve_dtype
@@ -172,12 +173,17 @@ class CAR(nn.Module, PyTorchModelHubMixin, library_name="channelvq", model_card_
     # Tensors
 
     def forward(
-        self, text_ids: Int64[Tensor, "B T"], text_mask: Bool[Tensor, "B T"], ids: Int64[Tensor, "B k"] | None = None
+        self,
+        text_ids: Int64[Tensor, "B T"],
+        text_mask: Bool[Tensor, "B T"],
+        ids: Int64[Tensor, "B k"] | None = None,
+        rows: Int64[Tensor, "R m"] | None = None,
     ) -> Prediction:
         """Teacher-forced prediction of image tokens 1..k, with logits (B, k, N).
 
         Without ids the backbone is a language model of the text: logits (B, T-1, vocabulary) for the 2nd to last text
         token, by its own text embeddings as the head. T may be any length here; text is padded on the left.
+        rows: of `packed_rows`, in which the backbone then works on texts and ids; the prediction is the same.
         """
         text = self.text_embedding(text_ids)
         if ids is None:
@@ -186,7 +192,11 @@ class CAR(nn.Module, PyTorchModelHubMixin, library_name="channelvq", model_card_
             return _predict(logits, text_ids[:, 1:], text_mask[:, :-1] & text_mask[:, 1:])
         inputs = torch.cat([text, self.image_inputs(ids[:, :-1]).to(text.dtype)], dim=1)
         everywhere = torch.ones_like(ids, dtype=torch.bool)
-        hidden = run_backbone(self.backbone, inputs, torch.cat([text_mask, everywhere], dim=1))
+        mask = torch.cat([text_mask, everywhere], dim=1)
+        if rows is None:
+            hidden = run_backbone(self.backbone, inputs, mask)
+        else:
+            hidden = run_packed(self.backbone, inputs, mask, rows)
         return _predict(self.logits(hidden[:, text.shape[1] :]), ids, everywhere)
 
     def image_inputs(

@@ -21,6 +21,7 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from rich.console import Console
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.optim import AdamW, Optimizer
 from transformers.pytorch_utils import Conv1D
 
@@ -29,6 +30,7 @@ from channelvq.car.config import CARConfig
 from channelvq.car.data import TokenSet, stored, tokenized, tokenizer_digest
 from channelvq.car.likelihood import ROWS, encode_captions, teacher_forced, with_other_captions
 from channelvq.car.model import CAR, Prediction
+from channelvq.car.packing import check_packing, packed_rows
 from channelvq.car.text import NUM_BYTES, TextTokenizer, train_bpe
 from channelvq.config import STRICT, digest
 from channelvq.data.build import DataConfig, build_mixture
@@ -51,7 +53,7 @@ from channelvq.train.task import Losses, Recipe, Task
 Stage = Literal["lm", "stage1", "stage2"]
 OF_START = "start_from"  # as the name of an image tokenizer
 SAMPLES = 8
-COMPILED_WIDTHS = 8  # of the text, and multiples of it
+COMPILED_WIDTHS = 8  # of the text, or of packed rows: multiples of it, and at most so many of them
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -66,6 +68,8 @@ class CARObjectiveConfig:
     lora: train low-rank additions to the backbone's linear layers instead of the backbone; needs lm_steps 0.
     start_from: a generator (as for `from_pretrained`) of the same model on the same image tokenizer, whose weights and
     text tokenizer are the start.
+    packing: captions and images lie one behind another in rows of at most so many positions from stage 1 on, where
+    captions differ much in length; null: each in a row of its own, padded to the longest caption of the batch.
     """
 
     lm_steps: NonNegativeInt = 0
@@ -76,6 +80,7 @@ class CARObjectiveConfig:
     muon_learning_rate: PositiveFloat | None = None
     lora: LoRAConfig | None = None
     start_from: str | None = None
+    packing: PositiveInt | None = None
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -197,8 +202,11 @@ class CARTask(Task):
         self.held_out_pictures = len(set(self.held_out.keys))
         tell(_captioned(self.train_set))
         self._check_inputs(tokenizer)
+        alone, packing = recipe.model.max_text_tokens + self.car.num_tokens, recipe.objective.packing
         if not on_gpu(recipe.train):
-            use_plain_attention(self.car.backbone, recipe.model.max_text_tokens + self.car.num_tokens)
+            use_plain_attention(self.car.backbone, packing or alone)
+        if packing is not None:
+            check_packing(self.car.backbone, packing, alone)
         self.train_text = self._encode(self.train_set, "training")
         self.held_out_text = self._encode(self.held_out, "validation")
         self.models: dict[str, nn.Module] = {"car": self.car}
@@ -300,11 +308,11 @@ class CARTask(Task):
         """Nats per text token in the language stage, else nats per image token with some captions hidden."""
         stage = self.stage_at(step)
         self._enter(stage)
-        text, ids = self._split(batch)
+        text, ids = self._split(batch, trimmed=stage == "lm" or self.recipe.objective.packing is None)
         if stage == "lm":
             return Losses({"text_nats": self._text_loss(models[name](text.clamp(min=0), text >= 0), step)})
         mask = (text >= 0) & ~self._hidden(len(batch), step, part).to(text.device)[:, None]
-        predicted = models[name](text.clamp(min=0), mask, ids)
+        predicted = models[name](text.clamp(min=0), mask, ids, self._packed(mask))
         logits = predicted.logits.detach()
         return Losses({"nats": predicted.loss}, lambda: {"top1": float((logits.argmax(2) == ids).float().mean())})
 
@@ -315,14 +323,25 @@ class CARTask(Task):
         parts = self.recipe.train.batch_size // len(predicted.nats)
         return predicted.nats.masked_fill(~predicted.counted, 0.0).sum() * parts / max(1, total)
 
-    def _split(self, batch: Tensor) -> tuple[Tensor, Tensor]:
-        """Text, without the columns that are padding in every row, and ids."""
+    def _split(self, batch: Tensor, trimmed: bool = True) -> tuple[Tensor, Tensor]:
+        """Text, trimmed of the columns that are padding in every row, and ids."""
         slot = self.recipe.model.max_text_tokens
         text, ids = batch[:, :slot], batch[:, slot:]
-        used = max(2, int((text >= 0).sum(1).max()))
-        if self.recipe.train.compile:  # every width is compiled: a few of them
-            used = min(slot, used + -used % COMPILED_WIDTHS)
-        return text[:, -used:], ids
+        used = max(2, int((text >= 0).sum(1).max())) if trimmed else slot
+        used += -used % self._multiple(slot)
+        return text[:, -min(slot, used) :], ids
+
+    def _packed(self, mask: Tensor) -> Tensor | None:
+        """The rows in which this part of the batch is worked through, by what is left of its captions."""
+        bound = self.recipe.objective.packing
+        if bound is None:
+            return None
+        everything = F.pad(mask.cpu(), (0, self.car.num_tokens), value=True)
+        return packed_rows(everything, bound, self._multiple(bound)).to(mask.device)
+
+    def _multiple(self, longest: int) -> int:
+        """What lengths up to `longest` are rounded to: where each is compiled, to few of them."""
+        return COMPILED_WIDTHS * -(-longest // COMPILED_WIDTHS**2) if self.recipe.train.compile else 1
 
     def _hidden(self, count: int, step: int, part: int) -> Tensor:
         # Depends on the step and the place in the global batch, not on the number of parts.

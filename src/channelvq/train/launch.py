@@ -4,7 +4,7 @@ import copy
 import importlib.util
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -34,6 +34,7 @@ from channelvq.train.config import TrainConfig
 
 # Under it bfloat16 is likely to cost time, though not all of a step is products, and halved activations give some back.
 SLOW_BFLOAT16 = 0.8
+MOST_SHAPES = 64  # that a network is compiled for
 # The other ranks wait while the main one evaluates.
 PATIENCE = timedelta(hours=4)
 # torchrun's own variable: without it ranks that are begun again read in its store where the dead ones listened.
@@ -244,11 +245,14 @@ def in_memory_format(model: nn.Module, channels_last: bool | None) -> nn.Module:
     return model.to(memory_format=torch.channels_last) if channels_last else model  # type: ignore[call-overload]
 
 
-def compile_networks(networks: list[nn.Module], backend: str = "inductor") -> None:
+def compile_networks(networks: list[nn.Module], backend: str | Callable[..., Any] = "inductor") -> None:
     """By torch.compile, in place: names of weights, checkpoints and final files stay as they are.
 
     For the shapes of training, of which there are few.
     """
+    # Beyond so many shapes dynamo goes on uncompiled with a line in the log; its own limit is 8, and a generator has a
+    # few widths in each of three stages.
+    torch._dynamo.config.recompile_limit = MOST_SHAPES  # type: ignore[attr-defined]
     # A compiled backward pass may otherwise reuse what the adaptive weight's own pass still needs.
     torch._functorch.config.donated_buffer = False  # type: ignore[attr-defined]
     for network in networks:
