@@ -8,9 +8,9 @@ from torch import Tensor
 
 from channelvq import ChannelVQ
 from channelvq.errors import InputError, NotFiniteError
+from channelvq.principal import water_level
 from channelvq.quantize.residual import ResidualSimVQCodebook, ResidualSimVQConfig
 from channelvq.quantize.tokenwise import TokenwiseSimVQConfig
-from channelvq.quantize.tokenwise_start import water_level
 from channelvq.train.start import share_out
 
 NUMBERS = torch.tensor([[0, 1, 2, 3], [2, 0, 4, 1], [9, 4, 3, 0]])  # 9 stands for itself, as 5 would

@@ -1,6 +1,6 @@
 """Training a CVQTokenizer: pixel loss + quantization loss + nested channel dropout."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import field, replace
 from pathlib import Path
@@ -35,6 +35,7 @@ from channelvq.losses.reconstruction import PixelLoss, pixel_loss
 from channelvq.nested import NestedConfig, draw_keep, keep_mask
 from channelvq.quantize.axis import to_vectors
 from channelvq.quantize.usage import CodebookUsage, UsageReport
+from channelvq.registry import Registry
 from channelvq.tokenizer import CVQConfig, CVQTokenizer
 from channelvq.train.config import check_start
 from channelvq.train.progress import tell
@@ -53,6 +54,10 @@ _PERCEPTUAL = when_given("channelvq.losses.perceptual:PerceptualLossConfig")
 _ADVERSARIAL = when_given("channelvq.losses.adversarial:AdversarialConfig")
 _SEMANTIC = when_given("channelvq.losses.semantic:SemanticConfig")
 MOST_AT_A_SIZE = 128  # validation images of each size that is not home
+# By kind of network: what fits a new tokenizer to images, given that, what gives so many images of the training
+# (uint8, (n, 3, H, W)) and a seed. It runs on all ranks; a kind without one starts from its random weights.
+Start = Callable[[CVQTokenizer, Callable[[int], Tensor], int], None]
+STARTS: Registry[Start] = Registry("start of a network", {"linear": "channelvq.train.start:start_linear"})
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -104,14 +109,6 @@ class TokenizerRecipe(Recipe):
                 f"objective.start_step {self.objective.start_step} must be below train.steps {self.train.steps}"
             )
 
-        network = self.model.network
-        bare = network.kind == "linear" and not any(getattr(network, side) for side in ("encoder", "decoder"))
-        if bare and self.objective.start_step > 0:
-            raise ValueError(
-                "objective.start_step: without networks (model.network.encoder, decoder) nothing is trained before the "
-                "codebook is; set it to 0"
-            )
-
     def build(self) -> "TokenizerTask":
         """What the loop trains."""
         return TokenizerTask(self)
@@ -150,6 +147,10 @@ class TokenizerTask(Task):
         self.idle_parameters = recipe.objective.start_step > 0 or recipe.model.resampler is not None
         self.optimizers: dict[str, Optimizer] = {"tokenizer": self._optimizer()}
         self.networks: list[nn.Module] = [self.tokenizer.encoder, self.tokenizer.decoder]
+        if recipe.objective.start_step > 0 and not any(list(network.parameters()) for network in self.networks):
+            raise InputError(
+                "objective.start_step: model.network has no weights to train before the codebook is there; set it to 0"
+            )
         if self.adversary is not None:
             self.models["discriminator"] = self.adversary.discriminator
             self.optimizers["discriminator"] = self.adversary.optimizer
@@ -210,13 +211,13 @@ class TokenizerTask(Task):
         return AdamW(groups, lr=train.learning_rate, betas=train.betas)
 
     def start(self) -> None:
-        """Read the encoder's weights where it has some; start the codebook, unless the network trains first."""
+        """Read the encoder's weights where it has some; fit the networks whose kind has that in STARTS; start the
+        codebook, unless the network trains first.
+        """
         self.tokenizer.encoder.start()
-        if self.recipe.model.network.kind == "linear":
-            from channelvq.train.start import start_linear
-
+        if (kind := self.recipe.model.network.kind) in STARTS:
             # The first images of the training sequence, which come again when it begins.
-            start_linear(self.tokenizer, lambda count: fixed_images(self.data, count), self.recipe.train.seed)
+            STARTS[kind](self.tokenizer, lambda count: fixed_images(self.data, count), self.recipe.train.seed)
         if self.recipe.objective.start_step == 0:
             self._start_codebook()
 
