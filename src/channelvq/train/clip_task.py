@@ -10,7 +10,7 @@ from jaxtyping import Bool
 from pydantic import Field, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
 
 from channelvq.config import STRICT
 from channelvq.data.build import DataConfig, build_mixture
@@ -27,7 +27,7 @@ from channelvq.quantize.usage import CodebookUsage
 from channelvq.tokenizer import CVQTokenizer
 from channelvq.train.config import check_start
 from channelvq.train.progress import tell
-from channelvq.train.task import Figures, Losses, Recipe, Task
+from channelvq.train.task import Figures, Losses, Recipe, Task, tokenizer_optimizer
 from channelvq.video import ClipConfig, ClipTokenizer
 
 SHOWN = 6  # clips on the sheet of an evaluation
@@ -88,7 +88,9 @@ class ClipTask(Task):
                 "which clips bring group by group; leave it out, or choose model.image.quantizer.kind=plain"
             )
         self.models: dict[str, nn.Module] = {"tokenizer": self.tokenizer}
-        self.optimizers: dict[str, Optimizer] = {"tokenizer": self._optimizer()}
+        quantizers = (self.tokenizer.image.quantizer, self.tokenizer.motion_quantizer)
+        optimizer = tokenizer_optimizer([self.tokenizer], quantizers, recipe.train, recipe.objective.codebook_lr_ratio)
+        self.optimizers: dict[str, Optimizer] = {"tokenizer": optimizer}
         self.networks: list[nn.Module] = [self.tokenizer.image.encoder, self.tokenizer.image.decoder]
         self.data = self._mixture("train")
         self.held_out = fixed_images(self._mixture("validation"), recipe.data.validation_images)
@@ -110,19 +112,6 @@ class ClipTask(Task):
         return build_mixture(
             replace(self.recipe.data, sources=sources), self.recipe.model.image.image_size, split, seed
         )
-
-    def _optimizer(self) -> Optimizer:
-        train, tokenizer = self.recipe.train, self.tokenizer
-        quantizers = (tokenizer.image.quantizer, tokenizer.motion_quantizer)
-        codebooks = [parameter for quantizer in quantizers for parameter in quantizer.parameters()]
-        held = {id(parameter) for parameter in codebooks}
-        groups = [
-            {"params": [p for p in tokenizer.parameters() if id(p) not in held], "weight_decay": train.weight_decay},
-            # Decay would pull unused codewords to zero, where the first winner takes all.
-            {"params": codebooks, "weight_decay": 0.0,
-             "lr": train.learning_rate * self.recipe.objective.codebook_lr_ratio},
-        ]  # fmt: skip
-        return AdamW(groups, lr=train.learning_rate, betas=train.betas)
 
     @torch.no_grad()
     def start(self) -> None:
@@ -203,12 +192,6 @@ class ClipTask(Task):
         sheet = grid(to_pil(torch.stack(rows)), columns=frames)
         save_image(sheet, run_dir / "samples" / f"step-{step:08d}.png")
         return figures
-
-    def save(self, models: dict[str, nn.Module], folder: Path) -> None:
-        """config.json, model.safetensors and README.md."""
-        tokenizer = models["tokenizer"]
-        assert isinstance(tokenizer, ClipTokenizer)
-        tokenizer.save_pretrained(folder)
 
 
 def _first_tokenizer(recipe: ClipRecipe) -> ClipTokenizer:

@@ -1,15 +1,17 @@
 """What is trained: the part of a training that is not the same for all, as the loop (train/engine.py) sees it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass as data_class
 from dataclasses import field
 from pathlib import Path
+from typing import cast
 
+from huggingface_hub import PyTorchModelHubMixin
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import AdamW, Optimizer
 
 from channelvq.config import STRICT
 from channelvq.train.config import TrainConfig
@@ -72,9 +74,9 @@ class Task(ABC):
     def evaluate(self, models: dict[str, nn.Module], run_dir: Path, step: int) -> Figures:
         """Figures on held-out data; may write pictures under run_dir/samples."""
 
-    @abstractmethod
     def save(self, models: dict[str, nn.Module], folder: Path) -> None:
-        """Write what `from_pretrained` loads."""
+        """Write what `from_pretrained` of the first model loads: config.json, model.safetensors and README.md."""
+        cast(PyTorchModelHubMixin, models[next(iter(self.models))]).save_pretrained(folder)
 
     def start(self) -> None:
         """Once, before the first step of a run that does not resume."""
@@ -87,3 +89,18 @@ class Task(ABC):
     def alarms(self, figures: Figures) -> list[str]:
         """Lines for people about what an evaluation's figures show to go wrong, each once a run, with its remedy."""
         return []
+
+
+def tokenizer_optimizer(
+    models: Iterable[nn.Module], quantizers: Iterable[nn.Module], train: TrainConfig, codebook_lr_ratio: float
+) -> AdamW:
+    """Of all weights of the models; quantizers: those of them that learn at another rate and do not decay."""
+    codebooks = [parameter for quantizer in quantizers for parameter in quantizer.parameters()]
+    held = {id(parameter) for parameter in codebooks}
+    network = [parameter for model in models for parameter in model.parameters() if id(parameter) not in held]
+    groups = [
+        {"params": network, "weight_decay": train.weight_decay},
+        # Decay would pull unused codewords to zero, where the first winner takes all.
+        {"params": codebooks, "weight_decay": 0.0, "lr": train.learning_rate * codebook_lr_ratio},
+    ]
+    return AdamW(groups, lr=train.learning_rate, betas=train.betas)

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
 
 from channelvq.config import STRICT, when_given
 from channelvq.data.build import DataConfig, build_mixture
@@ -40,7 +40,7 @@ from channelvq.tokenizer import CVQConfig, CVQTokenizer
 from channelvq.train.config import check_start
 from channelvq.train.progress import tell
 from channelvq.train.stages import Sizes, StageConfig, all_sizes, check_sizes
-from channelvq.train.task import Figures, Losses, Recipe, Task
+from channelvq.train.task import Figures, Losses, Recipe, Task, tokenizer_optimizer
 
 if TYPE_CHECKING:  # imported when a recipe asks for them
     from channelvq.losses.adversarial import AdversarialConfig
@@ -145,7 +145,9 @@ class TokenizerTask(Task):
             self.models["semantic_head"] = self.meaning.head
         # The codebook before its start; the resampler at the home size.
         self.idle_parameters = recipe.objective.start_step > 0 or recipe.model.resampler is not None
-        self.optimizers: dict[str, Optimizer] = {"tokenizer": self._optimizer()}
+        quantizers, ratio = [self.tokenizer.quantizer], recipe.objective.codebook_lr_ratio
+        optimizer = tokenizer_optimizer(self.models.values(), quantizers, recipe.train, ratio)
+        self.optimizers: dict[str, Optimizer] = {"tokenizer": optimizer}
         self.networks: list[nn.Module] = [self.tokenizer.encoder, self.tokenizer.decoder]
         if recipe.objective.start_step > 0 and not any(list(network.parameters()) for network in self.networks):
             raise InputError(
@@ -194,21 +196,6 @@ class TokenizerTask(Task):
 
         assert self.recipe.objective.adversarial is not None
         return Adversary(self.recipe.objective.adversarial, self.recipe.train)
-
-    def _optimizer(self) -> Optimizer:
-        train, ratio = self.recipe.train, self.recipe.objective.codebook_lr_ratio
-        codebook = list(self.tokenizer.quantizer.parameters())
-        network = [*self.tokenizer.encoder.parameters(), *self.tokenizer.decoder.parameters()]
-        if self.tokenizer.resampler is not None:
-            network += self.tokenizer.resampler.parameters()
-        if "semantic_head" in self.models:
-            network += self.models["semantic_head"].parameters()
-        groups = [
-            {"params": network, "weight_decay": train.weight_decay},
-            # Decay would pull unused codewords to zero, where the first winner takes all.
-            {"params": codebook, "weight_decay": 0.0, "lr": train.learning_rate * ratio},
-        ]
-        return AdamW(groups, lr=train.learning_rate, betas=train.betas)
 
     def start(self) -> None:
         """Read the encoder's weights where it has some; fit the networks whose kind has that in STARTS; start the
@@ -352,9 +339,3 @@ class TokenizerTask(Task):
         new = [finding for finding in findings if finding.level != "note" and finding.name not in self._alarmed]
         self._alarmed |= {finding.name for finding in new}
         return [f"{finding.level}: {finding.name}: {finding.measured}. {finding.remedy}" for finding in new]
-
-    def save(self, models: dict[str, nn.Module], folder: Path) -> None:
-        """config.json, model.safetensors and README.md."""
-        tokenizer = models["tokenizer"]
-        assert isinstance(tokenizer, CVQTokenizer)
-        tokenizer.save_pretrained(folder)
