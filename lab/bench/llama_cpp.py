@@ -14,15 +14,17 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from channelvq.car.export import export_car
 from channelvq.car.exported import Exported, ImageIds
-from channelvq.car.gguf_export import GGUF_FILE, Weights, export_gguf
+from channelvq.car.gguf_export import GGUF_FILE, export_gguf
 from channelvq.car.model import CAR
+from channelvq.devices import ExportedWeights
 from channelvq.errors import InputError
 from channelvq.evaluate.results import write_json
 from channelvq.evaluate.tables import TextTable
 from lab.bench.timing import machine
 from lab.study import Tables
 
-CASES: tuple[tuple[Weights, str], ...] = (("float32", "F32"), ("float32", "F16"), ("int8", "F16"))  # weights, cache
+# weights, cache
+CASES: tuple[tuple[ExportedWeights, str], ...] = (("float32", "F32"), ("float32", "F16"), ("int8", "F16"))
 NEVER = -1e9
 COLOURS, THINGS = ("red", "blue", "green", "purple"), ("dog", "car", "umbrella", "cat", "chair", "bus", "bird", "book")
 PROMPTS = [f"a photo of a {colour} {thing}" for thing in THINGS for colour in COLOURS]

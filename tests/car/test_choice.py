@@ -112,10 +112,14 @@ def test_settings_out_of_range_are_refused(settings: dict[str, float], message: 
 def test_guidance_that_cannot_do_what_is_asked_warns() -> None:
     SamplingSettings(guidance_scale=3.0).warn(caption_dropout=0.1, stacklevel=1)
     SamplingSettings(guidance_scale=1.0).warn(caption_dropout=0.0, stacklevel=1)
-    with pytest.warns(UserWarning, match="trained without caption dropout"):
-        SamplingSettings(guidance_scale=3.0).warn(caption_dropout=0.0, stacklevel=1)
+    with pytest.warns(UserWarning, match="without caption dropout .*distribution; use guidance_scale=1, or train with"):
+        SamplingSettings(guidance_scale=1.5).warn(caption_dropout=0.0, stacklevel=1)
     with pytest.warns(UserWarning, match=r"guidance_scale 0.5 weakens"):
         SamplingSettings(guidance_scale=0.5).warn(caption_dropout=0.1, stacklevel=1)
+    for settings in (SamplingSettings(guidance_scale=3.0), SamplingSettings(guidance_scale=0.5)):
+        with pytest.warns(UserWarning, match="guidance_scale") as told:
+            settings.warn(caption_dropout=0.0, stacklevel=2)
+        assert told[0].filename == __file__
     with pytest.warns(UserWarning, match="guidance_scale 0 ignores the prompt"):
         SamplingSettings(guidance_scale=0).warn(caption_dropout=0.1, stacklevel=1)
 

@@ -175,7 +175,7 @@ def check_model(config: CARConfig, tokenizer: CVQTokenizer, muon: bool = False) 
         raise InputError("objective.muon_learning_rate: the backbone has no linear layers; leave it out")
 
 
-class CARTask(Task):
+class CARTask(Task[CARRecipe]):
     """A language model that learns captions, then the tokens of the images after them."""
 
     def __init__(self, recipe: CARRecipe) -> None:

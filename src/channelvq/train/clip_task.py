@@ -1,6 +1,5 @@
 """Training a ClipTokenizer: pixel loss over all frames + quantization losses + nested dropout in channels and time."""
 
-from collections.abc import Iterator
 from dataclasses import field, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,7 +15,7 @@ from channelvq.config import STRICT
 from channelvq.data.build import DataConfig, build_mixture
 from channelvq.data.clips import ClipsConfig, with_frames
 from channelvq.data.split import Split
-from channelvq.data.stream import Mixture, Stream, fixed_images, position_generator, training_batches
+from channelvq.data.stream import Mixture, Stream, fixed_images, position_generator
 from channelvq.distributed import rank
 from channelvq.errors import InputError
 from channelvq.evaluate.clips import clip_psnr, flicker
@@ -74,7 +73,7 @@ class ClipRecipe(Recipe):
         return ClipTask(self)
 
 
-class ClipTask(Task):
+class ClipTask(Task[ClipRecipe]):
     """A ClipTokenizer that restores clips."""
 
     def __init__(self, recipe: ClipRecipe) -> None:
@@ -92,7 +91,7 @@ class ClipTask(Task):
         optimizer = tokenizer_optimizer([self.tokenizer], quantizers, recipe.train, recipe.objective.codebook_lr_ratio)
         self.optimizers: dict[str, Optimizer] = {"tokenizer": optimizer}
         self.networks: list[nn.Module] = [self.tokenizer.image.encoder, self.tokenizer.image.decoder]
-        self.data = self._mixture("train")
+        self.training = self._mixture("train")
         self.held_out = fixed_images(self._mixture("validation"), recipe.data.validation_images)
         self._check_clips(self.held_out)
 
@@ -122,7 +121,7 @@ class ClipTask(Task):
             tell(f"start: codebooks for the tokens of {count} clips, once")
         maps = []
         for position in range(count):
-            clip = normalize(self.data[position].image).to(tokenizer.device)
+            clip = normalize(self.training[position].image).to(tokenizer.device)
             maps.append(tokenizer.image.maps(clip).float())
         z = torch.stack(maps)
         seeds = [torch.Generator().manual_seed(self.recipe.train.seed) for _ in range(2)]
@@ -130,13 +129,6 @@ class ClipTask(Task):
             tokenizer.image.quantizer.start_from(z[:, 0], seeds[0])
         if not bool(tokenizer.motion_quantizer.quantizer.started):
             tokenizer.motion_quantizer.start_from(tokenizer.changes(z), seeds[1])
-
-    def batches(self, start_step: int, rank: int, world: int) -> Iterator[Tensor]:
-        """uint8 clips."""
-        train = self.recipe.train
-        return training_batches(
-            self.data, train.batch_size, start_step, train.steps, rank=rank, world=world, workers=train.data_workers
-        )
 
     def losses(self, name: str, models: dict[str, nn.Module], batch: Tensor, step: int, part: int) -> Losses:
         """Pixel loss on all frames, quantization losses on the kept tokens."""

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass as data_class
 from dataclasses import field
 from pathlib import Path
-from typing import cast
+from typing import Generic, TypeVar, cast
 
 from huggingface_hub import PyTorchModelHubMixin
 from pydantic.dataclasses import dataclass
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from channelvq.config import STRICT
+from channelvq.data.stream import Positions, training_batches
 from channelvq.train.config import TrainConfig
 
 Figures = dict[str, float]
@@ -43,8 +44,11 @@ class Losses:
     figures: Callable[[], Figures] = dict
 
 
-class Task(ABC):
-    """A recipe's models and what they learn from.
+R = TypeVar("R", bound=Recipe)
+
+
+class Task(ABC, Generic[R]):
+    """A recipe's models and what they learn from, such as the pictures of `training`.
 
     models and optimizers: by name; each optimizer makes one update a step, in this order, of the model of its name and
     of helpers, models without an optimizer of their own, whose parameters it holds. networks: what torch.compile may
@@ -56,15 +60,20 @@ class Task(ABC):
     in the global batch alone. The loop makes of the parts' means the mean over the global batch.
     """
 
+    recipe: R
+    training: Positions
     models: dict[str, nn.Module]
     optimizers: dict[str, Optimizer]
     networks: list[nn.Module]
     idle_parameters: bool = False
     held_out_pictures: int | None = None
 
-    @abstractmethod
     def batches(self, start_step: int, rank: int, world: int) -> Iterator[Tensor]:
         """Batches of this rank from a step on; the data position is the step, so nothing else needs restoring."""
+        train = self.recipe.train
+        return training_batches(
+            self.training, train.batch_size, start_step, train.steps, rank=rank, world=world, workers=train.data_workers
+        )
 
     @abstractmethod
     def losses(self, name: str, models: dict[str, nn.Module], batch: Tensor, step: int, part: int) -> Losses:

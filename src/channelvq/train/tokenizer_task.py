@@ -24,7 +24,6 @@ from channelvq.data.stream import (
     fixed_images,
     num_pictures,
     position_generator,
-    training_batches,
 )
 from channelvq.distributed import rank
 from channelvq.errors import InputError
@@ -54,8 +53,7 @@ _PERCEPTUAL = when_given("channelvq.losses.perceptual:PerceptualLossConfig")
 _ADVERSARIAL = when_given("channelvq.losses.adversarial:AdversarialConfig")
 _SEMANTIC = when_given("channelvq.losses.semantic:SemanticConfig")
 MOST_AT_A_SIZE = 128  # validation images of each size that is not home
-# By kind of network: what fits a new tokenizer to images, given that, what gives so many images of the training
-# (uint8, (n, 3, H, W)) and a seed. It runs on all ranks; a kind without one starts from its random weights.
+# By kind of network: what fits a new tokenizer, on every rank, to so many images of the training, with a seed.
 Start = Callable[[CVQTokenizer, Callable[[int], Tensor], int], None]
 STARTS: Registry[Start] = Registry("start of a network", {"linear": "channelvq.train.start:start_linear"})
 
@@ -126,7 +124,7 @@ def _first_tokenizer(recipe: TokenizerRecipe) -> CVQTokenizer:
     return tokenizer
 
 
-class TokenizerTask(Task):
+class TokenizerTask(Task[TokenizerRecipe]):
     """An encoder, a quantizer and a decoder that restore images, with or without a discriminator against them."""
 
     def __init__(self, recipe: TokenizerRecipe) -> None:
@@ -198,9 +196,7 @@ class TokenizerTask(Task):
         return Adversary(self.recipe.objective.adversarial, self.recipe.train)
 
     def start(self) -> None:
-        """Read the encoder's weights where it has some; fit the networks whose kind has that in STARTS; start the
-        codebook, unless the network trains first.
-        """
+        """Read or fit first weights where the kind has some; start the codebook, unless the network trains first."""
         self.tokenizer.encoder.start()
         if (kind := self.recipe.model.network.kind) in STARTS:
             # The first images of the training sequence, which come again when it begins.
@@ -224,13 +220,6 @@ class TokenizerTask(Task):
                 maps.append(encode(normalize(images).to(self.tokenizer.device)).float())
         generator = torch.Generator().manual_seed(self.recipe.train.seed)
         self.tokenizer.quantizer.start_from(torch.cat(maps), generator)
-
-    def batches(self, start_step: int, rank: int, world: int) -> Iterator[Tensor]:
-        """uint8 images."""
-        train = self.recipe.train
-        return training_batches(
-            self.training, train.batch_size, start_step, train.steps, rank=rank, world=world, workers=train.data_workers
-        )
 
     @contextmanager
     def survey(self, parts: Sequence[Tensor], step: int, first: int) -> Iterator[None]:
