@@ -11,7 +11,7 @@ RELEASE := build/release
 # Tests side by side, one file of tests in one process; each process takes a core and up to 3 GB.
 WORKERS ?= 2
 
-.PHONY: demo test check docs fuzz guided format peers oldest release clean
+.PHONY: demo test check docs fuzz guided mutants format peers oldest release clean
 demo: $(STAMP)
 	$(BIN)/cvq demo
 
@@ -37,6 +37,18 @@ guided: $(STAMP)
 	$(BIN)/python -m pip install --quiet atheris
 	for kind in cvq manifest tokens checkpoint weights shard token-shards overrides; do PYTHONPATH=. $(BIN)/python \
 		tests/fuzz/guided.py $$kind -max_total_time=60 -artifact_prefix=guided-$$kind- || exit 1; done
+
+# Small faults (mutmut) in one module, one at a time in a copy of the sources: which of them do its tests not see?
+# make mutants MODULE=channelvq/car/choice.py TESTS=tests/car/test_choice.py; `mutmut show NAME` in build/mutants shows one.
+mutants: $(STAMP)
+	$(BIN)/python -m pip install --quiet "mutmut>=3.8"
+	rm -rf build/mutants && mkdir -p build/mutants
+	git ls-files -z src tests lab pyproject.toml | xargs -0 tar c | tar x -C build/mutants
+	cd build/mutants && printf '%s\n' '[mutmut]' source_paths=src only_mutate=src/$(MODULE) also_copy= '  lab' \
+		pytest_add_cli_args= '  -x' timeout_constant=10 use_git_change_detection=false \
+		pytest_add_cli_args_test_selection= $(addprefix '  ,$(addsuffix ',$(TESTS))) > setup.cfg
+	cd build/mutants && OMP_NUM_THREADS=1 $(abspath $(BIN))/mutmut run --max-children $(WORKERS)
+	cd build/mutants && $(abspath $(BIN))/mutmut results
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .

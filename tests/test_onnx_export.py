@@ -13,9 +13,10 @@ from PIL import Image
 from tests.pages import blocks, photo
 
 from channelvq import onnx_export
+from channelvq.devices import ExportedWeights
 from channelvq.errors import InputError
 from channelvq.images.tensors import to_uint8
-from channelvq.onnx_export import LAYOUT_FILE, Weights, export_onnx
+from channelvq.onnx_export import LAYOUT_FILE, export_onnx
 from channelvq.tokenizer import CVQConfig, CVQTokenizer
 from channelvq.train.run import load_recipe, train
 
@@ -58,7 +59,7 @@ def pictures(count: int = 40) -> torch.Tensor:
     ids=["residual", "tokenwise", "patch, int8"],
 )
 def test_equal_ids_and_pictures(
-    recipe: str, more: list[str], weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: str, more: list[str], weights: ExportedWeights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import onnxruntime
 

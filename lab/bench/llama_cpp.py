@@ -18,8 +18,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from channelvq.car.export import export_car, stock_model
 from channelvq.car.exported import Exported, ImageIds
-from channelvq.car.gguf_export import GGUF_FILE, Weights, export_gguf
+from channelvq.car.gguf_export import GGUF_FILE, export_gguf
 from channelvq.car.model import CAR
+from channelvq.devices import ExportedWeights
 from channelvq.errors import InputError
 from channelvq.evaluate.results import write_json
 from channelvq.evaluate.tables import TextTable
@@ -27,7 +28,8 @@ from lab.bench.generate import PEER, stock_method
 from lab.bench.timing import interleaved, machine, ratio
 from lab.study import Tables
 
-CASES: tuple[tuple[Weights, str], ...] = (("float32", "F32"), ("float32", "F16"), ("int8", "F16"))  # weights, cache
+# weights, cache
+CASES: tuple[tuple[ExportedWeights, str], ...] = (("float32", "F32"), ("float32", "F16"), ("int8", "F16"))
 NEVER = -1e9
 ROUNDS = 9
 COLOURS, THINGS = ("red", "blue", "green", "purple"), ("dog", "car", "umbrella", "cat", "chair", "bus", "bird", "book")

@@ -76,7 +76,7 @@ class DetectorRecipe(Recipe):
         return DetectorTask(self)
 
 
-class DetectorTask(Task):
+class DetectorTask(Task[DetectorRecipe]):
     """A network that finds the things of drawn scenes, also in what a tokenizer restored."""
 
     def __init__(self, recipe: DetectorRecipe) -> None:

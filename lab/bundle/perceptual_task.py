@@ -43,7 +43,7 @@ class PerceptualRecipe(Recipe):
         return PerceptualTask(self)
 
 
-class PerceptualTask(Task):
+class PerceptualTask(Task[PerceptualRecipe]):
     """A network that tells emoji of two art sets apart by what they show."""
 
     def __init__(self, recipe: PerceptualRecipe) -> None:

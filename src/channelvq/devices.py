@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 from channelvq.errors import InputError
+
+ExportedWeights = Literal["float32", "int8"]  # how exports for other programs hold the large matrices
 
 if TYPE_CHECKING:
     import torch

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int64
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from channelvq.byte_rows import SCALE, to_byte_rows
 from channelvq.config import to_dict
+from channelvq.devices import ExportedWeights
 from channelvq.errors import InputError
 from channelvq.evaluate.metrics import psnr
 from channelvq.files import filled_folder
@@ -40,7 +41,6 @@ OPSET = 18
 OLDEST_TORCH = "2.13"
 NEAREST = ("plain", "ema", "simvq", "lc", "ibq")  # kinds whose token is the nearest row of `codes()`
 PROBES = 4
-Weights = Literal["float32", "int8"]
 LEAST_NUMBERS = 4096  # of a matrix that is stored as bytes: of smaller ones there is little to save
 LEAST_PSNR = 50.0  # of the pictures by int8, beside those by float32: at 30 dB it is 0.04 dB less
 
@@ -55,7 +55,7 @@ class OnnxLayout:
     encoder: str
     decoder: str
     opset: int
-    weights: Weights
+    weights: ExportedWeights
     check: dict[str, int]
 
 
@@ -70,7 +70,7 @@ class OnnxCheck:
     largest_difference: int
 
 
-def export_onnx(tokenizer: CVQTokenizer, folder: str | Path, weights: Weights = "float32") -> OnnxCheck:
+def export_onnx(tokenizer: CVQTokenizer, folder: str | Path, weights: ExportedWeights = "float32") -> OnnxCheck:
     """Write the tokenizer as ONNX, for batches of any size, and run the files on probe images beside it.
 
     folder: gets ENCODER, DECODER and LAYOUT_FILE. weights: how the decoder's large matrices are stored; the encoder's
@@ -182,7 +182,7 @@ def store_as_bytes(path: Path) -> None:
     onnx.save(model, path)
 
 
-def _checked(tokenizer: CVQTokenizer, folder: Path, images: Tensor, weights: Weights) -> OnnxCheck:
+def _checked(tokenizer: CVQTokenizer, folder: Path, images: Tensor, weights: ExportedWeights) -> OnnxCheck:
     encoder, decoder = (_session(folder / name) for name in (ENCODER, DECODER))
     ids = tokenizer.tokenize(images)
     theirs = torch.from_numpy(encoder.run(None, {"images": images.numpy()})[0])

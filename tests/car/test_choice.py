@@ -30,6 +30,8 @@ def test_the_token_is_where_the_uniform_number_falls_in_the_cumulative_distribut
 def test_a_token_of_probability_zero_is_never_drawn() -> None:
     p = logits(0.0, 0.5, 0.0, 0.5, 0.0)
     assert {draw(p, u) for u in (0.0, 0.5, 1 - 2**-53)} == {1, 3}
+    # In float32 these add up to less than 1: the last one must not be what is missing.
+    assert draw(logits(0.6, 0.9, 0.2, 0.0), 1 - 2**-53) == 2
 
 
 def test_temperature() -> None:
@@ -41,8 +43,11 @@ def test_temperature() -> None:
     assert draw([1.0, 3.0, 3.0], 0.9, temperature=0.0) == 1
 
 
-def test_a_tiny_temperature_is_nearly_none() -> None:
-    assert [draw([1.0, 3.0, 2.0], u, temperature=1e-38) for u in (0.0, 0.5, 0.999)] == [1, 1, 1]
+@pytest.mark.parametrize("temperature", [1e-38, 2e-38])  # below and above the smallest normal number
+def test_a_tiny_temperature_is_nearly_none(temperature: float) -> None:
+    assert [draw([1.0, 3.0, 2.0], u, temperature=temperature) for u in (0.0, 0.5, 0.999)] == [1, 1, 1]
+    rows, uniform = torch.tensor([[1.0, 3.0, 2.0], [1002.0, 1000.0, 1001.0]]), torch.tensor([0.9, 0.9]).double()
+    assert choose(rows, uniform, SamplingSettings(temperature=temperature)).tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -66,6 +71,9 @@ def test_top_p_keeps_the_fewest_tokens_that_reach_it() -> None:
     assert {draw(p, u, top_p=0.6) for u in (0.0, 0.5, 0.999)} == {1, 2}
     assert {draw(p, u, top_p=0.9) for u in (0.0, 0.5, 0.999)} == {0, 1, 2}
     assert {draw(p, u, top_p=1e-9) for u in (0.0, 0.999)} == {1}
+    assert draw([0.0, 0.0], 0.999, top_p=0.5) == 0  # the first alone reaches it
+    # At 1 all of the k likeliest stay, also where in rounded numbers those before add up to 1.
+    assert draw(logits(0.2, 0.4, 0.7, 1e-12, 1e-13), 1 - 2**-53, top_k=4) == 3
 
 
 def test_draws_follow_the_distribution() -> None:
@@ -104,10 +112,14 @@ def test_settings_out_of_range_are_refused(settings: dict[str, float], message: 
 def test_guidance_that_cannot_do_what_is_asked_warns() -> None:
     SamplingSettings(guidance_scale=3.0).warn(caption_dropout=0.1, stacklevel=1)
     SamplingSettings(guidance_scale=1.0).warn(caption_dropout=0.0, stacklevel=1)
-    with pytest.warns(UserWarning, match="trained without caption dropout"):
-        SamplingSettings(guidance_scale=3.0).warn(caption_dropout=0.0, stacklevel=1)
+    with pytest.warns(UserWarning, match="without caption dropout .*distribution; use guidance_scale=1, or train with"):
+        SamplingSettings(guidance_scale=1.5).warn(caption_dropout=0.0, stacklevel=1)
     with pytest.warns(UserWarning, match=r"guidance_scale 0.5 weakens"):
         SamplingSettings(guidance_scale=0.5).warn(caption_dropout=0.1, stacklevel=1)
+    for settings in (SamplingSettings(guidance_scale=3.0), SamplingSettings(guidance_scale=0.5)):
+        with pytest.warns(UserWarning, match="guidance_scale") as told:
+            settings.warn(caption_dropout=0.0, stacklevel=2)
+        assert not told[0].filename.endswith("settings.py")  # who calls is told, not where it is written
     with pytest.warns(UserWarning, match="guidance_scale 0 ignores the prompt"):
         SamplingSettings(guidance_scale=0).warn(caption_dropout=0.1, stacklevel=1)
 

@@ -13,6 +13,7 @@ from channelvq.errors import InputError
 from channelvq.quantize.draw import Draw
 
 KINDS = ("plain", "ema", "simvq", "lc")
+NEED = r"^codes drawn at random need both temperature=0\.1 and generator=torch\.Generator\(\), say$"
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -84,9 +85,9 @@ def test_residual_quantizers_draw_on_from_one_generator() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"temperature": 0.5}, "need both temperature"),
-        ({"generator": torch.Generator()}, "need both temperature"),
-        ({"temperature": 0.5, "generator": 3}, "need both temperature"),
+        ({"temperature": 0.5}, NEED),
+        ({"generator": torch.Generator()}, NEED),
+        ({"temperature": 0.5, "generator": 3}, NEED),
         *[
             ({"temperature": t, "generator": torch.Generator()}, "temperature: expected a number above 0")
             for t in (0, -1.0, math.inf, math.nan, "1")
@@ -96,6 +97,12 @@ def test_residual_quantizers_draw_on_from_one_generator() -> None:
 def test_mistakes_are_named(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         quantizer("ema")(feature_map(), **arguments)
+
+
+def test_a_generator_of_another_device_is_named() -> None:
+    message = r"the generator is on cpu, the vectors on meta; give torch\.Generator\('meta'\)"
+    with pytest.raises(InputError, match=message):
+        Draw(0.5, torch.Generator())(torch.empty(3, 4, device="meta"), torch.empty(7, 4, device="meta"))
 
 
 def test_kinds_without_distances_refuse() -> None:

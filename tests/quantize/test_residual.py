@@ -1,6 +1,7 @@
 """Tokens that pass on their errors: each sees what is left of the numbers that it shares with those before."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -8,9 +9,11 @@ from torch import Tensor
 
 from channelvq import ChannelVQ
 from channelvq.errors import InputError, NotFiniteError
+from channelvq.lookup.mapped import nearest_mapped
+from channelvq.principal import water_level
 from channelvq.quantize.residual import ResidualSimVQCodebook, ResidualSimVQConfig
 from channelvq.quantize.tokenwise import TokenwiseSimVQConfig
-from channelvq.quantize.tokenwise_start import water_level
+from channelvq.quantize.tokenwise_start import fit_maps, principal_maps
 from channelvq.train.start import share_out
 
 NUMBERS = torch.tensor([[0, 1, 2, 3], [2, 0, 4, 1], [9, 4, 3, 0]])  # 9 stands for itself, as 5 would
@@ -90,6 +93,39 @@ def test_gradients_of_the_two_terms() -> None:
     torch.testing.assert_close(quantizer.weight.grad, expected)
 
 
+def test_the_terms_count_the_kept_tokens_alone() -> None:
+    quantizer, x = codebook(beta=0.5, codebook_weight=2.0), image_numbers(5, seed=3)
+    z = x[:, NUMBERS]
+    keep = torch.tensor([[True, False, False], [True, True, False], [True, True, True]])[[0, 1, 2, 1, 0]]
+    out = quantizer(z, keep)
+    error = (quantizer.targets(z, out.z_q) - out.z_q).square().mean(2)
+    counts = torch.bincount(NUMBERS.flatten(), minlength=10)
+    given = torch.zeros(5, 10).index_add(1, NUMBERS.flatten(), out.z_q.flatten(1))
+    last = ((x - given).square() / counts.clamp(min=1))[:, NUMBERS].mean(2)
+    assert out.losses.keys() == {"codebook", "commitment"}
+    torch.testing.assert_close(out.losses["codebook"], 2.0 * (error * keep).mean())
+    torch.testing.assert_close(out.losses["commitment"], 0.5 * (last * keep).mean())
+
+
+@pytest.mark.parametrize("iterations", [0, 1, 2])
+def test_each_token_starts_from_what_those_before_it_leave(iterations: int) -> None:
+    settings = {"codebook_size": 64, "rank": 3, "iterations": iterations}
+    quantizer, new = (ResidualSimVQConfig(**settings).build(4, 3) for _ in range(2))  # type: ignore[arg-type]
+    quantizer.share(NUMBERS)
+    z = image_numbers(500)[:, NUMBERS]
+    quantizer.start_from_tokens(z, seeded(0))
+    # The codebook is fitted between two rounds.
+    assert torch.equal(quantizer.basis, new.basis) == (iterations < 2)
+    if iterations < 2:
+        left = quantizer.targets(z, quantizer.eval()(z).z_q)
+        for k in range(3):
+            token = left[:, k : k + 1]
+            maps = principal_maps(token, 3, math.log2(64))
+            if iterations:
+                maps = fit_maps(token, quantizer.basis, nearest_mapped(token, maps, quantizer.basis), maps)
+            torch.testing.assert_close(quantizer.weight[k], maps[0], atol=1e-4, rtol=1e-4)
+
+
 def test_without_shared_numbers_it_is_the_tokenwise_quantizer() -> None:
     z = image_numbers(300)[:, None, :4] * torch.tensor([3.0, 2.0, 1.0])[:, None]
     settings = {"codebook_size": 32, "rank": 4, "iterations": 0, "power": 1.2}
@@ -107,7 +143,7 @@ def test_what_is_shared_is_saved_and_mistakes_are_named() -> None:
     other.load_state_dict(copy.deepcopy(quantizer.state_dict()))
     z = image_numbers(9)[:, NUMBERS]
     assert torch.equal(other.eval()(z).indices, quantizer(z).indices)
-    with pytest.raises(InputError, match="same number twice"):
+    with pytest.raises(InputError, match=r"^share: a token has the same number twice; a token holds each number at"):
         quantizer.share(torch.tensor([[0, 1, 1, 2]] * 3))
     with pytest.raises(InputError, match=r"share: expected \(3, 4\), got \(2, 4\)"):
         quantizer.share(NUMBERS[:2])

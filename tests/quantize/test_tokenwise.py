@@ -11,7 +11,7 @@ from channelvq import ChannelVQ
 from channelvq.errors import InputError, NotFiniteError
 from channelvq.lookup.mapped import nearest_mapped
 from channelvq.quantize.tokenwise import TokenwiseSimVQCodebook, TokenwiseSimVQConfig
-from channelvq.quantize.tokenwise_start import place_maps, principal_maps, random_codebook, water_level
+from channelvq.quantize.tokenwise_start import place_maps, principal_maps, random_codebook
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -111,22 +111,6 @@ def test_a_tokenizers_settings_decide_on_the_number() -> None:
 
 
 # The start
-
-
-def test_water_level_in_closed_form() -> None:
-    # Two of variance 4 and two of 1: with 2 bits the level is 1, of which only the large ones show above; one bit each.
-    variances = torch.tensor([4.0, 4.0, 1.0, 1.0], dtype=torch.float64)
-    torch.testing.assert_close(water_level(variances, 2.0).item(), 1.0)
-    torch.testing.assert_close(water_level(variances, 4.0).item(), 0.5)
-    torch.testing.assert_close(water_level(variances, 1.0).item(), 2.0)
-    # In general: what is above the level adds up to the bits.
-    falling = torch.rand(3, 50, generator=seeded(1), dtype=torch.float64).sort(1, descending=True).values ** 4
-    for bits in (0.5, 12.0, 300.0):
-        level = water_level(falling, bits)
-        torch.testing.assert_close(
-            (falling / level).log2().clamp(min=0).sum(1) / 2, torch.full((3,), bits, dtype=torch.float64)
-        )
-    assert water_level(torch.zeros(2, 3, dtype=torch.float64), 5.0).tolist() == [[0.0], [0.0]]
 
 
 def test_maps_are_the_directions_above_the_water_times_their_deviation() -> None:

@@ -1,5 +1,7 @@
 """Moving averages of weights: the closed form, with its warm-up, and buffers as they are."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -47,3 +49,42 @@ def test_a_part_of_the_weights_is_averaged_as_all_of_them_and_changes_places_wit
             assert torch.equal(model.state_dict()[name], mean)
     for name, weight in before.items():
         assert torch.equal(model.state_dict()[name], weight)
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning")  # one process saves alone
+@pytest.mark.parametrize("kind", [Average, ShardedAverage])
+def test_an_average_that_was_saved_goes_on(kind: type[Average] | type[ShardedAverage], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    average = kind(model, 0.99)
+
+    def move() -> None:
+        with torch.no_grad():
+            for tensor in model.state_dict().values():
+                tensor.add_(torch.ones_like(tensor) * 3)
+
+    def means(of: Average | ShardedAverage) -> dict[str, torch.Tensor]:
+        if isinstance(of, Average):
+            return {name: tensor.clone() for name, tensor in of.module.state_dict().items()}
+        with of.in_place(model):
+            return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+    for _ in range(4):
+        average.update(model)
+        move()
+    average.save(tmp_path, "net", main=True)
+    assert (tmp_path / average.file("net")).is_file()
+    again = kind(nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)), 0.99)
+    again.load(tmp_path, "net")
+    assert means(again).keys() == means(average).keys() == model.state_dict().keys()
+    for _ in range(2):  # how much is kept depends on the number of updates, which has to be there too
+        for name, tensor in means(average).items():
+            assert torch.equal(means(again)[name], tensor), name
+        average.update(model)
+        again.update(model)
+        move()
+
+
+def test_only_the_main_rank_writes_a_whole_average(tmp_path: Path) -> None:
+    Average(nn.Linear(1, 1), 0.9).save(tmp_path, "net", main=False)
+    assert not list(tmp_path.iterdir())

@@ -1,6 +1,7 @@
 """A tokenizer that starts as a linear coder of its data, through the recipes."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,12 @@ from channelvq import CVQTokenizer
 from channelvq.data.stream import fixed_images
 from channelvq.errors import InputError
 from channelvq.images import normalize
+from channelvq.quantize.kmeans import FewVectorsWarning
+from channelvq.registry import Registry
+from channelvq.train import tokenizer_task
 from channelvq.train.run import load_recipe, train
 from channelvq.train.start import deal_out, fit_linear, principal_components, start_linear
-from channelvq.train.tokenizer_task import TokenizerRecipe, TokenizerTask
+from channelvq.train.tokenizer_task import Start, TokenizerRecipe, TokenizerTask
 
 TINY = (
     "model.image_size=32", "model.latent_channels=4", "model.quantizer.codebook_size=32", "model.quantizer.rank=4",
@@ -210,3 +214,38 @@ def test_given_weights_are_not_fitted_again(tmp_path: Path) -> None:
 def test_another_network_has_no_linear_start() -> None:
     with pytest.raises(InputError, match=r"model\.network\.kind=linear, got ConvEncoder"):
         start_linear(CVQTokenizer(), lambda count: pictures(), 0)
+
+
+def test_any_kind_of_network_may_have_a_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = load_recipe(
+        "small/smoke",
+        ["model.image_size=32", "model.latent_channels=4", "model.network.base_channels=8", "train.seed=3",
+         "model.quantizer.codebook_size=8", "data.validation_images=8", "objective.start_images=8"],
+        of=TokenizerRecipe,
+    )  # fmt: skip
+    seen = []
+
+    def start(tokenizer: CVQTokenizer, images: Callable[[int], Tensor], seed: int) -> None:
+        seen.append((images(5), seed, bool(tokenizer.quantizer.quantizer.started)))
+        for parameter in tokenizer.encoder.parameters():
+            parameter.data.zero_()
+
+    starts: Registry[Start] = Registry("start of a network", {})
+    monkeypatch.setattr(tokenizer_task, "STARTS", starts)
+    starts.register("conv", start)
+    task = TokenizerTask(recipe)
+    with pytest.warns(FewVectorsWarning, match="1 distinct vectors"):
+        task.start()
+    ((images, seed, started),) = seen
+    assert torch.equal(images, fixed_images(task.data, 5))
+    assert (seed, started) == (3, False)
+    # The codebook started from what the network then gave, zeros, but for the noise that parts equal codes.
+    assert bool(task.tokenizer.quantizer.quantizer.started)
+    assert float(task.tokenizer.quantizer.codes().detach().abs().max()) < 0.01
+
+
+def test_without_a_network_nothing_can_be_trained_before_the_codebook() -> None:
+    bare = ("model.network.encoder=null", "model.network.decoder=null", "objective.start_step=1", "train.steps=2")
+    settings = [setting for setting in TINY if "network.encoder" not in setting and "network.decoder" not in setting]
+    with pytest.raises(InputError, match=r"start_step: model\.network has no weights to train"):
+        TokenizerTask(load_recipe("small/tokens-channel", [*settings, *bare], of=TokenizerRecipe))

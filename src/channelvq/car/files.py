@@ -45,7 +45,7 @@ def read_tokenizers(folder: Path) -> tuple[CVQTokenizer, TextTokenizer]:
     learned = read_metadata(folder / WEIGHTS)  # without the digests in older files
     for key, own, what in (
         (_WORDS, text.digest(), "text tokenizer than the one in tokenizer.json"),
-        (_IMAGES, tokenizer_sha256(tokenizer), "image tokenizer than the one in its folder tokenizer/"),
+        (_IMAGES, _content_sha256(tokenizer), "image tokenizer than the one in its folder tokenizer/"),
     ):
         if learned.get(key, own) != own:
             raise InputError(f"{folder}: the generator was trained on another {what}; put the right one there")
@@ -63,7 +63,7 @@ def _learned(folder: Path, codes: Tensor) -> bool:
     return learned is not None and torch.equal(learned, codes.to(learned.dtype))
 
 
-def tokenizer_sha256(tokenizer: CVQTokenizer) -> str:
+def _content_sha256(tokenizer: CVQTokenizer) -> str:
     """SHA-256 of what decides an image's ids and pictures: settings, and weights whatever precision they are in."""
     weights = {n: t.float() if t.is_floating_point() else t for n, t in tokenizer.state_dict().items()}
     return tensors_sha256(weights, digest(tokenizer.config))
@@ -73,7 +73,7 @@ def write_generator(
     folder: Path, config: CARConfig, tokenizer: CVQTokenizer, text: TextTokenizer, weights: dict[str, Tensor]
 ) -> None:
     """Write all files of a generator."""
-    learned = {_WORDS: text.digest(), _IMAGES: tokenizer_sha256(tokenizer)}
+    learned = {_WORDS: text.digest(), _IMAGES: _content_sha256(tokenizer)}
     write_weights(folder / WEIGHTS, weights, {"format": "pt"} | learned)
     text.save(folder)
     tokenizer.save_pretrained(folder / "tokenizer")

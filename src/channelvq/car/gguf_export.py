@@ -8,7 +8,7 @@ list of tokens that must not come: a request forbids text tokens by `logit_bias`
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from jaxtyping import Float
@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from channelvq.car.export import ExportLayout, stock_model, text_tokenizer, write_tokenizers
 from channelvq.car.model import CAR
+from channelvq.devices import ExportedWeights
 from channelvq.errors import InputError
 from channelvq.files import filled_folder
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from gguf import GGUFWriter
 
 GGUF_FILE = "model.gguf"
-Weights = Literal["float32", "int8"]
 ARCHITECTURES = {"llama": "LLAMA", "qwen2": "QWEN2", "qwen3": "QWEN3"}  # of transformers -> of llama.cpp
 # How a tokenizer cuts text into words -> llama.cpp's name for it.
 WORDS = {
@@ -38,7 +38,7 @@ WORDS = {
 }
 
 
-def export_gguf(model: CAR, folder: str | Path, weights: Weights = "float32") -> ExportLayout:
+def export_gguf(model: CAR, folder: str | Path, weights: ExportedWeights = "float32") -> ExportLayout:
     """Write GGUF_FILE and, beside it, what every export holds: both tokenizers and LAYOUT_FILE.
 
     weights: "int8" stores matrices as Q8_0, in blocks of 32 with a scale each; llama.cpp then rounds inputs of products
@@ -64,7 +64,7 @@ def check_extra() -> None:
 
 
 def write_gguf(
-    stock: PreTrainedModel, text: PreTrainedTokenizerFast, layout: ExportLayout, path: Path, weights: Weights
+    stock: PreTrainedModel, text: PreTrainedTokenizerFast, layout: ExportLayout, path: Path, weights: ExportedWeights
 ) -> None:
     """Write an exported float32 model and its text tokenizer to one file; errors as of `export_gguf`."""
     from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, GGUFWriter
@@ -101,7 +101,7 @@ def _check(config: Any) -> None:
         raise InputError(f"export: GGUF is not written for a {kind} with a {', '.join(wrong)} of its own")
 
 
-def _add_settings(writer: "GGUFWriter", config: Any, weights: Weights) -> None:
+def _add_settings(writer: "GGUFWriter", config: Any, weights: ExportedWeights) -> None:
     from gguf import GGML_QUANT_VERSION, LlamaFileType
 
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -155,7 +155,7 @@ def _words(cut: dict[str, Any] | None) -> str | None:
     return None
 
 
-def _add_tensors(writer: "GGUFWriter", stock: PreTrainedModel, arch: Any, weights: Weights) -> None:
+def _add_tensors(writer: "GGUFWriter", stock: PreTrainedModel, arch: Any, weights: ExportedWeights) -> None:
     from gguf import GGMLQuantizationType, get_tensor_name_map
     from gguf.quants import quantize
 

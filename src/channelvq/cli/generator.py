@@ -23,11 +23,11 @@ from channelvq.cli.options import (
     outputs,
     parse_size,
 )
+from channelvq.devices import ExportedWeights
 from channelvq.errors import InputError
 from channelvq.terminal import printable
 
 Precision = Literal["float32", "bfloat16", "float16"]
-Weights = Literal["float32", "int8"]
 
 
 def generate(
@@ -106,7 +106,7 @@ def export(
     ] = "transformers",
     dtype: Annotated[Precision, typer.Option(help="Of the stored weights; gguf and onnx: float32 alone.")] = "float32",
     weights: Annotated[
-        Weights,
+        ExportedWeights,
         typer.Option(
             help="int8: with gguf the matrices in blocks of 32 (Q8_0), with onnx the decoder's: a quarter of the size."
         ),
@@ -126,7 +126,7 @@ def export(
         _export_generator(model, output, dtype, None if kind == "transformers" else weights, overwrite)
 
 
-def _export_generator(car: str, output: Path, dtype: Precision, gguf: Weights | None, overwrite: bool) -> None:
+def _export_generator(car: str, output: Path, dtype: Precision, gguf: ExportedWeights | None, overwrite: bool) -> None:
     import torch
 
     from channelvq import CAR
@@ -143,7 +143,7 @@ def _export_generator(car: str, output: Path, dtype: Precision, gguf: Weights | 
     )
 
 
-def _export_tokenizer(tokenizer: str, output: Path, weights: Weights, overwrite: bool) -> None:
+def _export_tokenizer(tokenizer: str, output: Path, weights: ExportedWeights, overwrite: bool) -> None:
     from channelvq import CVQTokenizer
     from channelvq.onnx_export import DECODER, ENCODER, LAYOUT_FILE, check_extra, export_onnx
 

@@ -16,6 +16,7 @@ from channelvq.errors import InputError
 from channelvq.evaluate.metrics import check_images
 from channelvq.images import normalize, to_uint8
 from channelvq.pretrained import write_weights
+from channelvq.principal import directions, signed
 
 PROTOCOL = (
     "principal components of training images in [-1, 1]; uniform quantizers over ranges fitted on the training images; "
@@ -155,17 +156,14 @@ def check_budget(num_bytes: int) -> None:
 def _principal_axes(x: Float32[Tensor, "n d"], num_components: int) -> Float[Tensor, "K d"]:
     """Orthonormal rows, largest variance first, of centred x; fewer than asked where x has no more directions."""
     gram = (x @ x.T).double() if len(x) <= x.shape[1] else (x.T @ x).double()
-    values, vectors = torch.linalg.eigh(gram)
+    values, vectors = directions(gram)
     # Rounding leaves about 1e-7 of the largest eigenvalue in directions without variance.
-    rank = int((values > 1e-6 * values[-1].clamp(min=1e-12)).sum())
+    rank = int((values > 1e-6 * values[0].clamp(min=1e-12)).sum())
     if not rank:
         raise InputError("PCA: the images are all the same; give it a few thousand different ones")
-    top = vectors[:, -min(num_components, rank) :].flip(1).T
+    top = vectors[:, : min(num_components, rank)].T
     axes = top @ x.double() if len(x) <= x.shape[1] else top
-    axes = axes / axes.norm(dim=1, keepdim=True)
-    # An eigenvector's sign is arbitrary: the largest entry is made positive.
-    peak = axes.gather(1, axes.abs().argmax(dim=1, keepdim=True))
-    return axes * peak.sign()
+    return signed(axes / axes.norm(dim=1, keepdim=True), 1)
 
 
 def _project(rows: Float[Tensor, "n d"], basis: Float[Tensor, "K d"]) -> Float64[Tensor, "n K"]:

@@ -43,13 +43,10 @@ class ChannelVQ(nn.Module):
         **settings: object,
     ) -> None:
         super().__init__()
-        check_axis(axis, "ChannelVQ")
-        config, dim = chosen("ChannelVQ", codebook_size, codebook_dim, config, settings)
-        if num_tokens is not None:
-            num_tokens = check_whole_number("ChannelVQ: num_tokens, the tokens of an image", num_tokens, 1)
+        config, dim, tokens = chosen("ChannelVQ", codebook_size, codebook_dim, num_tokens, axis, config, settings)
         self.axis: Axis = axis
         self.codebook_dim = dim
-        self.quantizer = config.build(dim, num_tokens)
+        self.quantizer = config.build(dim, tokens)
 
     @classmethod
     def like(cls, z: Float[Tensor, "B ..."], codebook_size: int, *, axis: Axis = "channel", **settings: Any) -> Self:
@@ -106,10 +103,13 @@ def chosen(
     where: str,
     codebook_size: int | None,
     codebook_dim: int | None,
+    num_tokens: int | None,
+    axis: str,
     config: QuantizerConfig | None,
     settings: dict[str, object],
-) -> tuple[QuantizerConfig, int]:
-    """(the settings of a quantizer, D) by what a module was given; raises InputError that begins with `where`."""
+) -> tuple[QuantizerConfig, int, int | None]:
+    """(the settings of a quantizer, D, K) by what a module was given; raises InputError that begins with `where`."""
+    check_axis(axis, where)
     if codebook_dim is None or (config is None) == (codebook_size is None) or (config is not None and settings):
         raise InputError(
             f"{where}: give codebook_dim, and either codebook_size (with settings such as beta=0.25) or config"
@@ -121,7 +121,9 @@ def chosen(
         given = {"kind": DEFAULT_KIND, "codebook_size": codebook_size, **settings}
         kinds: type[QuantizerConfig] = cast(Any, AnyQuantizerConfig)  # a type to pydantic alone
         config = from_dict(kinds, given, where=where)
-    return config, dim
+    if num_tokens is not None:
+        num_tokens = check_whole_number(f"{where}: num_tokens, the tokens of an image", num_tokens, 1)
+    return config, dim, num_tokens
 
 
 def checked_ids(indices: Tensor, shape: str, codebook_size: int) -> Int64[Tensor, "..."]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from channelvq.checks import check_whole_number
 from channelvq.errors import InputError
 from channelvq.nn.modes import evaluating
-from channelvq.quantize.axis import Axis, check_axis, checked_vectors, shaped_like
+from channelvq.quantize.axis import Axis, checked_vectors, shaped_like
 from channelvq.quantize.base import Quantizer
 from channelvq.quantize.channel_vq import checked_ids, chosen
 from channelvq.quantize.draw import asked_draw
@@ -50,10 +50,8 @@ class ResidualChannelVQ(nn.Module):
         **settings: object,
     ) -> None:
         super().__init__()
-        check_axis(axis, "ResidualChannelVQ")
-        config, dim = chosen("ResidualChannelVQ", codebook_size, codebook_dim, config, settings)
-        if num_tokens is not None:
-            num_tokens = check_whole_number("ResidualChannelVQ: num_tokens, the tokens of an image", num_tokens, 1)
+        where = "ResidualChannelVQ"
+        config, dim, tokens = chosen(where, codebook_size, codebook_dim, num_tokens, axis, config, settings)
         self.num_quantizers = check_whole_number("ResidualChannelVQ: num_quantizers", num_quantizers, 1)
         self.groups = check_whole_number("ResidualChannelVQ: groups", groups, 1)
         if dim % self.groups:
@@ -61,7 +59,7 @@ class ResidualChannelVQ(nn.Module):
         self.axis: Axis = axis
         self.codebook_dim = dim
         self.quantizers = nn.ModuleList(
-            nn.ModuleList(config.build(dim // self.groups, num_tokens) for _ in range(self.num_quantizers))
+            nn.ModuleList(config.build(dim // self.groups, tokens) for _ in range(self.num_quantizers))
             for _ in range(self.groups)
         )
 

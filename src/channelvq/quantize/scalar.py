@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from channelvq.errors import InputError
+from channelvq.principal import directions
 from channelvq.quantize.base import Quantizer, check_finite
 
 
@@ -88,8 +89,8 @@ class ScalarCodebook(Quantizer):
         """Start u as the principal components, all at the same scale; the way back by least squares."""
         x = vectors.double()
         mean = x.mean(0)
-        variances, axes = torch.linalg.eigh((x - mean).T @ (x - mean) / len(x))
-        variances, axes = variances.flip(0)[: len(self.in_bias)], axes.flip(1)[:, : len(self.in_bias)]
+        variances, axes = directions((x - mean).T @ (x - mean) / len(x))
+        variances, axes = variances[: len(self.in_bias)], axes[:, : len(self.in_bias)]
         floor = max(1e-6 * float(variances[0]), 1e-12)
         self.in_weight.copy_(self.start_scale * (axes / variances.clamp(min=floor).sqrt()).T)
         self.in_bias.copy_(-self.in_weight.double() @ mean)

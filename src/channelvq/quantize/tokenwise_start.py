@@ -1,19 +1,19 @@
 """Where the maps of `tokenwise` start: principal directions of each token, bits by reverse water-filling.
 
 z (B, K, D) -> second moments of each token -> directions and variances lambda_i of each
-theta: sum_i max(0, 1/2 log2(lambda_i / theta)) = log2 N     (Cover and Thomas, 10.3.3)
-W_k = directions with lambda_i > theta, each times sqrt(lambda_i);  c = sign(g) |g|^power
+W_k = directions with lambda_i above the water level of log2 N bits, each times sqrt(lambda_i);  c = sign(g) |g|^power
 then rounds of: nearest codewords; W_k by least squares; c by least squares over all tokens that chose it
 """
 
 import math
 
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from channelvq.errors import InputError
 from channelvq.lookup.mapped import nearest_mapped
+from channelvq.principal import above_water, directions, signed
 
 PART = 4096  # codewords solved for at once
 # Of the curvature that an average codeword has: a codeword that few tokens chose stays near where it was.
@@ -24,20 +24,6 @@ def random_codebook(size: int, rank: int, power: float, generator: torch.Generat
     """sign(g) |g|^power of Gaussian g; generator: on the CPU."""
     g = torch.randn(size, rank, device="cpu", generator=generator)
     return g.sign() * g.abs() ** power
-
-
-def water_level(variances: Float64[Tensor, "... n"], bits: float) -> Float64[Tensor, "... 1"]:
-    """Water level of the reverse water-filling, theta of sum_i max(0, 1/2 log2(variance_i / theta)) = bits.
-
-    variances: in falling order along the last dimension. Exact: with the m largest above it, log2 theta is their mean
-    log2 less 2 bits / m. 0 where no variance is above 0.
-    """
-    logs = variances.clamp(min=1e-300).log2()
-    counts = torch.arange(1, logs.shape[-1] + 1, dtype=logs.dtype, device=logs.device)
-    levels = (logs.cumsum(-1) - 2 * bits) / counts
-    # The right m is the one of the highest level: adding a component below the level lowers it again.
-    level = levels.amax(-1, keepdim=True).exp2()
-    return torch.where(variances.amax(-1, keepdim=True) > 0, level, 0.0)
 
 
 @torch.no_grad()
@@ -63,14 +49,10 @@ def place_maps(
 def principal_maps(z: Float[Tensor, "B K D"], rank: int, bits: float) -> Float[Tensor, "K D r"]:
     """Of each token the principal directions above its water level, the largest first, times sqrt(variance)."""
     moments = torch.stack([token.double().T @ token.double() / len(token) for token in z.unbind(1)])
-    variances, directions = torch.linalg.eigh(moments)
-    variances, directions = variances.flip(1).clamp(min=0), directions.flip(2)
-    # Rounding leaves variances of about 1e-15 of the largest where there are none.
-    above = variances > torch.maximum(water_level(variances, bits), 1e-9 * variances[:, :1])
-    maps = directions * (variances * above).sqrt()[:, None]
-    # The sign of a direction is arbitrary: the entry of the largest magnitude is made positive.
-    peaks = maps.gather(1, maps.abs().argmax(1, keepdim=True))
-    return (maps * torch.where(peaks < 0, -1.0, 1.0))[:, :, :rank].float()
+    variances, columns = directions(moments)
+    variances = variances.clamp(min=0)
+    maps = columns * (variances * above_water(variances, bits, 1e-9)).sqrt()[:, None]
+    return signed(maps, 1)[:, :, :rank].float()
 
 
 def fit_maps(

@@ -181,7 +181,7 @@ def check_model(config: CARConfig, tokenizer: CVQTokenizer) -> None:
         build_backbone(settings, text.vocab_size, torch.Generator().manual_seed(0))
 
 
-class CARTask(Task):
+class CARTask(Task[CARRecipe]):
     """A language model that learns captions, then the tokens of the images after them."""
 
     def __init__(self, recipe: CARRecipe) -> None:

@@ -1,6 +1,5 @@
 """Training a ClipTokenizer: pixel loss over all frames + quantization losses + nested dropout in channels and time."""
 
-from collections.abc import Iterator
 from dataclasses import field, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,13 +9,13 @@ from jaxtyping import Bool
 from pydantic import Field, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
 
 from channelvq.config import STRICT
 from channelvq.data.build import DataConfig, build_mixture
 from channelvq.data.clips import ClipsConfig, with_frames
 from channelvq.data.split import Split
-from channelvq.data.stream import Mixture, Stream, fixed_images, position_generator, training_batches
+from channelvq.data.stream import Mixture, Stream, fixed_images, position_generator
 from channelvq.distributed import rank
 from channelvq.errors import InputError
 from channelvq.evaluate.clips import clip_psnr, flicker
@@ -27,7 +26,7 @@ from channelvq.quantize.usage import CodebookUsage
 from channelvq.tokenizer import CVQTokenizer
 from channelvq.train.config import check_start
 from channelvq.train.progress import tell
-from channelvq.train.task import Figures, Losses, Recipe, Task
+from channelvq.train.task import Figures, Losses, Recipe, Task, tokenizer_optimizer
 from channelvq.video import ClipConfig, ClipTokenizer
 
 SHOWN = 6  # clips on the sheet of an evaluation
@@ -74,7 +73,7 @@ class ClipRecipe(Recipe):
         return ClipTask(self)
 
 
-class ClipTask(Task):
+class ClipTask(Task[ClipRecipe]):
     """A ClipTokenizer that restores clips."""
 
     def __init__(self, recipe: ClipRecipe) -> None:
@@ -88,9 +87,11 @@ class ClipTask(Task):
                 "which clips bring group by group; leave it out, or choose model.image.quantizer.kind=plain"
             )
         self.models: dict[str, nn.Module] = {"tokenizer": self.tokenizer}
-        self.optimizers: dict[str, Optimizer] = {"tokenizer": self._optimizer()}
+        quantizers = (self.tokenizer.image.quantizer, self.tokenizer.motion_quantizer)
+        optimizer = tokenizer_optimizer([self.tokenizer], quantizers, recipe.train, recipe.objective.codebook_lr_ratio)
+        self.optimizers: dict[str, Optimizer] = {"tokenizer": optimizer}
         self.networks: list[nn.Module] = [self.tokenizer.image.encoder, self.tokenizer.image.decoder]
-        self.data = self._mixture("train")
+        self.training = self._mixture("train")
         self.held_out = fixed_images(self._mixture("validation"), recipe.data.validation_images)
         self._check_clips(self.held_out)
 
@@ -111,19 +112,6 @@ class ClipTask(Task):
             replace(self.recipe.data, sources=sources), self.recipe.model.image.image_size, split, seed
         )
 
-    def _optimizer(self) -> Optimizer:
-        train, tokenizer = self.recipe.train, self.tokenizer
-        quantizers = (tokenizer.image.quantizer, tokenizer.motion_quantizer)
-        codebooks = [parameter for quantizer in quantizers for parameter in quantizer.parameters()]
-        held = {id(parameter) for parameter in codebooks}
-        groups = [
-            {"params": [p for p in tokenizer.parameters() if id(p) not in held], "weight_decay": train.weight_decay},
-            # Decay would pull unused codewords to zero, where the first winner takes all.
-            {"params": codebooks, "weight_decay": 0.0,
-             "lr": train.learning_rate * self.recipe.objective.codebook_lr_ratio},
-        ]  # fmt: skip
-        return AdamW(groups, lr=train.learning_rate, betas=train.betas)
-
     @torch.no_grad()
     def start(self) -> None:
         """Read the encoder's weights where it has some; start both codebooks from the first clips of the training."""
@@ -133,7 +121,7 @@ class ClipTask(Task):
             tell(f"start: codebooks for the tokens of {count} clips, once")
         maps = []
         for position in range(count):
-            clip = normalize(self.data[position].image).to(tokenizer.device)
+            clip = normalize(self.training[position].image).to(tokenizer.device)
             maps.append(tokenizer.image.maps(clip).float())
         z = torch.stack(maps)
         seeds = [torch.Generator().manual_seed(self.recipe.train.seed) for _ in range(2)]
@@ -141,13 +129,6 @@ class ClipTask(Task):
             tokenizer.image.quantizer.start_from(z[:, 0], seeds[0])
         if not bool(tokenizer.motion_quantizer.quantizer.started):
             tokenizer.motion_quantizer.start_from(tokenizer.changes(z), seeds[1])
-
-    def batches(self, start_step: int, rank: int, world: int) -> Iterator[Tensor]:
-        """uint8 clips."""
-        train = self.recipe.train
-        return training_batches(
-            self.data, train.batch_size, start_step, train.steps, rank=rank, world=world, workers=train.data_workers
-        )
 
     def losses(self, name: str, models: dict[str, nn.Module], batch: Tensor, step: int, part: int) -> Losses:
         """Pixel loss on all frames, quantization losses on the kept tokens."""
@@ -203,12 +184,6 @@ class ClipTask(Task):
         sheet = grid(to_pil(torch.stack(rows)), columns=frames)
         save_image(sheet, run_dir / "samples" / f"step-{step:08d}.png")
         return figures
-
-    def save(self, models: dict[str, nn.Module], folder: Path) -> None:
-        """config.json, model.safetensors and README.md."""
-        tokenizer = models["tokenizer"]
-        assert isinstance(tokenizer, ClipTokenizer)
-        tokenizer.save_pretrained(folder)
 
 
 def _first_tokenizer(recipe: ClipRecipe) -> ClipTokenizer:

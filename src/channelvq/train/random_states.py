@@ -24,7 +24,7 @@ def random_states() -> dict[str, Tensor]:
 
 
 def set_random_states(states: dict[str, Tensor]) -> None:
-    """Go on from what `random_states` gave; raises KeyError or ValueError where something is missing or damaged."""
+    """Go on from what `random_states` gave; raises LookupError or ValueError where something is missing or damaged."""
     gauss = states["python_gauss"].tolist()  # the second number of a pair of normal ones, if it is still to come
     random.setstate((3, tuple(states["python"].tolist()), gauss[0] if gauss else None))
     position, has_gauss = states["numpy_places"].tolist()

@@ -1,8 +1,8 @@
 """Where a linear coder (nn/linear.py) starts: principal components of the images, dealt out to the tokens.
 
-channel axis: components of whole images, in falling order of variance. By reverse water-filling component i is worth
-    b_i = max(0, 1/2 log2(lambda_i / theta)) bits, sum b_i = tokens * log2 N
-and a token takes components until it has its log2 N bits: a few large ones first, many small ones last.
+channel axis: components of whole images, in falling order of variance. By reverse water-filling (principal.py) they
+are worth tokens * log2 N bits together; a token takes components until it has its log2 N: a few large ones first, many
+small ones last.
 patch axis: components of each patch by itself, at the place where the patch is: every token has its own log2 N bits.
 """
 
@@ -19,9 +19,9 @@ from channelvq.errors import InputError
 from channelvq.images import normalize
 from channelvq.nn.linear import LinearEncoder, LinearMap
 from channelvq.nn.separable import SeparableMap
+from channelvq.principal import ALL_ALIKE, above_water, directions, signed, water_level
 from channelvq.quantize.residual import ResidualSimVQCodebook, ResidualSimVQConfig
 from channelvq.quantize.tokenwise import TokenwiseSimVQConfig
-from channelvq.quantize.tokenwise_start import water_level
 from channelvq.tokenizer import CVQConfig, CVQTokenizer
 from channelvq.train.progress import tell
 from channelvq.train.start_separable import fit_separable, largest, of_patches
@@ -157,24 +157,21 @@ def principal_components(
     bases, never (P, P). Fewer than `count` where the images have no more directions. generator: on the CPU.
     """
     count = min(count, len(images) - 1, images[0].numel())
-    mean = sum((part.double().sum(0) for part in _rows(images)), torch.zeros((), dtype=torch.float64)) / len(images)
-    mean = mean.float()
+    mean = _mean(images)
     follow = min(math.ceil(SPARE * count), images[0].numel())
     basis = torch.randn(images[0].numel(), max(1, follow), generator=generator).to(images.device)
     for _ in range(PASSES):
         basis = _moments_times(torch.linalg.qr(basis)[0], images, mean)
     basis = torch.linalg.qr(basis)[0]
     moments = (basis.T @ _moments_times(basis, images, mean)).double()
-    variances, turn = torch.linalg.eigh((moments + moments.T) / 2)
-    variances, turn = variances.flip(0)[:count], turn.flip(1)[:, :count]
+    variances, turn = directions((moments + moments.T) / 2)
+    variances, turn = variances[:count], turn[:, :count]
     # Rounding leaves about 1e-7 of the largest variance in directions without any.
     real = int((variances > 1e-6 * variances[:1].clamp(min=1e-12)).sum())
     if not real:
-        raise InputError("start: the images are all the same; principal components need some thousand different ones")
+        raise InputError(ALL_ALIKE)
     rows = torch.linalg.qr(basis @ turn[:, :real].float())[0].T
-    # The sign of a component is arbitrary: the entry of the largest magnitude is made positive.
-    peaks = rows.gather(1, rows.abs().argmax(1, keepdim=True))
-    return mean, (rows * peaks.sign()).contiguous(), variances[:real]
+    return mean, signed(rows, 1).contiguous(), variances[:real]
 
 
 def _moments_times(basis: Float[Tensor, "P m"], images: Tensor, mean: Tensor) -> Float[Tensor, "P m"]:
@@ -183,6 +180,11 @@ def _moments_times(basis: Float[Tensor, "P m"], images: Tensor, mean: Tensor) ->
     for part in _rows(images):
         out.addmm_((part - mean).T, (part - mean) @ basis, alpha=1 / len(images))
     return out
+
+
+def _mean(images: UInt8[Tensor, "n 3 H W"]) -> Float[Tensor, " P"]:
+    zero = torch.zeros((), dtype=torch.float64)
+    return (sum((part.double().sum(0) for part in _rows(images)), zero) / len(images)).float()
 
 
 def _rows(images: UInt8[Tensor, "n 3 H W"]) -> Iterator[Float[Tensor, "m P"]]:
@@ -198,17 +200,15 @@ def _patch_start(images: UInt8[Tensor, "n 3 H W"], side: int, bits: float, most:
     # Where the pixels of each patch are in a flat image.
     places = torch.arange(images[0].numel(), device=images.device).view(3, side, size // side, side, size // side)
     places = places.permute(1, 3, 0, 2, 4).reshape(patches, -1)
-    mean = sum((part.double().sum(0) for part in _rows(images)), torch.zeros((), dtype=torch.float64)) / len(images)
+    mean = _mean(images)
     moments = torch.zeros(patches, places.shape[1], places.shape[1], device=images.device)
     for part in _rows(images):
-        vectors = (part - mean.float())[:, places].transpose(0, 1)  # (patches, m, pixels of a patch)
+        vectors = (part - mean)[:, places].transpose(0, 1)  # (patches, m, pixels of a patch)
         moments += vectors.transpose(1, 2) @ vectors / len(images)
-    variances, directions = torch.linalg.eigh(moments.double())
-    variances, directions = variances.flip(1), directions.flip(2)
-    above = variances > torch.maximum(water_level(variances.clamp(min=0), bits), 1e-6 * variances[:, :1])
-    patch, place = above[:, :most].nonzero(as_tuple=True)
+    variances, columns = directions(moments.double())
+    patch, place = above_water(variances.clamp(min=0), bits, 1e-6)[:, :most].nonzero(as_tuple=True)
     if not len(patch):
-        raise InputError("start: the images are all the same; principal components need some thousand different ones")
+        raise InputError(ALL_ALIKE)
     basis = torch.zeros(len(patch), images[0].numel(), device=images.device)
-    basis.scatter_(1, places[patch], directions[patch, :, place].float())
-    return LinearStart(mean.float(), basis, torch.arange(len(basis), device=images.device), place * patches + patch)
+    basis.scatter_(1, places[patch], columns[patch, :, place].float())
+    return LinearStart(mean, basis, torch.arange(len(basis), device=images.device), place * patches + patch)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from channelvq.errors import InputError
 from channelvq.images import normalize
 from channelvq.nn.separable import SeparableMap
-from channelvq.quantize.tokenwise_start import water_level
+from channelvq.principal import ALL_ALIKE, above_water, directions
 
 ROWS = 64  # images in float32 at once
 
@@ -41,17 +41,17 @@ def fit_separable(images: UInt8[Tensor, "n 3 H W"], part: SeparableMap, *, whole
     for x in images.split(ROWS):
         blocks = F.pixel_unshuffle(normalize(x) - mean, side).flatten(2).transpose(1, 2).flatten(0, 1)
         block_moments += (blocks.T @ blocks).double() / len(images)
-    variances, directions = torch.linalg.eigh(block_moments)
-    if not float(variances[-1]) > 1e-9:
-        raise InputError("start: the images are all the same; principal components need some thousand different ones")
-    block = directions.flip(1).T[:features].float().contiguous()
+    variances, columns = directions(block_moments)
+    if not float(variances[0]) > 1e-9:
+        raise InputError(ALL_ALIKE)
+    block = columns.T[:features].float().contiguous()
     moments = torch.zeros(features, places, places, dtype=torch.float64, device=images.device)
     for x in images.split(ROWS):
         found = (block @ F.pixel_unshuffle(normalize(x) - mean, side).flatten(2)).transpose(0, 1)
         moments += torch.bmm(found.transpose(1, 2), found).double() / len(images)
     if whole_grid:
-        spread, patterns = torch.linalg.eigh(moments)
-        spread, grid = spread.flip(1).clamp(min=0), patterns.flip(2).transpose(1, 2).float().contiguous()
+        spread, patterns = directions(moments)
+        spread, grid = spread.clamp(min=0), patterns.transpose(1, 2).float().contiguous()
     else:
         spread = moments.diagonal(dim1=1, dim2=2).clone()
         grid = torch.eye(places, device=images.device).repeat(features, 1, 1)
@@ -69,7 +69,6 @@ def of_patches(start: SeparableStart, bits: float, most: int) -> tuple[Int64[Ten
     """(places in the flat list, slots) of each patch's features above its own water level, `most` at most."""
     variances = start.variances.T.contiguous()  # (places, F), in about falling order
     variances, order = variances.sort(dim=1, descending=True, stable=True)
-    above = variances > torch.maximum(water_level(variances, bits), 1e-9 * variances[:, :1])
-    patch, place = above[:, :most].nonzero(as_tuple=True)
+    patch, place = above_water(variances, bits, 1e-9)[:, :most].nonzero(as_tuple=True)
     places = len(variances)
     return order[patch, place] * places + patch, place * places + patch

@@ -1,17 +1,20 @@
 """What is trained: the part of a training that is not the same for all, as the loop (train/engine.py) sees it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass as data_class
 from dataclasses import field
 from pathlib import Path
+from typing import Generic, TypeVar, cast
 
+from huggingface_hub import PyTorchModelHubMixin
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import AdamW, Optimizer
 
 from channelvq.config import STRICT
+from channelvq.data.stream import Positions, training_batches
 from channelvq.train.config import TrainConfig
 
 Figures = dict[str, float]
@@ -41,8 +44,11 @@ class Losses:
     figures: Callable[[], Figures] = dict
 
 
-class Task(ABC):
-    """A recipe's models and what they learn from.
+R = TypeVar("R", bound=Recipe)
+
+
+class Task(ABC, Generic[R]):
+    """A recipe's models and what they learn from, such as the pictures of `training`.
 
     models and optimizers: by name; each optimizer makes one update a step, in this order, of the model of its name and
     of helpers, models without an optimizer of their own, whose parameters it holds. networks: what torch.compile may
@@ -54,15 +60,20 @@ class Task(ABC):
     in the global batch alone. The loop makes of the parts' means the mean over the global batch.
     """
 
+    recipe: R
+    training: Positions
     models: dict[str, nn.Module]
     optimizers: dict[str, Optimizer]
     networks: list[nn.Module]
     idle_parameters: bool = False
     held_out_pictures: int | None = None
 
-    @abstractmethod
     def batches(self, start_step: int, rank: int, world: int) -> Iterator[Tensor]:
         """Batches of this rank from a step on; the data position is the step, so nothing else needs restoring."""
+        train = self.recipe.train
+        return training_batches(
+            self.training, train.batch_size, start_step, train.steps, rank=rank, world=world, workers=train.data_workers
+        )
 
     @abstractmethod
     def losses(self, name: str, models: dict[str, nn.Module], batch: Tensor, step: int, part: int) -> Losses:
@@ -72,9 +83,9 @@ class Task(ABC):
     def evaluate(self, models: dict[str, nn.Module], run_dir: Path, step: int) -> Figures:
         """Figures on held-out data; may write pictures under run_dir/samples."""
 
-    @abstractmethod
     def save(self, models: dict[str, nn.Module], folder: Path) -> None:
-        """Write what `from_pretrained` loads."""
+        """Write what `from_pretrained` of the first model loads: config.json, model.safetensors and README.md."""
+        cast(PyTorchModelHubMixin, models[next(iter(self.models))]).save_pretrained(folder)
 
     def start(self) -> None:
         """Once, before the first step of a run that does not resume."""
@@ -87,3 +98,18 @@ class Task(ABC):
     def alarms(self, figures: Figures) -> list[str]:
         """Lines for people about what an evaluation's figures show to go wrong, each once a run, with its remedy."""
         return []
+
+
+def tokenizer_optimizer(
+    models: Iterable[nn.Module], quantizers: Iterable[nn.Module], train: TrainConfig, codebook_lr_ratio: float
+) -> AdamW:
+    """Of all weights of the models; quantizers: those of them that learn at another rate and do not decay."""
+    codebooks = [parameter for quantizer in quantizers for parameter in quantizer.parameters()]
+    held = {id(parameter) for parameter in codebooks}
+    network = [parameter for model in models for parameter in model.parameters() if id(parameter) not in held]
+    groups = [
+        {"params": network, "weight_decay": train.weight_decay},
+        # Decay would pull unused codewords to zero, where the first winner takes all.
+        {"params": codebooks, "weight_decay": 0.0, "lr": train.learning_rate * codebook_lr_ratio},
+    ]
+    return AdamW(groups, lr=train.learning_rate, betas=train.betas)

@@ -1,6 +1,6 @@
 """Training a CVQTokenizer: pixel loss + quantization loss + nested channel dropout."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import field, replace
 from pathlib import Path
@@ -10,7 +10,7 @@ import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
 
 from channelvq.config import STRICT, when_given
 from channelvq.data.build import DataConfig, build_mixture
@@ -24,7 +24,6 @@ from channelvq.data.stream import (
     fixed_images,
     num_pictures,
     position_generator,
-    training_batches,
 )
 from channelvq.distributed import rank
 from channelvq.errors import InputError
@@ -35,11 +34,12 @@ from channelvq.losses.reconstruction import PixelLoss, pixel_loss
 from channelvq.nested import NestedConfig, draw_keep, keep_mask
 from channelvq.quantize.axis import to_vectors
 from channelvq.quantize.usage import CodebookUsage, UsageReport
+from channelvq.registry import Registry
 from channelvq.tokenizer import CVQConfig, CVQTokenizer
 from channelvq.train.config import check_start
 from channelvq.train.progress import tell
 from channelvq.train.stages import Sizes, StageConfig, all_sizes, check_sizes
-from channelvq.train.task import Figures, Losses, Recipe, Task
+from channelvq.train.task import Figures, Losses, Recipe, Task, tokenizer_optimizer
 
 if TYPE_CHECKING:  # imported when a recipe asks for them
     from channelvq.losses.adversarial import AdversarialConfig
@@ -53,6 +53,9 @@ _PERCEPTUAL = when_given("channelvq.losses.perceptual:PerceptualLossConfig")
 _ADVERSARIAL = when_given("channelvq.losses.adversarial:AdversarialConfig")
 _SEMANTIC = when_given("channelvq.losses.semantic:SemanticConfig")
 MOST_AT_A_SIZE = 128  # validation images of each size that is not home
+# By kind of network: what fits a new tokenizer, on every rank, to so many images of the training, with a seed.
+Start = Callable[[CVQTokenizer, Callable[[int], Tensor], int], None]
+STARTS: Registry[Start] = Registry("start of a network", {"linear": "channelvq.train.start:start_linear"})
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -104,14 +107,6 @@ class TokenizerRecipe(Recipe):
                 f"objective.start_step {self.objective.start_step} must be below train.steps {self.train.steps}"
             )
 
-        network = self.model.network
-        bare = network.kind == "linear" and not any(getattr(network, side) for side in ("encoder", "decoder"))
-        if bare and self.objective.start_step > 0:
-            raise ValueError(
-                "objective.start_step: without networks (model.network.encoder, decoder) nothing is trained before the "
-                "codebook is; set it to 0"
-            )
-
     def build(self) -> "TokenizerTask":
         """What the loop trains."""
         return TokenizerTask(self)
@@ -129,7 +124,7 @@ def _first_tokenizer(recipe: TokenizerRecipe) -> CVQTokenizer:
     return tokenizer
 
 
-class TokenizerTask(Task):
+class TokenizerTask(Task[TokenizerRecipe]):
     """An encoder, a quantizer and a decoder that restore images, with or without a discriminator against them."""
 
     def __init__(self, recipe: TokenizerRecipe) -> None:
@@ -148,8 +143,14 @@ class TokenizerTask(Task):
             self.models["semantic_head"] = self.meaning.head
         # The codebook before its start; the resampler at the home size.
         self.idle_parameters = recipe.objective.start_step > 0 or recipe.model.resampler is not None
-        self.optimizers: dict[str, Optimizer] = {"tokenizer": self._optimizer()}
+        quantizers, ratio = [self.tokenizer.quantizer], recipe.objective.codebook_lr_ratio
+        optimizer = tokenizer_optimizer(self.models.values(), quantizers, recipe.train, ratio)
+        self.optimizers: dict[str, Optimizer] = {"tokenizer": optimizer}
         self.networks: list[nn.Module] = [self.tokenizer.encoder, self.tokenizer.decoder]
+        if recipe.objective.start_step > 0 and not any(list(network.parameters()) for network in self.networks):
+            raise InputError(
+                "objective.start_step: model.network has no weights to train before the codebook is there; set it to 0"
+            )
         if self.adversary is not None:
             self.models["discriminator"] = self.adversary.discriminator
             self.optimizers["discriminator"] = self.adversary.optimizer
@@ -194,29 +195,12 @@ class TokenizerTask(Task):
         assert self.recipe.objective.adversarial is not None
         return Adversary(self.recipe.objective.adversarial, self.recipe.train)
 
-    def _optimizer(self) -> Optimizer:
-        train, ratio = self.recipe.train, self.recipe.objective.codebook_lr_ratio
-        codebook = list(self.tokenizer.quantizer.parameters())
-        network = [*self.tokenizer.encoder.parameters(), *self.tokenizer.decoder.parameters()]
-        if self.tokenizer.resampler is not None:
-            network += self.tokenizer.resampler.parameters()
-        if "semantic_head" in self.models:
-            network += self.models["semantic_head"].parameters()
-        groups = [
-            {"params": network, "weight_decay": train.weight_decay},
-            # Decay would pull unused codewords to zero, where the first winner takes all.
-            {"params": codebook, "weight_decay": 0.0, "lr": train.learning_rate * ratio},
-        ]
-        return AdamW(groups, lr=train.learning_rate, betas=train.betas)
-
     def start(self) -> None:
-        """Read the encoder's weights where it has some; start the codebook, unless the network trains first."""
+        """Read or fit first weights where the kind has some; start the codebook, unless the network trains first."""
         self.tokenizer.encoder.start()
-        if self.recipe.model.network.kind == "linear":
-            from channelvq.train.start import start_linear
-
+        if (kind := self.recipe.model.network.kind) in STARTS:
             # The first images of the training sequence, which come again when it begins.
-            start_linear(self.tokenizer, lambda count: fixed_images(self.data, count), self.recipe.train.seed)
+            STARTS[kind](self.tokenizer, lambda count: fixed_images(self.data, count), self.recipe.train.seed)
         if self.recipe.objective.start_step == 0:
             self._start_codebook()
 
@@ -236,13 +220,6 @@ class TokenizerTask(Task):
                 maps.append(encode(normalize(images).to(self.tokenizer.device)).float())
         generator = torch.Generator().manual_seed(self.recipe.train.seed)
         self.tokenizer.quantizer.start_from(torch.cat(maps), generator)
-
-    def batches(self, start_step: int, rank: int, world: int) -> Iterator[Tensor]:
-        """uint8 images."""
-        train = self.recipe.train
-        return training_batches(
-            self.training, train.batch_size, start_step, train.steps, rank=rank, world=world, workers=train.data_workers
-        )
 
     @contextmanager
     def survey(self, parts: Sequence[Tensor], step: int, first: int) -> Iterator[None]:
@@ -351,9 +328,3 @@ class TokenizerTask(Task):
         new = [finding for finding in findings if finding.level != "note" and finding.name not in self._alarmed]
         self._alarmed |= {finding.name for finding in new}
         return [f"{finding.level}: {finding.name}: {finding.measured}. {finding.remedy}" for finding in new]
-
-    def save(self, models: dict[str, nn.Module], folder: Path) -> None:
-        """config.json, model.safetensors and README.md."""
-        tokenizer = models["tokenizer"]
-        assert isinstance(tokenizer, CVQTokenizer)
-        tokenizer.save_pretrained(folder)

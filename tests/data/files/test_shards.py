@@ -1,11 +1,9 @@
 """Tar shards read as a source: the same images as their files, whole, in any order, or a refusal that says why."""
 
 import gzip
-import io
 import json
 import pickle
-import tarfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +11,16 @@ import numpy as np
 import pytest
 import torch
 import webdataset
-from PIL import Image
+from tests.data.files.tars import assert_same, fill, gen, keys, picture, samples, write_tar
 from webdataset.tariterators import group_by_keys, tar_file_iterator
 
 from channelvq.config import from_dict
 from channelvq.data.build import DataConfig, build_mixture
-from channelvq.data.files import shard_index
 from channelvq.data.files.folder import FolderSource
 from channelvq.data.files.shard_writer import write_shards
 from channelvq.data.files.shards import ShardsConfig, ShardSource
 from channelvq.data.options import ImageOptions, SkippedFilesWarning
-from channelvq.data.source import Sample, Source
+from channelvq.data.source import Sample
 from channelvq.data.split import EmptySplitError, assign_split, split_mask, split_number
 from channelvq.data.stream import Mixture, training_batches
 from channelvq.errors import InputError
@@ -38,51 +35,6 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("CHANNELVQ_CACHE", str(folder))
     return folder
-
-
-def picture(seed: int = 0, height: int = 20, width: int = 30, kind: str = "PNG") -> bytes:
-    values = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(values).save(buffer, kind)
-    return buffer.getvalue()
-
-
-def fill(root: Path, count: int = 0, names: tuple[str, ...] = ()) -> Path:
-    for seed, name in enumerate(names or [f"{i:03d}.png" for i in range(count)]):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        kind = {".jpg": "JPEG", ".webp": "WEBP"}.get(Path(name).suffix, "PNG")
-        (root / name).write_bytes(picture(seed, kind=kind))
-        if seed % 2 == 0:
-            (root / name).with_suffix(".txt").write_text(f"picture {seed}\n", encoding="utf-8")
-    return root
-
-
-def write_tar(path: Path, members: Mapping[str, bytes] | list[tuple[str, bytes]]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for name, content in members.items() if isinstance(members, Mapping) else members:
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return path
-
-
-def gen(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def samples(source: Source, seed: int = 0) -> list[Sample]:
-    return [source.sample(i, gen(seed + i)) for i in range(len(source))]
-
-
-def keys(source: Source) -> list[str]:
-    return [sample.key for sample in samples(source)]
-
-
-def assert_same(a: list[Sample], b: list[Sample]) -> None:
-    assert [(x.key, x.text) for x in a] == [(y.key, y.text) for y in b]
-    for x, y in zip(a, b, strict=True):
-        assert torch.equal(x.image, y.image), x.key
 
 
 # Round trips
@@ -279,40 +231,6 @@ def test_wrong_requests(tmp_path: Path) -> None:
 # The index
 
 
-def test_a_shard_is_read_once_until_it_changes(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shard = write_tar(tmp_path / "s.tar", {"a.png": picture(), "b.png": b"", "c.png": picture(2), "c.txt": b"see"})
-    decoded = []
-    monkeypatch.setattr(shard_index, "load_image", lambda content: (decoded.append(len(content)), load_image(content)))
-    with pytest.warns(SkippedFilesWarning):
-        first = ShardSource(str(shard), 8, "all")
-    assert len(decoded) == 3
-    with pytest.warns(SkippedFilesWarning):
-        again = ShardSource(str(shard), 8, "all")
-    assert len(decoded) == 3
-    assert again.skipped == first.skipped
-    assert_same(samples(again), samples(first))
-    (memory,) = (cache / "shards").iterdir()
-    for broken in (b"", b"PK", memory.read_bytes()[:-40]):
-        memory.write_bytes(broken)
-        with pytest.warns(SkippedFilesWarning):
-            assert_same(samples(ShardSource(str(shard), 8, "all")), samples(first))
-    assert len(decoded) == 3 * 4
-    write_tar(shard, {"d.png": picture(3)})
-    assert keys(ShardSource(str(shard), 8, "all")) == ["d.png"]
-    with pytest.raises(InputError, match=r"s\.tar' has changed since the run began"):
-        first.sample(0, gen())
-    shard.unlink()
-    with pytest.raises(InputError, match=r"s\.tar' cannot be read: No such file"):
-        first.sample(0, gen())
-
-
-def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shard = write_tar(tmp_path / "s.tar", {"a.png": picture()})
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("CHANNELVQ_CACHE", str(tmp_path / "file" / "below"))
-    assert keys(ShardSource(str(shard), 8, "all")) == ["a.png"]
-
-
 def test_a_source_goes_to_another_process(tmp_path: Path) -> None:
     fill(tmp_path / "images", 4)
     urls = write_shards(tmp_path / "images", tmp_path / "out", images_per_shard=3).urls(tmp_path / "out")
@@ -383,23 +301,3 @@ def test_an_empty_split_names_the_keys_of_the_recipe(tmp_path: Path) -> None:
     config = DataConfig(sources={"mine": ShardsConfig(urls=str(shard))})
     with pytest.raises(InputError, match=r"1 in train, 0 in validation.*data\.sources\.mine\.validation=0\.2"):
         build_mixture(config, 8, "validation", 0)
-
-
-def test_an_index_with_any_byte_changed_is_made_again(tmp_path: Path, cache: Path) -> None:
-    shard = write_tar(tmp_path / "a.tar", {"a.png": picture(0), "b.png": picture(1)})
-    whole = shard_index.index_shard(shard, "text")
-    (memory,) = (cache / "shards").iterdir()
-    content = memory.read_bytes()
-    for place in range(len(content)):
-        memory.write_bytes(content[:place] + bytes([content[place] ^ 0x10]) + content[place + 1 :])
-        found = shard_index._remembered(memory, shard, whole.stamp)
-        same = found is not None and found.samples.tobytes() == whole.samples.tobytes()
-        assert found is None or (same and found.keys.tobytes() == whole.keys.tobytes()), place
-
-
-def test_a_caption_nested_too_deeply_leaves_out_its_image(tmp_path: Path) -> None:
-    deep = b'{"text":' * 10**5
-    shard = write_tar(tmp_path / "a.tar", [("a.png", picture(0)), ("a.json", deep), ("b.png", picture(1))])
-    index = shard_index.index_shard(shard, "text")
-    assert len(index.samples) == 1
-    assert "nested too deeply" in index.skipped[0].reason
