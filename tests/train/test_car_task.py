@@ -18,9 +18,10 @@ from channelvq.data.stream import Mixture
 from channelvq.errors import InputError
 from channelvq.tokenizer import CVQTokenizer
 from channelvq.train import car_task, muon
-from channelvq.train.car_task import CARObjectiveConfig, CARRecipe, CARTask, hidden_matrices
+from channelvq.train.car_task import CARObjectiveConfig, CARRecipe, CARTask
 from channelvq.train.config import TrainConfig
 from channelvq.train.engine import Engine, read_metrics
+from channelvq.train.muon import hidden_matrices
 
 BACKBONE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 
@@ -219,7 +220,7 @@ def test_muon_moves_the_matrices_of_the_layers_and_adamw_the_rest(
         )
         for _ in range(2)
     )  # fmt: skip
-    matrices = hidden_matrices(twin.car)
+    matrices = hidden_matrices(twin.car.backbone)
     assert len(matrices) == number
     assert not any(p is twin.car.text_embedding.weight for p in matrices)
     rest = [p for p in twin.car.parameters() if p.requires_grad and not any(p is each for each in matrices)]

@@ -23,7 +23,6 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import AdamW, Optimizer
-from transformers.pytorch_utils import Conv1D
 
 from channelvq.car.backbone import TRIED_UP_TO, build_backbone, named_config, settings_of, use_plain_attention
 from channelvq.car.config import CARConfig
@@ -46,7 +45,7 @@ from channelvq.train.checkpoint import check_inputs
 from channelvq.train.config import check_start
 from channelvq.train.launch import on_gpu
 from channelvq.train.lora import LoRAConfig, add_low_rank, merged, trained_of
-from channelvq.train.muon import MuonWithAdamW
+from channelvq.train.muon import MuonWithAdamW, hidden_matrices
 from channelvq.train.progress import tell
 from channelvq.train.task import Losses, Recipe, Task
 
@@ -286,7 +285,7 @@ class CARTask(Task[CARRecipe]):
 
     def _optimizer(self) -> Optimizer:
         train, objective = self.recipe.train, self.recipe.objective
-        matrices = hidden_matrices(self.car) if objective.muon_learning_rate else []
+        matrices = hidden_matrices(self.car.backbone) if objective.muon_learning_rate else []
         others = [p for p in trained_of(self.car.backbone) if not any(p is matrix for matrix in matrices)]
         parts = ((list(self.car.new_parameters()), 1.0), (others, objective.backbone_lr_ratio))
         groups = [
@@ -385,15 +384,6 @@ class CARTask(Task[CARRecipe]):
     def save(self, models: dict[str, nn.Module], folder: Path) -> None:
         """config.json, model.safetensors, tokenizer.json, tokenizer/ and README.md."""
         merged(cast(CAR, models["car"])).save_pretrained(folder)
-
-
-def hidden_matrices(car: CAR) -> list[Tensor]:
-    """The matrices of the backbone's layers (of GPT-2 they are called Conv1D): all but its tables of embeddings."""
-    return [
-        module.weight
-        for module in car.backbone.modules()
-        if isinstance(module, (nn.Linear, Conv1D)) and module is not car.backbone.get_output_embeddings()
-    ]
 
 
 @lru_cache(maxsize=4)

@@ -5,11 +5,22 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
 from torch.overrides import TorchFunctionMode
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from channelvq.nn.processor import has_bfloat16_tiles
+
+
+def hidden_matrices(backbone: PreTrainedModel) -> list[Tensor]:
+    """The matrices of a backbone's layers (of GPT-2 they are called Conv1D): all but its tables of embeddings."""
+    return [
+        module.weight
+        for module in backbone.modules()
+        if isinstance(module, (nn.Linear, Conv1D)) and module is not backbone.get_output_embeddings()
+    ]
 
 
 class MuonWithAdamW(Optimizer):

@@ -26,8 +26,9 @@ from channelvq.losses.semantic import SemanticHead, SemanticTeacher
 from channelvq.nn.siglip import build_siglip, siglip_config
 from channelvq.terminal import table_title
 from channelvq.tokenizer import CVQConfig, CVQTokenizer
-from channelvq.train.car_task import OF_START, CARRecipe, hidden_matrices, image_tokenizer, start_generator
+from channelvq.train.car_task import OF_START, CARRecipe, image_tokenizer, start_generator
 from channelvq.train.config import TrainConfig
+from channelvq.train.muon import hidden_matrices
 from channelvq.train.run import load_recipe
 from channelvq.train.stages import shares
 from channelvq.train.task import Recipe
@@ -170,14 +171,15 @@ def _car_plan(name: str, recipe: CARRecipe, machine: Machine) -> Plan:
     parts = [Part("backbone", backbone, lora is None), Part("text embedding", text, lora is None),
              Part("projector, marker, head", new, True), Part("image tokenizer", frozen, False)]  # fmt: skip
     if lora is not None:
-        added = sum(lora.rank * sum(matrix.shape) for matrix in hidden_matrices(car))
+        added = sum(lora.rank * sum(matrix.shape) for matrix in hidden_matrices(car.backbone))
         parts.insert(2, Part("low-rank additions", added, True))
     shape = car.backbone.config.get_text_config(decoder=True)
     layers, width = shape.num_hidden_layers, shape.hidden_size
     n = recipe.model.max_text_tokens + car.num_tokens
     flops = 2.0 * n * (backbone + new) + 2.0 * layers * n * n * width
     kept = n * width * (layers * _bytes(recipe.train) + LAYER_BYTES) + 4.0 * car.num_tokens * car.codebook_size
-    by_muon = sum(matrix.numel() for matrix in hidden_matrices(car)) if recipe.objective.muon_learning_rate else 0
+    matrices = hidden_matrices(car.backbone) if recipe.objective.muon_learning_rate else []
+    by_muon = sum(matrix.numel() for matrix in matrices)
     kept_as_is = 0.0 if lora is None else 2.0 * n * backbone
     return _plan(name, recipe.train, machine, parts, model, flops, kept, by_muon=by_muon, kept_as_is=kept_as_is)
 
