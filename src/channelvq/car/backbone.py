@@ -169,6 +169,17 @@ def use_plain_attention(model: PreTrainedModel, positions: int) -> None:
         model.set_attn_implementation("eager")
 
 
+def recompute_layers(model: PreTrainedModel) -> None:
+    """In training each layer keeps its inputs alone and computes the rest again for its gradients; the same numbers.
+
+    Raises InputError for a backbone of which transformers cannot do that.
+    """
+    if not model.supports_gradient_checkpointing:
+        kind = model.config.model_type
+        raise InputError(f"objective.activation_checkpointing: transformers does not have it for {kind}; leave it out")
+    model.activation_checkpointing_enable()
+
+
 @lru_cache
 def _cache_argument(kind: type[PreTrainedModel]) -> str:
     # It has had two names in transformers 5.

@@ -8,6 +8,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from enum import IntEnum
+from functools import lru_cache
 from typing import Protocol
 
 import torch
@@ -111,6 +112,17 @@ def _pattern(weights: Sequence[float], seed: int) -> list[int]:
         counts[by_remainder[i % len(counts)]] += 1
     flat = [source for source, count in enumerate(counts) for _ in range(count)]
     return [flat[i] for i in torch.randperm(len(flat), generator=position_generator(seed, PATTERN)).tolist()]
+
+
+def row_at(position: int, length: int, seed: int) -> int:
+    """Which of `length` rows comes at a position of a training: each once before any comes again, always shuffled."""
+    return _shuffled(length, position // length, seed)[position % length]
+
+
+@lru_cache(maxsize=4)
+def _shuffled(length: int, epoch: int, seed: int) -> list[int]:
+    generator = position_generator(Stream.IMAGES.seed(seed), FIRST_SHUFFLE - epoch)
+    return torch.randperm(length, generator=generator).tolist()
 
 
 def stack_images(samples: Sequence[Sample]) -> UInt8[Tensor, "B *T 3 H W"]:

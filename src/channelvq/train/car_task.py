@@ -10,7 +10,6 @@ The step decides the stage, the images, their order and which captions are hidde
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import field, replace
-from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Literal, cast
@@ -24,7 +23,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import AdamW, Optimizer
 
-from channelvq.car.backbone import TRIED_UP_TO, build_backbone, named_config, settings_of, use_plain_attention
+from channelvq.car.backbone import (
+    TRIED_UP_TO,
+    build_backbone,
+    named_config,
+    recompute_layers,
+    settings_of,
+    use_plain_attention,
+)
 from channelvq.car.config import CARConfig
 from channelvq.car.data import TokenSet, stored, tokenized, tokenizer_digest
 from channelvq.car.likelihood import ROWS, encode_captions, teacher_forced, with_other_captions
@@ -35,7 +41,7 @@ from channelvq.config import STRICT, digest
 from channelvq.data.build import DataConfig, build_mixture
 from channelvq.data.files.tokens import TokensConfig
 from channelvq.data.split import Split
-from channelvq.data.stream import FIRST_SHUFFLE, Stream, position_generator, rank_share
+from channelvq.data.stream import Stream, position_generator, rank_share, row_at
 from channelvq.errors import InputError
 from channelvq.images import grid, save_image
 from channelvq.nn.modes import evaluating
@@ -69,6 +75,8 @@ class CARObjectiveConfig:
     text tokenizer are the start.
     packing: captions and images lie one behind another in rows of at most so many positions from stage 1 on, where
     captions differ much in length; null: each in a row of its own, padded to the longest caption of the batch.
+    activation_checkpointing: the backbone's layers keep their inputs alone for the gradients and compute the rest
+    again: much less memory, a third more time.
     """
 
     lm_steps: NonNegativeInt = 0
@@ -80,6 +88,7 @@ class CARObjectiveConfig:
     lora: LoRAConfig | None = None
     start_from: str | None = None
     packing: PositiveInt | None = None
+    activation_checkpointing: bool = False
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -145,8 +154,7 @@ def training_set(recipe: CARRecipe, tokenizer: CVQTokenizer) -> tuple[TokenSet, 
     if _holds_tokens(data):
         return stored(build_mixture(data, tokenizer.image_size, "train", Stream.IMAGES.seed(seed)), tokenizer)
     tokens = token_set(data, tokenizer, "train", recipe.objective.train_images)
-    n = len(tokens)
-    return tokens, lambda position: _shuffled(n, position // n, seed)[position % n]
+    return tokens, lambda position: row_at(position, len(tokens), seed)
 
 
 def _holds_tokens(data: DataConfig) -> bool:
@@ -206,6 +214,8 @@ class CARTask(Task[CARRecipe]):
             use_plain_attention(self.car.backbone, packing or alone)
         if packing is not None:
             check_packing(self.car.backbone, packing, alone)
+        if recipe.objective.activation_checkpointing:
+            recompute_layers(self.car.backbone)
         self.train_text = self._encode(self.train_set, "training")
         self.held_out_text = self._encode(self.held_out, "validation")
         self.models: dict[str, nn.Module] = {"car": self.car}
@@ -384,9 +394,3 @@ class CARTask(Task[CARRecipe]):
     def save(self, models: dict[str, nn.Module], folder: Path) -> None:
         """config.json, model.safetensors, tokenizer.json, tokenizer/ and README.md."""
         merged(cast(CAR, models["car"])).save_pretrained(folder)
-
-
-@lru_cache(maxsize=4)
-def _shuffled(length: int, epoch: int, seed: int) -> list[int]:
-    generator = position_generator(Stream.IMAGES.seed(seed), FIRST_SHUFFLE - epoch)
-    return torch.randperm(length, generator=generator).tolist()
