@@ -88,7 +88,7 @@ class CARObjectiveConfig:
     lora: LoRAConfig | None = None
     start_from: str | None = None
     packing: PositiveInt | None = None
-    activation_checkpointing: bool = False
+    activation_checkpointing: bool | None = None
 
 
 @dataclass(frozen=True, config=STRICT)
