@@ -41,7 +41,7 @@ from channelvq.nn.perceptual import PerceptualNetwork
 from channelvq.pretrained import PACKAGE
 from channelvq.train.engine import Engine, read_metrics
 from channelvq.train.run import load_recipe
-from channelvq.train.shards import ShardList, weights_only
+from channelvq.train.sharded import ShardList, weights_only
 from channelvq.train.tokenizer_task import TokenizerRecipe, TokenizerTask
 
 SOURCE = Path(__file__).parents[1]

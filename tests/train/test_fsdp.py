@@ -20,7 +20,7 @@ from channelvq import CAR
 from channelvq.errors import InputError
 from channelvq.train.checkpoint import to_plain
 from channelvq.train.muon import MuonWithAdamW
-from channelvq.train.shards import gathered
+from channelvq.train.sharded import gathered
 
 TOKENIZER = (
     "small/smoke", "model.image_size=32", "model.latent_channels=4", "model.network.base_channels=8",

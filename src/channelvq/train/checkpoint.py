@@ -1,6 +1,6 @@
 """Checkpoints of a run: written beside and renamed, so that one is complete or not there; old ones are removed.
 
-    models, optimizers, moving averages   as whole tensors (plain.py), or in shards, a file of each rank (shards.py)
+    models, optimizers, moving averages   as whole tensors (plain.py), or in shards, a file of each rank (sharded.py)
     schedules.json      random-states-RANK.safetensors      scaler.pt (fp16)
     progress.json       step, seconds, machine              SHA256SUMS   of all of these
 
@@ -27,7 +27,7 @@ from channelvq.config import differences, from_dict, read_recipe, to_dict
 from channelvq.errors import InputError, reason
 from channelvq.files import SUMS, damaged, make_ordinary, replaced_folder, write_sums
 from channelvq.pretrained import read_settings, read_weights, write_settings, write_weights
-from channelvq.train import plain, shards
+from channelvq.train import plain, sharded
 from channelvq.train.averages import Average, MovingAverage, ShardedAverage
 from channelvq.train.background import Background
 from channelvq.train.config import TrainConfig
@@ -218,9 +218,9 @@ def _write_small(accelerator: Accelerator, folder: Path, kept: RunState) -> None
             torch.save(accelerator.scaler.state_dict(), folder / SCALER)
 
 
-def _large(accelerator: Accelerator, kept: RunState) -> Plain | shards.Shards:
+def _large(accelerator: Accelerator, kept: RunState) -> Plain | sharded.Shards:
     if is_sharded(accelerator):
-        return shards.Shards.of(accelerator, _in_shards(kept), kept.group)
+        return sharded.Shards.of(accelerator, _in_shards(kept), kept.group)
     return Plain.of(accelerator, _whole(kept))
 
 
@@ -294,7 +294,7 @@ def load_checkpoint(accelerator: Accelerator, folder: Path, config: TrainConfig,
     try:
         if accelerator.scaler is not None:
             accelerator.scaler.load_state_dict(torch.load(folder / SCALER, weights_only=True))
-        with shards.weights_only():
+        with sharded.weights_only():
             _load_large(accelerator, folder, kept)
         schedules = read_settings(folder / "schedules.json")
         for name, scheduler in kept.schedulers.items():
@@ -318,14 +318,14 @@ def _set_rates(scheduler: LambdaLR) -> None:
 
 def _load_large(accelerator: Accelerator, folder: Path, kept: RunState) -> None:
     """Either form of a checkpoint into either way of training."""
-    sharded = shards.are_there(folder)
+    in_shards = sharded.are_there(folder)
     if is_sharded(accelerator):
-        (shards.load if sharded else shards.spread)(accelerator, folder, _in_shards(kept))
-    elif not sharded:
+        (sharded.load if in_shards else sharded.spread)(accelerator, folder, _in_shards(kept))
+    elif not in_shards:
         models, optimizers = len(accelerator._models), len(accelerator._optimizers)
         Plain.read(folder, models, optimizers, kept.averages).give(accelerator, _whole(kept))
     else:
-        shards.gathered(folder).give(accelerator, _whole(kept))
+        sharded.gathered(folder).give(accelerator, _whole(kept))
 
 
 def to_plain(checkpoint: str | Path, output: str | Path) -> None:
@@ -336,7 +336,7 @@ def to_plain(checkpoint: str | Path, output: str | Path) -> None:
     folder = Path(checkpoint)
     _check_sound(folder)
     try:
-        whole = shards.gathered(folder)
+        whole = sharded.gathered(folder)
     except FAULTS as error:
         raise _unusable(folder, f"is not one of shards, or damaged ({reason(error)})") from None
     with replaced_folder(Path(output)) as new:
@@ -355,7 +355,7 @@ def _check_whole(accelerator: Accelerator, folder: Path, kept: RunState) -> None
     """InputError where a part is missing or has changed, or a list of shards would execute something."""
     if not (folder / SUMS).is_file():
         raise _unusable(folder, f"it has no {SUMS}: incomplete, or of a version before checkpoints had digests")
-    average_file = shards.average_list if shards.are_there(folder) else plain.average_file
+    average_file = sharded.average_list if sharded.are_there(folder) else plain.average_file
     parts = [_random_file(0, folder).name, "schedules.json", *(average_file(name) for name in kept.averages)]
     if missing := [part for part in parts if not (folder / part).is_file()]:
         raise _unusable(folder, f"it lacks {', '.join(missing)}")
@@ -367,9 +367,9 @@ def _check_sound(folder: Path, digests: bool = True) -> None:
     if digests and (wrong := damaged(folder)):
         raise _unusable(folder, f"missing, or not as it was written: {', '.join(wrong)}")
     try:
-        shards.check_lists(folder)
+        sharded.check_lists(folder)
     except FAULTS as error:
-        raise _unusable(folder, f"{shards.LIST} is damaged ({reason(error)})") from None
+        raise _unusable(folder, f"{sharded.LIST} is damaged ({reason(error)})") from None
 
 
 def _unusable(folder: Path, why: str) -> InputError:
