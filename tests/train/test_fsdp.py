@@ -72,6 +72,8 @@ def run(ranks: int, folder: Path, recipe: tuple[str, ...], *more: str) -> str:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)] if ranks > 1 else []
     command = [sys.executable, *launcher, __file__, json.dumps([ranks > 1, recipe[0], [*recipe[1:], *more]])]
     environment = os.environ | {"CHANNELVQ_CACHE": str(folder / "cache"), "ACCELERATE_USE_CPU": "true"}
+    # This file is run as a script, which finds what lies beside it alone.
+    environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200, env=environment)
     if done.returncode:
         print(done.stderr)  # all of it: an assertion shows a part, and a rank's own error comes before the launcher's
