@@ -227,9 +227,9 @@ def _decoded(
     with decoding() as pool:
         ahead: deque[Iterator[list[tuple[Tensor, str, str] | Skipped]]] = deque()
         for start in range(0, len(samples) + BATCH, BATCH):
-            stop = min(start + BATCH, len(samples))
+            batch = samples[start : start + BATCH]
             # Some at a time: handing small pictures to threads one by one takes longer than decoding them.
-            some = [samples[first : min(first + DECODED, stop)] for first in range(start, stop, DECODED)]
+            some = [batch[first : first + DECODED] for first in range(0, len(batch), DECODED)]
             ahead.append(pool.map(squares, some))  # begins at once
             if len(ahead) < 2:
                 continue

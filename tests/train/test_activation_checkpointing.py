@@ -9,6 +9,7 @@ from torch import Tensor
 from channelvq.car.backbone import build_backbone, recompute_layers
 from channelvq.errors import InputError
 from channelvq.train.car_task import CARRecipe, CARTask
+from channelvq.train.plan import kept_for_gradients
 from channelvq.train.run import load_recipe
 
 TINY = (
@@ -21,18 +22,9 @@ TINY = (
 
 def step(task: CARTask, number: int) -> tuple[Tensor, dict[str, Tensor], int]:
     """Loss, gradients and the bytes that autograd keeps, of a step."""
-    own = {p.untyped_storage()._cdata for p in task.car.parameters()}
-    kept: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in own:
-            kept[storage._cdata] = storage.nbytes()
-        return tensor
-
     task.car.train().zero_grad()
     batch = next(task.batches(number, 0, 1))
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with kept_for_gradients(task.car) as kept:
         (loss,) = task.losses("car", task.models, batch, number, 0).terms.values()
     loss.backward()
     found = {name: p.grad.clone() for name, p in task.car.named_parameters() if p.grad is not None}

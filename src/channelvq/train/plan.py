@@ -8,6 +8,8 @@ layer, the layers' inputs and 34 n H bytes for the one that is recomputed (Korth
 attention matrix).
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -139,6 +141,14 @@ def _tokenizer_plan(name: str, recipe: TokenizerRecipe, machine: Machine) -> Pla
 
 def _measure(module: nn.Module, x: Tensor) -> tuple[float, float]:
     """(FLOPs, bytes that autograd keeps) of a forward pass in float32."""
+    with FlopCounterMode(display=False) as counter, kept_for_gradients(module) as kept:
+        module(x.requires_grad_(True))
+    return float(counter.get_total_flops()), float(sum(kept.values()))
+
+
+@contextmanager
+def kept_for_gradients(module: nn.Module) -> Iterator[dict[int, int]]:
+    """Bytes by storage that autograd keeps of what is computed within it, the module's own weights left out."""
     own = {p.untyped_storage()._cdata for p in module.parameters()}
     kept: dict[int, int] = {}
 
@@ -148,9 +158,8 @@ def _measure(module: nn.Module, x: Tensor) -> tuple[float, float]:
             kept[storage._cdata] = storage.nbytes()
         return tensor
 
-    with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept):
-        module(x.requires_grad_(True))
-    return float(counter.get_total_flops()), float(sum(kept.values()))
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield kept
 
 
 def _car_plan(name: str, recipe: CARRecipe, machine: Machine) -> Plan:
@@ -170,16 +179,16 @@ def _car_plan(name: str, recipe: CARRecipe, machine: Machine) -> Plan:
     lora = recipe.objective.lora
     parts = [Part("backbone", backbone, lora is None), Part("text embedding", text, lora is None),
              Part("projector, marker, head", new, True), Part("image tokenizer", frozen, False)]  # fmt: skip
+    matrices = hidden_matrices(car.backbone)
     if lora is not None:
-        added = sum(lora.rank * sum(matrix.shape) for matrix in hidden_matrices(car.backbone))
+        added = sum(lora.rank * sum(matrix.shape) for matrix in matrices)
         parts.insert(2, Part("low-rank additions", added, True))
     shape = car.backbone.config.get_text_config(decoder=True)
     layers, width = shape.num_hidden_layers, shape.hidden_size
     n = recipe.model.max_text_tokens + car.num_tokens
     flops = 2.0 * n * (backbone + new) + 2.0 * layers * n * n * width
     kept = n * width * (layers * _bytes(recipe.train) + LAYER_BYTES) + 4.0 * car.num_tokens * car.codebook_size
-    matrices = hidden_matrices(car.backbone) if recipe.objective.muon_learning_rate else []
-    by_muon = sum(matrix.numel() for matrix in matrices)
+    by_muon = sum(matrix.numel() for matrix in matrices) if recipe.objective.muon_learning_rate else 0
     kept_as_is = 0.0 if lora is None else 2.0 * n * backbone
     return _plan(name, recipe.train, machine, parts, model, flops, kept, by_muon=by_muon, kept_as_is=kept_as_is)
 
